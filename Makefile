@@ -1,0 +1,61 @@
+# Everything runs in .venv, which `make install` fills from the lock. Nothing else is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test test-services test-browser lint format bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+install: $(VENV)/installed ## what the commands need, into .venv
+
+demo: $(VENV)/installed ## the whole way once, with nothing set up: emulator, Prefect, verdicts
+	$(BIN)/faceid demo
+
+up: $(VENV)/installed ## the local stack with the dashboard, on the emulator, until Ctrl-C
+	$(BIN)/faceid up --emulator
+
+test: $(VENV)/installed-dev ## the test suite
+	$(BIN)/python -m pytest
+
+test-services: $(VENV)/installed-dev ## tests that need PostgreSQL and Redis on this machine
+	$(BIN)/python -m pytest --no-cov -m services --override-ini="addopts=" -ra
+
+test-browser: $(VENV)/installed-dev ## tests that look at the dashboard with chromium
+	$(BIN)/python -m pytest --no-cov -m browser --override-ini="addopts=" -ra
+
+lint: $(VENV)/installed-dev ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev ## let ruff write what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/installed-dev ## benchmarks: figures of one run on this machine
+	$(BIN)/python -m benchmarks
+
+lock: $(VENV)/installed-dev ## resolve the locks anew (needs uv)
+	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --no-annotate --group build --upgrade -o requirements.lock
+	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --no-annotate --group build --group dev \
+	  -c requirements.lock -o requirements-dev.lock
+
+clean: ## remove .venv and what tools left
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build dist
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
