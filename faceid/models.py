@@ -1,0 +1,161 @@
+"""The shapes that go from step to step: request, upload ticket, upload, answer, verdict, result.
+
+All are frozen. Times are aware UTC datetimes. Whatever opens a file or an account is a
+``SecretStr``: it prints as stars and has to be asked for by name.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
+
+from faceid.errors import ErrorKind
+
+Service = Literal["live", "emulator"]
+Outcome = Literal[
+    "verdict",
+    "rerequested",
+    "invalid-input",
+    "unavailable",
+    "windows-used-up",
+    "outcome-unknown",
+]
+
+REQUEST_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+RequestId = Annotated[str, Field(pattern=REQUEST_ID_PATTERN)]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Credentials(_Shape):
+    """An API key of the account; with ``token`` a temporary one."""
+
+    secret_id: str
+    secret_key: SecretStr
+    token: SecretStr | None = None
+
+
+class Request(_Shape):
+    """One thing to be verified, as the caller gave it. Checked by ``faceid.intake``."""
+
+    request_id: RequestId
+    target_action: str
+    region: str
+    resources: dict[str, str]
+    """The API's URL field to a location: a local path or any fsspec URL."""
+    action_parameters: dict[str, str] = {}
+
+
+class ResourceFile(_Shape):
+    """A file that was opened and measured once, when the input was checked."""
+
+    field: str
+    location: str = Field(repr=False)
+    size: int
+    """Bytes."""
+    md5: str
+    """32 hexadecimal digits, as the API's ``*Md5`` fields want it."""
+
+
+class CheckedRequest(_Shape):
+    """A request that may be sent: everything about it that can be checked was checked."""
+
+    request: Request
+    files: tuple[ResourceFile, ...]
+    parameters: dict[str, Any] = Field(repr=False)
+    """The target action's parameters as they are sent, files excepted."""
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    @property
+    def target_action(self) -> str:
+        return self.request.target_action
+
+    @property
+    def region(self) -> str:
+        return self.request.region
+
+
+class UploadTicket(_Shape):
+    """What CreateUploadUrl gave for one resource."""
+
+    field: str
+    upload_url: SecretStr
+    resource_url: SecretStr
+    expires_at: AwareDatetime
+    """On the server's clock: the same deadline for upload and download."""
+    issued_at: AwareDatetime
+    """On the server's clock."""
+    tencent_request_id: str
+
+
+class Upload(_Shape):
+    """A file that stands in the store until its ticket expires."""
+
+    ticket: UploadTicket
+    md5: str
+
+    @property
+    def field(self) -> str:
+        return self.ticket.field
+
+
+class OpenWindow(_Shape):
+    """The uploads of a request, all of which last until ``expires_at`` at least."""
+
+    uploads: tuple[Upload, ...]
+    expires_at: AwareDatetime
+
+
+class Reply(_Shape):
+    """The API's answer to a call: the fields beside ``RequestId``, or a verdict's code.
+
+    ``code`` is set when the verdict came as an error. ``fields`` may carry faces and people's
+    data: it is never printed.
+    """
+
+    tencent_request_id: str
+    fields: dict[str, Any] = Field(default_factory=dict, repr=False)
+    code: str | None = None
+    message: str = ""
+
+
+class Verdict(_Shape):
+    """The reading of an answer. ``passed`` is null where the action gives no verdict."""
+
+    passed: bool | None
+    result: str | None
+    description: str | None = None
+    similarity: float | None = None
+    """0 to 100; says nothing about ``passed``."""
+
+
+class ResultError(_Shape):
+    """Why a request has no verdict."""
+
+    code: str
+    message: str
+    kind: ErrorKind
+
+
+class DeliveryResult(_Shape):
+    """The result object of a delivery (design §5.5). Holds nothing secret."""
+
+    request_id: str
+    service: Service
+    status: Literal["verdict", "failed", "waiting"]
+    target_action: str
+    verdict: Verdict | None = None
+    error: ResultError | None = None
+    tencent_request_ids: list[str] = []
+    windows: int = 0
+    """The last window's number."""
+    calls: int = 0
+    """Target-action requests sent and not throttled, unanswered ones included."""
+    started_at: datetime
+    finished_at: datetime
+    flow_run_id: str | None = None

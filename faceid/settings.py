@@ -1,0 +1,138 @@
+"""Settings from the environment: the vendor's names for credentials, ours for the rest.
+
+``FaceIdSettings()`` reads them anew at every call, so that a process that lives long can be told
+apart from one that was started with other settings. See the table in README.md.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from faceid.actions import (
+    CREATE_UPLOAD_URL,
+    CREATE_UPLOAD_URL_RATE,
+    TARGET_ACTIONS,
+    TargetAction,
+    load_actions,
+)
+from faceid.errors import InvalidInput
+from faceid.models import Credentials, Service
+
+LIVE_ENDPOINT = "https://faceid.intl.tencentcloudapi.com"
+LIVE_DOMAIN = "tencentcloudapi.com"
+
+
+def service_of(endpoint: str) -> Service:
+    """``live`` for the vendor's hosts, else ``emulator``."""
+    host = urlsplit(endpoint).hostname or ""
+    return "live" if host == LIVE_DOMAIN or host.endswith("." + LIVE_DOMAIN) else "emulator"
+
+
+class FaceIdSettings(BaseSettings):
+    """All settings of design §5.3 that the library needs."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FACEID_", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    secret_id: str = Field("", validation_alias=AliasChoices("TENCENTCLOUD_SECRET_ID"))
+    secret_key: SecretStr = Field(
+        SecretStr(""), validation_alias=AliasChoices("TENCENTCLOUD_SECRET_KEY")
+    )
+    token: SecretStr = Field(SecretStr(""), validation_alias=AliasChoices("TENCENTCLOUD_TOKEN"))
+    region: str = Field("", validation_alias=AliasChoices("TENCENTCLOUD_REGION"))
+
+    endpoint: str = LIVE_ENDPOINT
+    account: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    rates: dict[str, float] = {}
+    """Action to requests per second, for accounts with a raised quota."""
+    expiry_margin: float = Field(60, ge=0)
+    """Seconds that must be left in a window; never more than a tenth of the ticket's life."""
+    resource_roots: Annotated[tuple[str, ...], NoDecode] = ()
+    """Folders and URL prefixes that locations may point into; empty: the working folder."""
+    actions: Path | None = None
+
+    @field_validator("endpoint")
+    @classmethod
+    def _endpoint_is_a_base_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
+            raise ValueError("must look like https://host or http://127.0.0.1:8600")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("must be a scheme, a host and a port, and nothing else")
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @field_validator("resource_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: Any) -> Any:
+        # Colons stand in URLs, so a comma separates.
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("rates")
+    @classmethod
+    def _rates_are_positive(cls, value: dict[str, float]) -> dict[str, float]:
+        if any(rate <= 0 for rate in value.values()):
+            raise ValueError("a rate must be above 0 requests per second")
+        return value
+
+    @classmethod
+    def load(cls) -> Self:
+        """From the environment. Raises ``InvalidInput`` that names the variable."""
+        try:
+            return cls()  # pyright: ignore[reportCallIssue]  # all have defaults, by alias
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise InvalidInput(
+                "Configuration", f"{_variable(first['loc'])}: {first['msg']}"
+            ) from None
+        except (json.JSONDecodeError, ValueError):
+            # pydantic-settings: a variable that should hold JSON does not
+            raise InvalidInput(
+                "Configuration", 'FACEID_RATES: must be JSON, such as {"VideoLivenessCompare": 40}'
+            ) from None
+
+    @property
+    def service(self) -> Service:
+        return service_of(self.endpoint)
+
+    @property
+    def host(self) -> str:
+        """Host and port of the endpoint."""
+        return urlsplit(self.endpoint).netloc
+
+    def credentials(self) -> Credentials:
+        """Raises ``InvalidInput`` when the environment has none: nothing is chosen silently."""
+        if not self.secret_id or not self.secret_key.get_secret_value():
+            missing = "TENCENTCLOUD_SECRET_KEY" if self.secret_id else "TENCENTCLOUD_SECRET_ID"
+            raise InvalidInput(
+                "MissingCredentials",
+                f"{missing} is not set: set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY, "
+                "or name a tencent-credentials block; make demo needs no account",
+            )
+        return Credentials(
+            secret_id=self.secret_id,
+            secret_key=self.secret_key,
+            token=self.token if self.token.get_secret_value() else None,
+        )
+
+    def target_actions(self) -> dict[str, TargetAction]:
+        """The table, with what ``FACEID_ACTIONS`` adds."""
+        return load_actions(self.actions) if self.actions else TARGET_ACTIONS
+
+    def rate(self, action: str) -> float | None:
+        """Requests per second that the account may make of this action; ``None``: unknown."""
+        if action in self.rates:
+            return self.rates[action]
+        if action == CREATE_UPLOAD_URL:
+            return CREATE_UPLOAD_URL_RATE
+        known = self.target_actions().get(action)
+        return known.rate if known else None
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    name = str(location[0]) if location else ""
+    return name if name.startswith("TENCENTCLOUD_") else f"FACEID_{name.upper()}"
