@@ -1,0 +1,105 @@
+"""Settings come from the environment, and a wrong one is named."""
+
+import pytest
+
+from faceid.errors import InvalidInput
+from faceid.settings import FaceIdSettings, service_of
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "service"),
+    [
+        ("https://faceid.intl.tencentcloudapi.com", "live"),
+        ("https://faceid.tencentcloudapi.com", "live"),
+        ("https://faceid.ap-hongkong.tencentcloudapi.com", "live"),
+        ("http://127.0.0.1:8600", "emulator"),
+        ("https://tencentcloudapi.com.example.test", "emulator"),
+        ("https://eviltencentcloudapi.com", "emulator"),
+    ],
+)
+def test_the_host_decides_which_service_it_is(endpoint: str, service: str):
+    assert service_of(endpoint) == service
+
+
+def test_the_defaults_are_the_designs():
+    settings = FaceIdSettings.load()
+    assert settings.endpoint == "https://faceid.intl.tencentcloudapi.com"
+    assert settings.service == "live"
+    assert settings.account == "default"
+    assert settings.expiry_margin == 60
+    assert settings.rate("CreateUploadUrl") == 20
+    assert settings.rate("DetectReflectLivenessAndCompare") == 5
+    assert settings.rate("CheckIdCardInformation") is None
+    assert settings.rate("Unheard") is None
+
+
+def test_everything_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+    environment = {
+        "FACEID_ENDPOINT": "http://127.0.0.1:8600/",
+        "FACEID_ACCOUNT": "kiosk",
+        "FACEID_RATES": '{"VideoLivenessCompare": 40}',
+        "FACEID_EXPIRY_MARGIN": "5",
+        "FACEID_RESOURCE_ROOTS": "/a,s3://bucket/in",
+        "TENCENTCLOUD_SECRET_ID": "AKID1",
+        "TENCENTCLOUD_SECRET_KEY": "key1",
+        "TENCENTCLOUD_TOKEN": "token1",
+        "TENCENTCLOUD_REGION": "ap-hongkong",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    settings = FaceIdSettings.load()
+
+    assert settings.endpoint == "http://127.0.0.1:8600"
+    assert settings.host == "127.0.0.1:8600"
+    assert settings.service == "emulator"
+    assert settings.rate("VideoLivenessCompare") == 40
+    assert settings.expiry_margin == 5
+    assert settings.resource_roots == ("/a", "s3://bucket/in")
+    assert settings.region == "ap-hongkong"
+    credentials = settings.credentials()
+    assert credentials.secret_id == "AKID1"
+    assert credentials.secret_key.get_secret_value() == "key1"
+    assert credentials.token is not None
+    assert credentials.token.get_secret_value() == "token1"
+    assert "key1" not in repr(settings)
+    assert "token1" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("FACEID_ENDPOINT", "faceid.example", "FACEID_ENDPOINT.*must look like https://host"),
+        ("FACEID_ENDPOINT", "https://host/path", "FACEID_ENDPOINT.*must look like"),
+        ("FACEID_ENDPOINT", "https://me:pw@host", "FACEID_ENDPOINT.*nothing else"),
+        ("FACEID_ACCOUNT", "a/b", "FACEID_ACCOUNT"),
+        ("FACEID_RATES", "fast", "FACEID_RATES.*must be JSON"),
+        ("FACEID_RATES", '{"VideoLivenessCompare": 0}', "FACEID_RATES.*above 0"),
+        ("FACEID_EXPIRY_MARGIN", "-1", "FACEID_EXPIRY_MARGIN"),
+        ("FACEID_EXPIRY_MARGIN", "soon", "FACEID_EXPIRY_MARGIN"),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidInput, match=message) as raised:
+        FaceIdSettings.load()
+    assert "pw@" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({}, "TENCENTCLOUD_SECRET_ID"),
+        ({"TENCENTCLOUD_SECRET_ID": "AKID1"}, "TENCENTCLOUD_SECRET_KEY"),
+        ({"TENCENTCLOUD_SECRET_KEY": "key1"}, "TENCENTCLOUD_SECRET_ID"),
+    ],
+)
+def test_missing_credentials_are_an_error_never_a_fallback(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], missing: str
+):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidInput, match=f"{missing} is not set"):
+        FaceIdSettings.load().credentials()
