@@ -1,0 +1,1 @@
+"""Everything that starts something: the ``faceid`` command, the local stack, the deployments."""

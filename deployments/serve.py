@@ -1,0 +1,69 @@
+"""Registers the deployments and runs them, each run in a process of its own.
+
+``python -m deployments.serve``: the runner of the local stack, where there is no work pool. It
+uses the Prefect server of ``PREFECT_API_URL`` and stays until it is ended.
+"""
+
+import asyncio
+from pathlib import Path
+from uuid import UUID
+
+import anyio
+from cyclopts import App
+from prefect import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.deployments.runner import RunnerDeployment
+from prefect.runner import Runner
+from prefect.types.entrypoint import EntrypointType
+
+from faceid import redaction
+from flows.deliver import deliver
+from tasks.credentials import TencentCredentials
+
+app = App(name="deployments.serve", help=__doc__)
+
+
+async def close_schema(deployment_id: UUID) -> None:
+    """Makes the API refuse unknown parameter names: else they pass it and crash the run."""
+    async with get_client() as client:
+        deployment = await client.read_deployment(deployment_id)
+        schema = {**(deployment.parameter_openapi_schema or {}), "additionalProperties": False}
+        await client.update_deployment(
+            deployment_id, DeploymentUpdate(parameter_openapi_schema=schema)
+        )
+
+
+async def deployments() -> list[RunnerDeployment]:
+    """The deployments of design §5.4, by module path: a file path would depend on a folder."""
+    return [
+        await deliver.ato_deployment(
+            "default",
+            description="One request, from its files to its verdict.",
+            tags=["faceid"],
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+    ]
+
+
+@app.default
+async def serve(*, limit: int = 4, ready_file: Path | None = None) -> None:
+    """
+    Parameters
+    ----------
+    limit
+        Runs at the same time.
+    ready_file
+        Is written when runs can be triggered.
+    """
+    redaction.install()
+    await TencentCredentials.aregister_type_and_schema()
+    runner = Runner(name="faceid", limit=limit, pause_on_shutdown=False)
+    for deployment in await deployments():
+        await close_schema(await runner.aadd_deployment(deployment))
+    if ready_file:
+        await anyio.Path(ready_file).write_text("ready")
+    await runner.start()
+
+
+if __name__ == "__main__":
+    asyncio.run(app.run_async())

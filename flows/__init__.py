@@ -1,0 +1,1 @@
+"""The flows: ``deliver`` takes one request to its verdict."""

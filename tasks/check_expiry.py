@@ -1,0 +1,41 @@
+"""The third step: is the window still open, by the server's clock, with time to spare?"""
+
+from datetime import timedelta
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from faceid.errors import WindowOver
+from faceid.models import OpenWindow, Upload, UploadTicket
+from tasks.delivery import Delivery
+
+
+@task(task_run_name="check expiry", cache_policy=NO_CACHE)
+async def check_expiry(delivery: Delivery, uploads: list[Upload]) -> OpenWindow:
+    """All uploads of a request, each with enough of its life left. Raises ``WindowOver``.
+
+    The action fetches the files while it is called, so the margin must cover the call.
+    """
+    for upload in uploads:
+        raise_if_over(upload.ticket, delivery)
+    return OpenWindow(
+        uploads=tuple(uploads), expires_at=min(upload.ticket.expires_at for upload in uploads)
+    )
+
+
+def raise_if_over(ticket: UploadTicket, delivery: Delivery) -> None:
+    """Raises ``WindowOver`` when less than the margin is left of the ticket's life.
+
+    The margin is ``FACEID_EXPIRY_MARGIN``, but never more than a tenth of the ticket's life.
+    """
+    life = ticket.expires_at - ticket.issued_at
+    margin = min(timedelta(seconds=delivery.settings.expiry_margin), life / 10)
+    left = ticket.expires_at - delivery.client.server_now()
+    if left <= margin:
+        raise WindowOver(
+            "WindowOver",
+            f"resource {ticket.field}: the upload ticket has {max(left.total_seconds(), 0):.0f} "
+            f"seconds left, and {margin.total_seconds():.0f} are needed",
+            tencent_request_id=ticket.tencent_request_id,
+            host=delivery.client.host,
+        )

@@ -1,0 +1,64 @@
+"""Where the keys come from: the environment, or a Prefect block ``tencent-credentials/<name>``."""
+
+from prefect.blocks.core import Block
+from pydantic import Field, SecretStr
+
+from faceid.client import FaceIdClient
+from faceid.errors import InvalidInput
+from faceid.models import Credentials
+from faceid.settings import FaceIdSettings
+
+
+class TencentCredentials(Block):
+    """An API key of a Tencent Cloud account."""
+
+    _block_type_name = "Tencent Credentials"
+    _block_type_slug = "tencent-credentials"
+    _description = "An API key of a Tencent Cloud account, for the Face ID flows."
+
+    secret_id: str = Field(description="The key's ID. It begins with AKID.")
+    secret_key: SecretStr = Field(description="The key itself.")
+    token: SecretStr | None = Field(
+        default=None, description="The session token, where the key is a temporary one."
+    )
+    account: str = Field(
+        default="default", description="Your name for the account: what rate limits count by."
+    )
+
+    def credentials(self) -> Credentials:
+        return Credentials(secret_id=self.secret_id, secret_key=self.secret_key, token=self.token)
+
+
+async def load_credentials(settings: FaceIdSettings, block: str) -> Credentials:
+    """From the block of that name, or from the environment where the name is empty.
+
+    Raises ``InvalidInput`` where there are none.
+    """
+    if not block:
+        return settings.credentials()
+    try:
+        loaded = await TencentCredentials.aload(block)
+    except ValueError:
+        # Prefect's message may show what it found
+        raise InvalidInput(
+            "MissingCredentials", f"there is no usable block tencent-credentials/{block}"
+        ) from None
+    assert isinstance(loaded, TencentCredentials)
+    return loaded.credentials()
+
+
+async def open_client(settings: FaceIdSettings, block: str) -> FaceIdClient:
+    """A client of the settings' endpoint. Use it as a context manager.
+
+    A temporary token that dies while the client lives is read again, once, from the same place.
+    """
+
+    async def renew() -> Credentials:
+        return await load_credentials(FaceIdSettings.load(), block)
+
+    return FaceIdClient(
+        settings.endpoint,
+        await load_credentials(settings, block),
+        rates=settings.rate,
+        renew=renew,
+    )

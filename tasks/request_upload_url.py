@@ -1,0 +1,33 @@
+"""The first step: an upload ticket for one resource."""
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from faceid.errors import FaceIdError
+from faceid.models import ResourceFile, UploadTicket
+from tasks.delivery import Delivery
+from tasks.retries import DELAYS, JITTER, worth_retrying
+
+
+@task(
+    task_run_name="ticket {file.field}",
+    cache_policy=NO_CACHE,
+    retries=len(DELAYS),
+    retry_delay_seconds=DELAYS,
+    retry_jitter_factor=JITTER,
+    retry_condition_fn=worth_retrying,
+)
+async def request_upload_url(delivery: Delivery, file: ResourceFile) -> UploadTicket:
+    """Asks ``CreateUploadUrl`` for a place to put the file.
+
+    Safe to repeat: a ticket that is not used merely runs out.
+    """
+    try:
+        ticket = await delivery.client.create_upload_url(
+            delivery.request.target_action, delivery.request.region, file.field
+        )
+    except FaceIdError as error:
+        delivery.note(error)
+        raise
+    delivery.note(ticket.tencent_request_id)
+    return ticket
