@@ -7,9 +7,8 @@ from the environment when it is imported.
 import asyncio
 import json
 import os
-import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -194,7 +193,8 @@ def up(
         Is written when all is ready: one JSON object with the addresses.
     """
     service = _which_service(own_emulator=emulator, live=live)
-    run_stack(claim_port(port), service, own_emulator=emulator, ready_file=ready_file)
+    with suppress(KeyboardInterrupt):  # the way it is meant to end
+        run_stack(claim_port(port), service, own_emulator=emulator, ready_file=ready_file)
 
 
 def _which_service(*, own_emulator: bool, live: bool) -> Service:
@@ -219,15 +219,12 @@ def _which_service(*, own_emulator: bool, live: bool) -> Service:
 
 def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Path | None) -> None:
     """The body of ``up``. Returns when interrupted; raises ``StackError`` when a part dies."""
-    # Ended from outside, by a service manager or a closed terminal, is ended in order, too.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     environment = {"FACEID_RESOURCE_ROOTS": str(Path.cwd()), **os.environ}
     with ExitStack() as stack:
         parts: list[Child] = []
         address: EmulatorAddress | None = None
         if own_emulator:
-            part, address = stack.enter_context(_emulator(0, environment, None))
+            part, address = stack.enter_context(_emulator(environment, None))
             parts.append(part)
             environment |= address.environment()
         stderr.print("starting the Prefect server ...")
@@ -259,10 +256,6 @@ def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Pa
 
 
 _emulator = emulator
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _say_how_to_trigger(dashboard: str, api_url: str, service: Service, endpoint: str) -> None:

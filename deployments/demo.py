@@ -47,7 +47,7 @@ def run_demo(items: int, *, as_json: bool) -> int:
             "DO_NOT_TRACK": "1",
         }
         stderr.print("starting the emulator and a Prefect server ...")
-        _, address = stack.enter_context(emulator(0, environment, home / "emulator.log"))
+        _, address = stack.enter_context(emulator(environment, home / "emulator.log"))
         environment |= address.environment()
         _, api_url = stack.enter_context(
             prefect_server(free_port(), environment, home / "server.log")
@@ -138,7 +138,7 @@ def _show(results: list[DeliveryResult], *, as_json: bool) -> None:
         return
     table = Table(title="What the service answered (an emulator: no verdict here is real)")
     for column in ("request", "outcome", "verdict", "result", "similarity", "windows", "calls"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for result in results:
         verdict = result.verdict
         table.add_row(

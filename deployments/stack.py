@@ -78,13 +78,14 @@ def child(
     name: str, command: list[str], environment: Mapping[str, str], log: Path | None
 ) -> Generator[Child]:
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(log.open("wb")) if log else sys.stderr
+        output = stack.enter_context(log.open("wb")) if log else None
         process = subprocess.Popen(  # noqa: S603 - our own commands
             [sys.executable, "-m", *command],
             env=dict(environment),
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            # What a child prints is for who starts it alone; its complaints are for all.
+            stdout=output or subprocess.DEVNULL,
+            stderr=output,
             # A Ctrl-C in the terminal is ours to handle: children end in order.
             process_group=0,
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
@@ -196,17 +197,18 @@ class EmulatorAddress:
 
 @contextlib.contextmanager
 def emulator(
-    port: int, environment: Mapping[str, str], log: Path | None
+    environment: Mapping[str, str], log: Path | None
 ) -> Generator[tuple[Child, EmulatorAddress]]:
-    """The emulator as a process of its own; ``FACEID_EMULATOR_*`` of the environment hold."""
+    """The emulator as a process of its own, on a free port.
+
+    ``FACEID_EMULATOR_*`` of the environment hold.
+    """
     with TemporaryDirectory(prefix="faceid-emulator-") as folder:
         ready = Path(folder) / "ready.json"
-        variables = {
-            **environment,
-            "FACEID_EMULATOR_PORT": environment.get("FACEID_EMULATOR_PORT", str(port)),
-            "FACEID_EMULATOR_READY_FILE": str(ready),
-        }
-        with child("the emulator", ["faceid.emulator"], variables, log) as process:
+        command = ["faceid", "emulator", "--ready-file", str(ready)]
+        if "FACEID_EMULATOR_PORT" not in environment:
+            command += ["--port", "0"]
+        with child("the emulator", command, environment, log) as process:
             wait_until_ready(process, ready)
             yield process, EmulatorAddress(**json.loads(ready.read_text()))
 

@@ -7,7 +7,8 @@ All are frozen. Times are aware UTC datetimes. Whatever opens a file or an accou
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
+from attrs import frozen
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from faceid.errors import ErrorKind
 
@@ -80,35 +81,43 @@ class CheckedRequest(_Shape):
         return self.request.region
 
 
-class UploadTicket(_Shape):
+# The next three are handed from task to task, and so are attrs classes and no pydantic models:
+# Prefect looks into models and dataclasses, and draws an edge for every string in them that it
+# has seen before. What it cannot look into, it knows by itself alone.
+
+
+@frozen
+class UploadTicket:
     """What CreateUploadUrl gave for one resource."""
 
     field: str
     upload_url: SecretStr
     resource_url: SecretStr
-    expires_at: AwareDatetime
-    """On the server's clock: the same deadline for upload and download."""
-    issued_at: AwareDatetime
+    issued_at: datetime
     """On the server's clock."""
+    expires_at: datetime
+    """On the server's clock: the same deadline for upload and download."""
     tencent_request_id: str
 
 
-class Upload(_Shape):
+@frozen
+class Upload:
     """A file that stands in the store until its ticket expires."""
 
     ticket: UploadTicket
     md5: str
+    """32 hexadecimal digits."""
 
     @property
     def field(self) -> str:
         return self.ticket.field
 
 
-class OpenWindow(_Shape):
-    """The uploads of a request, all of which last until ``expires_at`` at least."""
+@frozen
+class OpenWindow:
+    """The uploads of a request, all of which have enough of their life left."""
 
     uploads: tuple[Upload, ...]
-    expires_at: AwareDatetime
 
 
 class Reply(_Shape):

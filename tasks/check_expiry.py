@@ -18,9 +18,7 @@ async def check_expiry(delivery: Delivery, uploads: list[Upload]) -> OpenWindow:
     """
     for upload in uploads:
         raise_if_over(upload.ticket, delivery)
-    return OpenWindow(
-        uploads=tuple(uploads), expires_at=min(upload.ticket.expires_at for upload in uploads)
-    )
+    return OpenWindow(tuple(uploads))
 
 
 def raise_if_over(ticket: UploadTicket, delivery: Delivery) -> None:
@@ -36,6 +34,4 @@ def raise_if_over(ticket: UploadTicket, delivery: Delivery) -> None:
             "WindowOver",
             f"resource {ticket.field}: the upload ticket has {max(left.total_seconds(), 0):.0f} "
             f"seconds left, and {margin.total_seconds():.0f} are needed",
-            tencent_request_id=ticket.tencent_request_id,
-            host=delivery.client.host,
         )

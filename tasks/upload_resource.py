@@ -24,4 +24,4 @@ async def upload_resource(delivery: Delivery, ticket: UploadTicket, file: Resour
     """
     raise_if_over(ticket, delivery)
     await delivery.client.put_resource(ticket, file)
-    return Upload(ticket=ticket, md5=file.md5)
+    return Upload(ticket, file.md5)

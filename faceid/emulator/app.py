@@ -1,0 +1,43 @@
+"""The emulator as an ASGI application: API, object store and control under one address."""
+
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+from faceid.emulator.control import PREFIX, Control
+from faceid.emulator.emulation import Emulation
+from faceid.emulator.exchange import ClientGone, Exchange
+from faceid.emulator.gateway import Gateway
+from faceid.emulator.store import Store
+
+_CONTROL = PREFIX.encode() + b"/"
+
+
+def create_app(emulation: Emulation) -> Callable[..., Any]:
+    """The application. It has to run on ``server.EmulatorProtocol`` for faults that cut lines.
+
+    One function tells the three apart, not a router: the store needs the path as it came, and
+    the API has to be quick.
+    """
+    gateway, store, control = Gateway(emulation), Store(emulation), Control(emulation).app()
+    clock = emulation.clock
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        raw_path: bytes = scope["raw_path"]
+        if raw_path.startswith(_CONTROL):
+
+            async def send_dated(message: MutableMapping[str, Any]) -> None:
+                if message["type"] == "http.response.start":
+                    message["headers"] = [*message.get("headers", []), (b"date", clock.date())]
+                await send(message)
+
+            await control(scope, receive, send_dated)
+            return
+        exchange = Exchange(scope, receive, send, date=clock.date, ending=emulation.ending)
+        if raw_path != b"/":
+            await store.handle(exchange)
+            return
+        with suppress(ClientGone):  # nobody to answer, and nothing has reached an action
+            await gateway.handle(exchange)
+
+    return app

@@ -1,0 +1,115 @@
+"""Fetches what a target action was given: really over HTTP, from the emulator's own store.
+
+Only URLs that the emulator's own store has signed are fetched, and always from the emulator's own
+address, whatever host they name: it cannot be used to reach into a network. Every failure is
+``DownLoadError`` (assumed §8.2), too slow a download ``DownLoadTimeoutError`` (documented §6.2).
+"""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from faceid.emulator.cos_signing import Grant
+from faceid.emulator.emulation import Emulation
+from faceid.emulator.refusals import Refusal
+
+DOWNLOAD_SECONDS = 4.0
+"""Where an action has no documented budget of its own (§4: 3 to 4 s)."""
+
+_PIECE = 256 * 1024
+_HEAD = 16
+
+
+@dataclass(frozen=True)
+class Fetched:
+    size: int
+    md5: str
+    head: bytes
+    """The first bytes, by which a format is told."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A URL of the emulator's own store, taken apart."""
+
+    host: str
+    target: str
+    """Path and query as they stand in the request line."""
+    key: str
+    region: str | None
+
+    @classmethod
+    def parse(cls, url: str, emulation: Emulation) -> "Location | None":
+        """``None``: not a URL of the store."""
+        if not url.isascii() or not url.isprintable() or " " in url:
+            return None
+        try:
+            parts = urlsplit(url)
+            pair = emulation.store_keys[Grant.parse(parts.query).secret_id]
+        except (ValueError, KeyError):
+            return None
+        if parts.scheme != "http" or not parts.netloc:
+            return None
+        return cls(
+            host=parts.netloc,
+            target=f"{parts.path}?{parts.query}",
+            key=unquote(parts.path[1:]),
+            region=pair.region,
+        )
+
+
+async def fetch(
+    emulation: Emulation, url: str, *, region: str | None, seconds: float, most: int | None
+) -> Fetched:
+    """Downloads within ``seconds``; not more than ``most`` bytes and a bit, where that is given.
+
+    Raises ``Refusal``. A file that is too large comes back with its full ``size``.
+    """
+    location = Location.parse(url, emulation)
+    if location is None:
+        raise Refusal("FailedOperation.DownLoadError")
+    if region and location.region and location.region != region:
+        raise Refusal("FailedOperation.DownLoadError")  # documented §0.8; the code is assumed
+    try:
+        async with asyncio.timeout(seconds):
+            return await _get(emulation.address, location, most)
+    except TimeoutError:
+        raise Refusal("FailedOperation.DownLoadTimeoutError") from None
+    except (OSError, EOFError, ValueError):
+        raise Refusal("FailedOperation.DownLoadError") from None
+
+
+async def _get(address: tuple[str, int], location: Location, most: int | None) -> Fetched:
+    reader, writer = await asyncio.open_connection(*address)
+    try:
+        writer.write(
+            f"GET {location.target} HTTP/1.1\r\nHost: {location.host}\r\n"
+            "User-Agent: faceid-emulator\r\nConnection: close\r\n\r\n".encode()
+        )
+        status, size = await _read_head(reader)
+        if status != 200:
+            raise ValueError("the store refuses it")
+        if most is not None and size > most:
+            return Fetched(size, md5="", head=b"")
+        return await _read_body(reader, size)
+    finally:
+        writer.close()
+
+
+async def _read_head(reader: asyncio.StreamReader) -> tuple[int, int]:
+    status_line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    return int(status_line.split()[1]), int(headers.get("content-length", ""))
+
+
+async def _read_body(reader: asyncio.StreamReader, size: int) -> Fetched:
+    md5, head, left = hashlib.md5(usedforsecurity=False), b"", size
+    while left:
+        piece = await reader.read(min(_PIECE, left))
+        if not piece:
+            raise EOFError
+        head += piece[: _HEAD - len(head)]
+        md5.update(piece)
+        left -= len(piece)
+    return Fetched(size, md5.hexdigest(), head)

@@ -1,0 +1,65 @@
+"""Everything one emulator knows and has: its parts share this, and a reset puts it back."""
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from faceid.actions import CREATE_UPLOAD_URL
+from faceid.emulator.clock import Clock
+from faceid.emulator.cos_signing import presigned_query
+from faceid.emulator.faults import STORE_OPS, Faults
+from faceid.emulator.journal import Journal
+from faceid.emulator.objects import Objects
+from faceid.emulator.options import EmulatorOptions
+from faceid.emulator.rates import Rates
+from faceid.emulator.tickets import STORE_KEYS, StoreKey, object_url
+
+
+@dataclass
+class Emulation:
+    """``folder`` keeps the objects; ``address`` is where the emulator itself can be reached."""
+
+    options: EmulatorOptions
+    folder: Path
+    address: tuple[str, int] = ("127.0.0.1", 0)
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        options = self.options
+        self.secret_key = options.secret_key.get_secret_value()
+        self.token = options.token.get_secret_value()
+        self.actions = options.target_actions()
+        self.clock = Clock(options.skew)
+        self.journal = Journal()
+        self.rates = Rates(self.actions, options.rates)
+        self.objects = Objects(self.folder, self.clock)
+        self.faults = Faults(
+            ops=(CREATE_UPLOAD_URL, *self.actions, *STORE_OPS),
+            verdicts=[name for name, action in self.actions.items() if action.reading.passed],
+        )
+        own = StoreKey(options.secret_id, self.secret_key, region=None)
+        self.store_keys = {key.secret_id: key for key in (*STORE_KEYS.values(), own)}
+
+    def reset(self) -> None:
+        """Everything as at the start; objects that were there at the start are gone, too."""
+        self.clock.reset()
+        self.journal.clear()
+        self.rates.reset()
+        self.objects.clear()
+        self.faults.clear()
+
+    def presigned_url(
+        self, method: str, host: str, key: str, *, region: str | None, start: int
+    ) -> str:
+        """A URL to an object, valid for a window from ``start``."""
+        pair = STORE_KEYS.get(region or "", next(iter(STORE_KEYS.values())))
+        query = presigned_query(
+            method,
+            host,
+            f"/{key}",
+            secret_id=pair.secret_id,
+            secret_key=pair.secret_key,
+            start=start,
+            end=start + self.options.window,
+        )
+        return object_url(host, key, query)

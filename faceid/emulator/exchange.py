@@ -1,0 +1,207 @@
+"""One HTTP request and its answer: reading the body, answering, and answering wrongly on order.
+
+The faults that happen on the wire (``reset``, ``stall``, ``truncate``, ...) are here; what they
+are to happen to is decided by ``faults``.
+"""
+
+import asyncio
+import socket
+import struct
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from faceid.emulator.faults import NO_FAULT, Fault
+
+TRANSPORT = "faceid.transport"
+"""Under this name of the scope stands the connection's ``asyncio.Transport``."""
+CUT_OFF = "faceid.cut_off"
+"""Is in the scope when the client has stopped sending in the middle of the body."""
+
+Scope = dict[str, Any]
+_PIECE = 256 * 1024
+# What an answer without a body promises, and does not keep, when it is to be truncated.
+_PROMISED = 64
+_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+
+
+class ClientGone(Exception):
+    """The client has closed the connection before its request was complete."""
+
+
+@dataclass
+class Reply:
+    """An answer: its body is ``body``, or ``length`` bytes of ``file`` from where it stands.
+
+    The answer to a HEAD has a length and no body.
+    """
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes = b""
+    file: BinaryIO | None = None
+    length: int = 0
+
+    def __post_init__(self) -> None:
+        if self.body:
+            self.length = len(self.body)
+
+    def pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from ``start`` to ``end``; of a file, which is read on, each only once."""
+        if self.file is None:
+            if start < end:
+                yield self.body[start:end]
+            return
+        while start < end and (piece := self.file.read(min(_PIECE, end - start))):
+            start += len(piece)
+            yield piece
+
+    @contextmanager
+    def closing(self) -> Generator[None]:
+        try:
+            yield
+        finally:
+            if self.file is not None:
+                self.file.close()
+
+
+def trouble(status: int) -> Reply:
+    """What stands between client and service has answered: neither an envelope nor XML."""
+    page = f"<html><body><h1>{status}</h1></body></html>\n".encode()
+    headers = [(b"content-type", b"text/html")]
+    if status < 400:
+        # A client that follows it is caught: that path takes neither files nor calls.
+        headers.append((b"location", b"/_emulator/health"))
+    return Reply(status, headers, page)
+
+
+class Exchange:
+    """``receive`` and ``send`` are ASGI's; ``date`` gives the value of the ``Date`` header.
+
+    ``ending`` is set when the server is to end: nothing sleeps on after that.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Callable[[], Any],
+        send: Callable[[dict[str, Any]], Any],
+        *,
+        date: Callable[[], bytes],
+        ending: asyncio.Event,
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._date = date
+        self._ending = ending
+        self.method: str = scope["method"]
+        self.raw_path: str = scope["raw_path"].decode("latin-1")
+        self.query: str = scope["query_string"].decode("latin-1")
+        self.headers: dict[str, str] = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the client has stopped sending before the body was complete."""
+        return CUT_OFF in self._scope
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """The body, as it comes. Raises ``ClientGone``."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            if message["body"]:
+                yield message["body"]
+            if not message["more_body"]:
+                return
+
+    async def body(self, limit: int) -> bytes | None:
+        """The whole body; ``None`` if it is longer, and then it has been read and dropped."""
+        parts: list[bytes] = []
+        size = 0
+        async for chunk in self.chunks():
+            size += len(chunk)
+            if size > limit:
+                parts.clear()
+            else:
+                parts.append(chunk)
+        return b"".join(parts) if size <= limit else None
+
+    async def pause(self, seconds: float) -> None:
+        """Waits, unless the server ends."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ending.wait()
+        except TimeoutError:
+            pass
+
+    async def answer(self, reply: Reply, fault: Fault = NO_FAULT) -> None:
+        """Sends the reply, in the way that the fault wants."""
+        with reply.closing():
+            match fault.kind:
+                case "commit-then-reset":
+                    await self.reset()
+                case "reset-after":
+                    self._transport.set_write_buffer_limits(high=0)
+                    await self._start(reply, reply.length)
+                    await self._body(reply, 0, min(int(fault.amount), reply.length))
+                    # Nothing is buffered any more when this comes back: the client has it all.
+                    await self._part(b"")
+                    await self.reset()
+                case "truncate":
+                    await self._start(reply, reply.length or _PROMISED)
+                    await self._body(reply, 0, reply.length // 2)
+                    self._transport.close()
+                    await self._closed()
+                case "stall":
+                    await self._start(reply, reply.length)
+                    await self._body(reply, 0, reply.length // 2)
+                    await self.pause(fault.amount)
+                    await self._body(reply, reply.length // 2, reply.length)
+                    await self._part(b"", last=True)
+                case _:
+                    await self._start(reply, reply.length)
+                    if reply.file is None:
+                        await self._part(reply.body, last=True)
+                    else:
+                        await self._body(reply, 0, reply.length)
+                        await self._part(b"", last=True)
+
+    async def reset(self) -> None:
+        """Cuts the connection with a TCP reset, whatever is still to be read or sent."""
+        connection: socket.socket | None = self._transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
+        self._transport.abort()
+        await self._closed()
+
+    @property
+    def _transport(self) -> asyncio.Transport:
+        return self._scope[TRANSPORT]
+
+    async def _closed(self) -> None:
+        # The server complains of an answer that was not completed, unless the client is gone.
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _start(self, reply: Reply, length: int) -> None:
+        headers = [
+            *reply.headers,
+            (b"content-length", str(length).encode()),
+            (b"date", self._date()),
+        ]
+        await self._send(
+            {"type": "http.response.start", "status": reply.status, "headers": headers}
+        )
+
+    async def _part(self, body: bytes, *, last: bool = False) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+
+    async def _body(self, reply: Reply, start: int, end: int) -> None:
+        for piece in reply.pieces(start, end):
+            await self._part(piece)

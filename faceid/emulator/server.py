@@ -1,0 +1,250 @@
+"""Runs the emulator: as a process of its own (``serve``) or inside this one (``Emulator``)."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from faceid.emulator.app import create_app
+from faceid.emulator.emulation import Emulation
+from faceid.emulator.exchange import CUT_OFF, TRANSPORT
+from faceid.emulator.options import EmulatorOptions
+from faceid.emulator.remote import EmulatorControl
+
+# A connection that a client keeps for its next call is not closed under its hands.
+_KEEP_ALIVE_SECONDS = 120
+_GRACE_SECONDS = 5
+_WAITING = 2048
+
+
+class CannotListen(RuntimeError):
+    """The address is taken, or is none of this machine; the message is one line."""
+
+
+class EmulatorProtocol(HttpToolsProtocol):
+    """Lets the application cut the connection, and answer a client that stops in mid-body."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        scope: dict[str, Any] = self.scope  # pyright: ignore[reportAssignmentType]
+        scope[TRANSPORT] = self.transport
+
+    def eof_received(self) -> bool | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cycle = self.cycle
+        if not cycle or cycle.response_complete or not cycle.more_body:
+            return None
+        # The rest of the body will not come; the client may still read (documented §3.5:
+        # IncompleteBody). What it is told is then the last on this connection.
+        scope: dict[str, Any] = cycle.scope  # pyright: ignore[reportAssignmentType]
+        scope[CUT_OFF] = True
+        cycle.more_body = cycle.keep_alive = False
+        cycle.message_event.set()
+        return True
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, emulation: Emulation, on_ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                create_app(emulation),
+                http=EmulatorProtocol,
+                loop="asyncio",
+                ws="none",
+                lifespan="off",
+                # Not even a log may hold a URL. What uvicorn complains of goes to stderr.
+                access_log=False,
+                log_config=None,
+                # Date follows the clock that can be moved; Server is the store's own.
+                date_header=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+            )
+        )
+        self._emulation = emulation
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._emulation.ending.set()
+        await super().shutdown(sockets=sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        # uvicorn raises a signal again once it is down; `serve` ends cleanly instead.
+        yield
+
+
+class _Listening:
+    """A bound socket, a folder and an emulation on them; all gone when closed."""
+
+    def __init__(self, options: EmulatorOptions) -> None:
+        with ExitStack() as stack:
+            self.socket = stack.enter_context(_listen(options.host, options.port))
+            if options.data:
+                folder = options.data
+            else:
+                temporary = tempfile.TemporaryDirectory(
+                    prefix="faceid-emulator-", ignore_cleanup_errors=True
+                )
+                folder = Path(stack.enter_context(temporary))
+            port: int = self.socket.getsockname()[1]
+            # What listens on every address is reached on the loopback one.
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # noqa: S104
+            self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            self.emulation = Emulation(options, folder, (host, port))
+            self.close = stack.pop_all().close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named because asyncio sends without delay only where it is: else each
+    # answer, which goes out in two parts, would wait 40 ms for the client's acknowledgement.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if os.name == "posix":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(_WAITING)
+        return listening
+    except OSError as error:
+        listening.close()
+        reason = error.strerror or str(error)
+        raise CannotListen(f"cannot listen on {host} port {port}: {reason}") from None
+
+
+def serve(options: EmulatorOptions, ready_file: Path | None = None) -> None:
+    """Runs an emulator until SIGINT or SIGTERM, and then returns.
+
+    Once it listens, one JSON line ``{"url", "secret_id", "secret_key"}`` goes to stdout and into
+    the ready file, which is not there before. For a process's main thread. Raises
+    ``CannotListen``.
+    """
+    if ready_file:
+        ready_file.unlink(missing_ok=True)
+    with _Listening(options) as listening:
+        line = json.dumps(
+            {
+                "url": listening.url,
+                "secret_id": options.secret_id,
+                "secret_key": options.secret_key.get_secret_value(),
+            }
+        )
+
+        def announce() -> None:
+            if ready_file:
+                _write_at_once(ready_file, line + "\n")
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+        server = _Server(listening.emulation, announce)
+        with _ending_on_signals(server):
+            server.run(sockets=[listening.socket])
+
+
+@contextmanager
+def _ending_on_signals(server: uvicorn.Server) -> Generator[None]:
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_at_once(path: Path, text: str) -> None:
+    """Whoever sees the file sees all of it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(name).replace(path)
+
+
+class Emulator(EmulatorControl):
+    """An emulator in a thread of this process, on a free port unless the options name one.
+
+    ::
+
+        with Emulator() as emulator:
+            emulator.add_fault("PutObject", "api:SlowDown")
+            ...  # talk to emulator.url with emulator.secret_id and emulator.secret_key
+            emulator.advance(7200)
+
+    When the ``with`` begins, it listens. Raises ``CannotListen``.
+    """
+
+    def __init__(self, options: EmulatorOptions | None = None) -> None:
+        super().__init__("")
+        self.options = options or EmulatorOptions.read(port=0)
+        self.secret_id = self.options.secret_id
+        self.secret_key = self.options.secret_key.get_secret_value()
+
+    def start(self) -> None:
+        ready = threading.Event()
+        self._listening = _Listening(self.options)
+        self._server = _Server(self._listening.emulation, ready.set)
+        self._thread = threading.Thread(
+            target=self._run, args=(ready,), name="faceid-emulator", daemon=True
+        )
+        self._thread.start()
+        ready.wait()
+        if not self._server.started:
+            self._listening.close()
+            raise CannotListen(f"the emulator did not start at {self._listening.url}")
+        self.url = self._listening.url
+
+    @property
+    def folder(self) -> Path:
+        """Where the objects are; a temporary one is gone when the emulator ends."""
+        return self._listening.emulation.folder
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._listening.close()
+
+    def _run(self, ready: threading.Event) -> None:
+        try:
+            self._server.run(sockets=[self._listening.socket])
+        finally:
+            ready.set()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self.stop()

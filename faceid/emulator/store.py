@@ -1,0 +1,249 @@
+"""``PUT``, ``GET`` and ``HEAD /<key>``: the object store, as far as presigned URLs reach.
+
+Signature and window are checked for real (fact sheet §3.1), in this order (assumed): is there a
+signature, is its key known, does it fit, is it in time. Answers: §3.4; errors, as XML: §3.5.
+"""
+
+import base64
+import binascii
+import re
+import time
+from datetime import UTC, datetime
+from email.utils import formatdate
+from urllib.parse import unquote
+
+from faceid.emulator.cos_signing import Grant, string_to_sign
+from faceid.emulator.emulation import Emulation
+from faceid.emulator.exchange import ClientGone, Exchange, Reply, trouble
+from faceid.emulator.faults import NO_FAULT, Fault, Traits
+from faceid.emulator.journal import Entry
+from faceid.emulator.objects import Incoming
+from faceid.emulator.refusals import EXPIRED, StoreRefusal
+from faceid.emulator.store_replies import common_headers, describing, error_reply, opaque
+from faceid.emulator.tickets import target_action_of
+
+MOST_BYTES = 5 * 1024**3
+"""Of one PUT (documented §3.4)."""
+
+_OPS = {"PUT": "PutObject", "GET": "GetObject", "HEAD": "HeadObject"}
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+class _Cut(Exception):
+    """The connection is to be cut now, by a fault."""
+
+
+class Store:
+    def __init__(self, emulation: Emulation) -> None:
+        self._emulation = emulation
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answers one request."""
+        emulation = self._emulation
+        # documented §3.2: split on the raw path, then decode once
+        key = unquote(exchange.raw_path[1:])
+        request_id = opaque(16)
+        entry = Entry(
+            at=emulation.clock.now(),
+            op=_OPS.get(exchange.method, "unknown"),
+            target_action=target_action_of(key),
+            key=key,
+            tencent_request_id=request_id,
+        )
+        emulation.journal.begin(entry)
+        fault = NO_FAULT
+        try:
+            grant = self._verify(exchange, key)
+            fault = self._reach(exchange, entry, key)
+            reply = await self._perform(exchange, entry, grant, fault)
+        except ClientGone:
+            return  # there is nobody to answer, and nothing is kept
+        except _Cut:
+            await exchange.reset()
+            return
+        except StoreRefusal as refusal:
+            emulation.journal.refuse(entry, refusal.code)
+            reply = error_reply(refusal, f"{exchange.headers.get('host', '')}/{key}", request_id)
+        if fault.kind != "http":
+            reply.headers += common_headers(exchange, request_id)
+        entry.status = None if fault.drops_answer else reply.status
+        await exchange.answer(reply, fault)
+
+    def _verify(self, exchange: Exchange, key: str) -> Grant:
+        """Raises ``StoreRefusal``."""
+        if exchange.method not in _OPS:
+            raise StoreRefusal("MethodNotAllowed")
+        try:
+            # The vendor's store SDK signs in the header what a presigned URL has in its query.
+            grant = Grant.parse(exchange.headers.get("authorization") or exchange.query)
+        except ValueError:
+            raise StoreRefusal("AccessDenied") from None
+        pair = self._emulation.store_keys.get(grant.secret_id)
+        if pair is None:
+            raise StoreRefusal("InvalidAccessKeyId")
+        host = exchange.headers.get("host", "")
+        # documented §3.3: the vendor's store SDK signs the host without its port
+        hosts = dict.fromkeys((host, host.rsplit(":", 1)[0]))
+        # Whether a GET's URL is good for a HEAD is not known (§8.8); assumed that it is, as the
+        # API hands out no other way to ask for one.
+        methods = ("HEAD", "GET") if exchange.method == "HEAD" else (exchange.method,)
+        http_strings = [
+            grant.http_string(method, f"/{key}", exchange.query, exchange.headers, name)
+            for method in methods
+            for name in hosts
+        ]
+        if not grant.fits(pair.secret_key, http_strings):
+            raise StoreRefusal(
+                "SignatureDoesNotMatch",
+                details={
+                    "StringToSign": string_to_sign(grant.sign_time, http_strings[0]),
+                    "FormatString": http_strings[0],
+                },
+            )
+        now = self._emulation.clock.now()
+        # At exactly the end it is over (assumed §8.2).
+        if not grant.start <= now < grant.end or self._emulation.objects.ended(key):
+            raise self._expired()
+        return grant
+
+    def _expired(self) -> StoreRefusal:
+        server_time = datetime.fromtimestamp(int(self._emulation.clock.now()), UTC)
+        return StoreRefusal(
+            "AccessDenied",
+            EXPIRED,
+            details={"ServerTime": server_time.strftime("%Y-%m-%dT%H:%M:%SZ")},
+        )
+
+    def _reach(self, exchange: Exchange, entry: Entry, key: str) -> Fault:
+        """Counts a request that may touch its object, and asks for its fault."""
+        self._emulation.journal.count_call(entry.op, time.monotonic())
+
+        def traits() -> Traits:
+            if entry.op == "PutObject":
+                declared = _content_md5(exchange.headers.get("content-md5", ""))
+                md5 = declared.hex() if declared else ""
+            else:
+                stored = self._emulation.objects.find(key)
+                md5 = stored.md5 if stored else ""
+            return Traits(entry.target_action, keys=(key,), md5s=(md5,))
+
+        return self._emulation.faults.next_for(entry.op, traits)
+
+    async def _perform(self, exchange: Exchange, entry: Entry, grant: Grant, fault: Fault) -> Reply:
+        """Raises ``StoreRefusal``, ``ClientGone`` and ``_Cut``."""
+        key = entry.key or ""
+        match fault.kind:
+            case "reset":
+                raise _Cut
+            case "delay":
+                await exchange.pause(fault.amount)
+            case "http":
+                return trouble(int(fault.amount))
+            case "api":
+                raise StoreRefusal(fault.code)
+            case "expire-now":
+                self._emulation.objects.end_now(key)
+                raise self._expired()
+            case _:
+                pass
+        if entry.op == "PutObject":
+            reply = await self._put(exchange, entry, grant, fault)
+        else:
+            reply = self._get(exchange, entry)
+        if fault.kind == "bad-etag":
+            reply.headers = [
+                (name, b'"%s"' % value.strip(b'"')[::-1] if name == b"etag" else value)
+                for name, value in reply.headers
+            ]
+        return reply
+
+    async def _put(self, exchange: Exchange, entry: Entry, grant: Grant, fault: Fault) -> Reply:
+        headers = exchange.headers
+        declared = headers.get("content-length")
+        if declared is None and "chunked" not in headers.get("transfer-encoding", "").lower():
+            raise StoreRefusal("MissingContentLength")  # documented §3.4
+        if int(declared or 0) > MOST_BYTES:
+            raise StoreRefusal("EntityTooLarge")
+        wanted = None
+        if "content-md5" in headers:
+            wanted = _content_md5(headers["content-md5"])
+            if wanted is None:
+                raise StoreRefusal("InvalidDigest")
+        cut_after = fault.amount if fault.kind == "reset-after" else None
+        with self._emulation.objects.incoming() as incoming:
+            await _receive(exchange, entry, incoming, cut_after)
+            if exchange.cut_off or (declared is not None and incoming.size != int(declared)):
+                raise StoreRefusal("IncompleteBody")
+            if wanted is not None and incoming.md5 != wanted.hex():
+                raise StoreRefusal("BadDigest")
+            stored = self._emulation.objects.keep(
+                incoming,
+                entry.key or "",
+                content_type=headers.get("content-type", "application/octet-stream"),
+                expires=grant.end,
+            )
+        return Reply(200, describing(stored))
+
+    def _get(self, exchange: Exchange, entry: Entry) -> Reply:
+        stored = self._emulation.objects.find(entry.key or "")
+        if stored is None:
+            raise StoreRefusal("NoSuchKey")
+        status, start, end = _asked_range(exchange.headers.get("range", ""), stored.size)
+        headers = [
+            *describing(stored),
+            (b"content-type", stored.content_type.encode("latin-1")),
+            (b"last-modified", formatdate(stored.modified, usegmt=True).encode()),
+            (b"accept-ranges", b"bytes"),
+        ]
+        if status == 206:
+            headers.append((b"content-range", f"bytes {start}-{end - 1}/{stored.size}".encode()))
+        if exchange.method == "HEAD":
+            return Reply(status, headers, length=end - start)
+        entry.bytes = end - start
+        file = self._emulation.objects.open(stored)
+        file.seek(start)
+        return Reply(status, headers, file=file, length=end - start)
+
+
+async def _receive(
+    exchange: Exchange, entry: Entry, incoming: Incoming, cut_after: float | None
+) -> None:
+    async for chunk in exchange.chunks():
+        incoming.write(chunk)
+        entry.bytes = incoming.size
+        if incoming.size > MOST_BYTES:  # a chunked body has no length to look at before
+            raise StoreRefusal("EntityTooLarge")
+        if cut_after is not None and incoming.size >= cut_after:
+            raise _Cut
+    if cut_after is not None:
+        raise _Cut
+
+
+def _content_md5(text: str) -> bytes | None:
+    """The 16 bytes of a Content-MD5 header; ``None`` if it is none (documented §3.4)."""
+    try:
+        digest = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return digest if len(digest) == 16 else None
+
+
+def _asked_range(header: str, size: int) -> tuple[int, int, int]:
+    """Status, start and end of what a ``Range`` asks for (documented §3.4: 206).
+
+    One that is malformed or names several parts is ignored, and one outside the object is
+    ``InvalidRange``, as HTTP has it (assumed).
+    """
+    asked = _RANGE.fullmatch(header.strip())
+    if asked is None or asked.groups() == ("", ""):
+        return 200, 0, size
+    first, last = asked.groups()
+    if first:
+        start, end = int(first), min(int(last) + 1, size) if last else size
+        if last and int(last) < int(first):
+            return 200, 0, size
+    else:
+        start, end = max(0, size - int(last)), size
+    if start >= end:
+        raise StoreRefusal("InvalidRange")
+    return 206, start, end

@@ -1,0 +1,47 @@
+"""What the object store's answers look like: headers (fact sheet §3.4) and errors (§3.5)."""
+
+import base64
+import secrets
+from xml.sax.saxutils import escape
+
+from faceid.emulator.exchange import Exchange, Reply
+from faceid.emulator.objects import StoredObject
+from faceid.emulator.refusals import StoreRefusal
+
+
+def describing(stored: StoredObject) -> list[tuple[bytes, bytes]]:
+    """Documented §3.4: the MD5 in double quotes, the CRC-64 as an unsigned decimal."""
+    return [
+        (b"etag", f'"{stored.md5}"'.encode()),
+        (b"x-cos-hash-crc64ecma", str(stored.crc64).encode()),
+    ]
+
+
+def common_headers(exchange: Exchange, request_id: str) -> list[tuple[bytes, bytes]]:
+    close = "close" in exchange.headers.get("connection", "").lower()
+    return [
+        (b"x-cos-request-id", request_id.encode()),
+        (b"server", b"tencent-cos"),
+        (b"connection", b"close" if close else b"keep-alive"),
+    ]
+
+
+def opaque(size: int) -> str:
+    """Request and trace IDs look like base64 (seen §3.5)."""
+    return base64.b64encode(secrets.token_hex(size).encode()).decode()
+
+
+def error_reply(refusal: StoreRefusal, resource: str, request_id: str) -> Reply:
+    trace_id = opaque(24)
+    elements = {
+        "Code": refusal.code,
+        "Message": refusal.message,
+        **refusal.details,
+        "Resource": resource,
+        "RequestId": request_id,
+        "TraceId": trace_id,
+    }
+    inside = "".join(f"<{name}>{escape(text)}</{name}>" for name, text in elements.items())
+    body = f"<?xml version='1.0' encoding='utf-8' ?><Error>{inside}</Error>"
+    headers = [(b"content-type", b"application/xml"), (b"x-cos-trace-id", trace_id.encode())]
+    return Reply(refusal.status, headers, body.encode("utf-8", "replace"))

@@ -1,0 +1,113 @@
+"""What a target action does with its files: fetches them, checks them, and is then content.
+
+The emulator looks at sizes, MD5s and magic bytes, not at pixels; a negative verdict comes only on
+order. Sources: fact sheet §5.2 (which file wins), §5.3 (limits), §6.3 (an action's codes).
+"""
+
+import asyncio
+import base64
+import binascii
+from typing import Any
+
+from faceid.actions import MB, ResourceField, TargetAction
+from faceid.emulator.answers import Answer
+from faceid.emulator.call import Call
+from faceid.emulator.downloads import DOWNLOAD_SECONDS, Fetched, fetch
+from faceid.emulator.emulation import Emulation
+from faceid.emulator.refusals import Refusal
+from faceid.emulator.samples import has_format
+
+# Withdrawn, and answered so (assumed §8.5). ApplyWebVerificationToken, which is withdrawn as
+# well, is served: people know it from the documentation's samples.
+OFFLINE = frozenset({"ApplyCardVerification"})
+
+# documented §5.2: an inline image may be larger there than one by URL
+_INLINE_LIMITS = {("CheckIdCardInformation", "ImageBase64"): 7 * MB}
+
+# These two do not list ImageSizeTooLarge (documented §6.3).
+_OWN_IMAGE_SIZE_CODE = frozenset({"VideoLivenessCompare", "LivenessCompare"})
+
+
+async def call_target_action(
+    emulation: Emulation, action: TargetAction, call: Call, result: str | None
+) -> dict[str, Any]:
+    """The fields of the answer. ``result`` is the verdict on order. Raises ``Refusal``."""
+    files = [field for field in action.resources if field.name in _wanted(action, call.parameters)]
+    fetched = await asyncio.gather(
+        *(_read(emulation, action, call, field) for field in files), return_exceptions=True
+    )
+    for outcome in fetched:  # the first field's complaint is the answer's (assumed)
+        if isinstance(outcome, BaseException):
+            raise outcome
+    passed = action.reading.passed
+    return Answer(
+        emulation,
+        call,
+        result=result or (passed[0] if passed else ""),
+        positive=result is None or result in passed,
+    ).fields()
+
+
+def _wanted(action: TargetAction, given: dict[str, Any]) -> set[str]:
+    """The resources that a call gives, by URL or inline."""
+    personal = action.personal_parameters
+    if personal and all(name in given for name in personal):
+        return set()  # documented §5.2: these come before any image
+    return {
+        field.name for field in action.resources if field.name in given or field.inline in given
+    }
+
+
+async def _read(
+    emulation: Emulation, action: TargetAction, call: Call, field: ResourceField
+) -> None:
+    """Fetches a resource, or decodes its inline form, and checks it. Raises ``Refusal``."""
+    given = call.parameters
+    # documented §5.2: which of the two wins when both are given
+    if field.inline in given and (field.inline_wins or field.name not in given):
+        fetched = _decode(field, given[field.inline])
+        limit = _INLINE_LIMITS.get((action.name, field.inline), field.max_base64_bytes)
+    else:
+        limit = field.max_base64_bytes
+        fetched = await fetch(
+            emulation,
+            given[field.name],
+            region=call.region,
+            # documented §5.3
+            seconds=emulation.options.download_seconds
+            or field.download_seconds
+            or DOWNLOAD_SECONDS,
+            most=field.max_bytes,
+        )
+    # documented §5.3: the limit is on the length after base64
+    if limit is not None and (fetched.size + 2) // 3 * 4 > limit:
+        raise Refusal(_size_code(action, field))
+    if field.md5_field and fetched.md5 != given[field.md5_field].lower():
+        raise Refusal("FailedOperation.DownLoadError")  # assumed §8.2
+    if field.formats and not any(has_format(fetched.head, name) for name in field.formats):
+        raise Refusal(_decode_code(field))
+
+
+def _decode(field: ResourceField, text: str) -> Fetched:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise Refusal(_decode_code(field)) from None
+    return Fetched(len(data), md5="", head=data[:16])
+
+
+def _is_video(field: ResourceField) -> bool:
+    return "MP4" in field.formats
+
+
+def _size_code(action: TargetAction, field: ResourceField) -> str:
+    if _is_video(field):
+        return "FailedOperation.LipSizeError"  # documented §6.3
+    if action.name in _OWN_IMAGE_SIZE_CODE:
+        return "FailedOperation.LifePhotoSizeError"  # documented §6.3
+    return "FailedOperation.ImageSizeTooLarge"  # documented §6.3
+
+
+def _decode_code(field: ResourceField) -> str:
+    # documented §6.2 as codes; that these actions use them is assumed
+    return f"FailedOperation.{'Video' if _is_video(field) else 'Image'}DecodeFailed"

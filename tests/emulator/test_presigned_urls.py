@@ -1,0 +1,236 @@
+"""What opens an object and what does not: form, signature, method, host, window (§3.1, §3.2)."""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, unquote, urlsplit
+
+import pytest
+import requests
+from emulator_calls import JPEG, REGION, Caller
+from qcloud_cos import CosConfig, CosS3Client
+
+from faceid.emulator import STORE_KEYS, Emulator, EmulatorOptions
+
+UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+def refusal(reply: requests.Response) -> tuple[int, str]:
+    assert reply.headers["Content-Type"] == "application/xml"
+    found = re.search("<Code>(.*)</Code>", reply.text)
+    assert found
+    return reply.status_code, found[1]
+
+
+def test_example_1_of_the_seed(caller: Caller) -> None:
+    answer = caller.ticket("ApplyWebVerificationToken")
+    assert set(answer) == {"UploadUrl", "ResourceUrl", "ExpiredTimestamp", "RequestId"}
+    end = answer["ExpiredTimestamp"]
+    assert isinstance(end, int)
+    assert len(str(end)) == 10
+    times = f"{end - 7200}%3B{end}"
+    form = (
+        rf"http://{re.escape(caller.host)}/faceid%2FApplyWebVerificationToken%2F({UUID})"
+        rf"\?q-sign-algorithm=sha1&q-ak=(AKID\w{{32}})&q-sign-time={times}&q-key-time={times}"
+        r"&q-header-list=host&q-url-param-list=&q-signature=([0-9a-f]{40})"
+    )
+    upload = re.fullmatch(form, answer["UploadUrl"])
+    resource = re.fullmatch(form, answer["ResourceUrl"])
+    assert upload
+    assert resource
+    assert upload[1] == resource[1] == answer["RequestId"]
+    assert upload[2] == resource[2]
+    assert upload[3] != resource[3]
+
+
+def test_the_window_is_two_hours_from_now(emulator: Emulator, caller: Caller) -> None:
+    before = emulator.clock()
+    end = caller.ticket()["ExpiredTimestamp"]
+    assert int(before) + 7200 <= end <= emulator.clock() + 7200
+
+
+def test_four_segments() -> None:
+    with Emulator(EmulatorOptions(port=0, key_segments=4)) as emulator:
+        caller = Caller.of(emulator)
+        answer = caller.ticket("GenerateReflectSequence")
+        key = unquote(urlsplit(answer["UploadUrl"]).path)
+        assert re.fullmatch(
+            rf"/faceid/GenerateReflectSequence/\d{{10}}/{answer['RequestId']}", key
+        )
+        assert caller.put(answer["UploadUrl"], b"x").status_code == 200
+        assert caller.get(answer["ResourceUrl"]).content == b"x"
+        assert emulator.requests(op="PutObject")[0]["target_action"] == "GenerateReflectSequence"
+
+
+def test_urls_carry_the_host_that_the_client_used(emulator: Emulator, caller: Caller) -> None:
+    by_name = emulator.url.replace("127.0.0.1", "localhost")
+    other = Caller.of(emulator, url=by_name)
+    ticket = other.ticket()
+    assert ticket["UploadUrl"].startswith(by_name)
+    assert other.put(ticket["UploadUrl"], b"x").status_code == 200
+    # The host is signed.
+    spoilt = ticket["UploadUrl"].replace("localhost", "127.0.0.1")
+    assert refusal(caller.put(spoilt, b"x")) == (403, "SignatureDoesNotMatch")
+
+
+def tamper(url: str, what: str) -> str:
+    end = int(re.findall(r"%3B(\d+)", url)[0])
+    ak = re.findall("q-ak=([^&]+)", url)[0]
+    signature = url[-40:]
+    return {
+        "signature": url[:-40] + ("0" if signature[0] != "0" else "1") + signature[1:],
+        "expiry": url.replace(str(end), str(end + 3600)),
+        "sign time": url.replace(f"%3B{end}&q-key", f"%3B{end + 3600}&q-key"),
+        "key time": url.replace(f"%3B{end}&q-header", f"%3B{end + 3600}&q-header"),
+        "path": url.replace("faceid%2FVideo", "faceid%2Fvideo"),
+        "longer path": url.replace("?", "x?", 1),
+        "doubly encoded": url.replace("%2F", "%252F"),
+        "another region's key": url.replace(ak, STORE_KEYS["ap-hongkong"].secret_id),
+        "unknown key": url.replace(ak, "AKID" + "x" * 32),
+        "no signature": url.partition("?")[0],
+        "half a signature": url.partition("&q-signature")[0],
+        "no host signed": url.replace("q-header-list=host", "q-header-list="),
+    }[what]
+
+
+TAMPERINGS = {
+    "signature": "SignatureDoesNotMatch",
+    "expiry": "SignatureDoesNotMatch",
+    "sign time": "SignatureDoesNotMatch",
+    "key time": "SignatureDoesNotMatch",
+    "path": "SignatureDoesNotMatch",
+    "longer path": "SignatureDoesNotMatch",
+    "doubly encoded": "SignatureDoesNotMatch",
+    "another region's key": "SignatureDoesNotMatch",
+    "unknown key": "InvalidAccessKeyId",
+    "no signature": "AccessDenied",
+    "half a signature": "AccessDenied",
+    "no host signed": "SignatureDoesNotMatch",
+}
+
+
+@pytest.mark.parametrize("what", TAMPERINGS)
+def test_tampering(emulator: Emulator, caller: Caller, what: str) -> None:
+    ticket = caller.ticket()
+    spoilt = tamper(ticket["UploadUrl"], what)
+    assert spoilt != ticket["UploadUrl"]
+    assert refusal(caller.put(spoilt, b"x")) == (403, TAMPERINGS[what])
+    assert "PutObject" not in emulator.stats()["calls"]
+    caller.put(ticket["UploadUrl"], b"x")
+    assert refusal(caller.get(tamper(ticket["ResourceUrl"], what))) == (403, TAMPERINGS[what])
+
+
+def test_each_url_is_for_its_method(caller: Caller) -> None:
+    ticket = caller.ticket()
+    assert caller.put(ticket["UploadUrl"], b"x").status_code == 200
+    assert refusal(caller.put(ticket["ResourceUrl"], b"y")) == (403, "SignatureDoesNotMatch")
+    assert refusal(caller.get(ticket["UploadUrl"])) == (403, "SignatureDoesNotMatch")
+    assert caller.http.head(ticket["UploadUrl"]).status_code == 403
+    assert caller.http.head(ticket["ResourceUrl"]).status_code == 200
+    for method in ("POST", "DELETE", "OPTIONS"):
+        reply = caller.http.request(method, ticket["UploadUrl"])
+        assert refusal(reply) == (405, "MethodNotAllowed")
+    assert caller.get(ticket["ResourceUrl"]).content == b"x"
+
+
+def test_a_slash_may_stand_unencoded(caller: Caller) -> None:
+    ticket = caller.ticket()
+    plain = ticket["UploadUrl"].replace("%2F", "/")
+    assert caller.put(plain, b"x").status_code == 200
+    assert caller.get(ticket["ResourceUrl"]).content == b"x"
+
+
+def test_a_refusal_shows_what_the_server_signed(caller: Caller) -> None:
+    ticket = caller.ticket()
+    reply = caller.put(ticket["ResourceUrl"], b"x")
+    key = unquote(urlsplit(ticket["ResourceUrl"]).path)
+    host = quote(caller.host, safe="")
+    assert f"<FormatString>put\n{key}\n\nhost={host}\n</FormatString>" in reply.text
+    assert re.search(r"<StringToSign>sha1\n\d+;\d+\n[0-9a-f]{40}\n</StringToSign>", reply.text)
+    assert "<Message>The Signature you specified is invalid.</Message>" in reply.text
+    order = re.findall("<([A-Za-z]+)>", reply.text)
+    assert order == [
+        "Error",
+        "Code",
+        "Message",
+        "StringToSign",
+        "FormatString",
+        "Resource",
+        "RequestId",
+        "TraceId",
+    ]
+    assert reply.headers["x-cos-trace-id"] in reply.text
+    assert reply.headers["x-cos-request-id"] in reply.text
+
+
+def test_the_window_runs_out(emulator: Emulator, caller: Caller) -> None:
+    ticket = caller.ticket()
+    caller.put(ticket["UploadUrl"], JPEG)
+    left = ticket["ExpiredTimestamp"] - emulator.clock()
+    emulator.advance(left - 30)
+    assert caller.put(ticket["UploadUrl"], JPEG).status_code == 200
+    assert caller.get(ticket["ResourceUrl"]).content == JPEG
+    emulator.advance(31)
+    for reply in (caller.put(ticket["UploadUrl"], JPEG), caller.get(ticket["ResourceUrl"])):
+        assert refusal(reply) == (403, "AccessDenied")
+        assert "<Message>Request has expired</Message>" in reply.text
+        assert re.search(r"<ServerTime>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ</ServerTime>", reply.text)
+    assert caller.http.head(ticket["ResourceUrl"]).status_code == 403
+    # A client with a real clock goes on working, and gets a window on the moved one.
+    assert caller.ticket()["ExpiredTimestamp"] > ticket["ExpiredTimestamp"]
+
+
+def test_before_the_window(emulator: Emulator, caller: Caller) -> None:
+    ticket = caller.ticket()
+    emulator.advance(-60)
+    assert refusal(caller.put(ticket["UploadUrl"], b"x")) == (403, "AccessDenied")
+
+
+@pytest.fixture
+def store_client(emulator: Emulator) -> Iterator[CosS3Client]:
+    """The vendor's store SDK, unchanged; it signs the host without its port (§3.3)."""
+    key = STORE_KEYS[REGION]
+    yield CosS3Client(
+        CosConfig(
+            Region=REGION,
+            SecretId=key.secret_id,
+            SecretKey=key.secret_key,
+            Scheme="http",
+            Domain=urlsplit(emulator.url).netloc,
+        )
+    )
+
+
+def test_urls_of_the_store_sdk(store_client: CosS3Client, caller: Caller) -> None:
+    key = "faceid/VideoLivenessCompare/a picture (1).jpg"
+    put = store_client.get_presigned_url(Bucket="any-1250000000", Key=key, Method="PUT")
+    assert caller.put(put, JPEG).status_code == 200
+    get = store_client.get_presigned_url(
+        Bucket="any-1250000000", Key=key, Method="GET", Params={"x": "1"}
+    )
+    assert caller.get(get).content == JPEG
+    head = store_client.get_presigned_url(Bucket="any-1250000000", Key=key, Method="HEAD")
+    assert caller.http.head(head).headers["Content-Length"] == str(len(JPEG))
+
+
+def test_the_store_sdk_signing_in_the_header(store_client: CosS3Client) -> None:
+    done = store_client.put_object(
+        Bucket="any-1250000000", Key="a/b c", Body=JPEG, EnableMD5=True
+    )
+    assert done["ETag"].strip('"')
+    found = store_client.get_object(Bucket="any-1250000000", Key="a/b c", Range="bytes=0-2")
+    assert found["Body"].get_raw_stream().read() == JPEG[:3]
+    assert store_client.head_object(Bucket="any-1250000000", Key="a/b c")["Content-Length"] == str(
+        len(JPEG)
+    )
+
+
+def test_the_callers_own_key_opens_the_store(emulator: Emulator, caller: Caller) -> None:
+    config = CosConfig(
+        Region=REGION,
+        SecretId=emulator.secret_id,
+        SecretKey=emulator.secret_key,
+        Scheme="http",
+        Domain=caller.host,
+    )
+    url = CosS3Client(config).get_presigned_url(Bucket="own-1250000000", Key="k", Method="PUT")
+    assert caller.put(url, b"x").status_code == 200
