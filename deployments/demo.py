@@ -44,6 +44,8 @@ def run_demo(items: int, *, as_json: bool) -> int:
         environment = _without_prefect(os.environ) | {
             "PREFECT_HOME": str(_folder(home / "prefect")),
             "FACEID_RESOURCE_ROOTS": str(home / "samples"),
+            # Prefect's runner leaves a folder there.
+            "TMPDIR": str(_folder(home / "tmp")),
             "DO_NOT_TRACK": "1",
         }
         stderr.print("starting the emulator and a Prefect server ...")

@@ -5,6 +5,7 @@ uses the Prefect server of ``PREFECT_API_URL`` and stays until it is ended.
 """
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -21,6 +22,12 @@ from flows.deliver import deliver
 from tasks.credentials import TencentCredentials
 
 app = App(name="deployments.serve", help=__doc__)
+
+
+class _Runner(Runner):
+    def handle_sigterm(self, *_: object) -> None:
+        # Prefect's own calls its asynchronous stop from the loop and never awaits it.
+        raise KeyboardInterrupt
 
 
 async def close_schema(deployment_id: UUID) -> None:
@@ -57,7 +64,7 @@ async def serve(*, limit: int = 4, ready_file: Path | None = None) -> None:
     """
     redaction.install()
     await TencentCredentials.aregister_type_and_schema()
-    runner = Runner(name="faceid", limit=limit, pause_on_shutdown=False)
+    runner = _Runner(name="faceid", limit=limit, pause_on_shutdown=False)
     for deployment in await deployments():
         await close_schema(await runner.aadd_deployment(deployment))
     if ready_file:
@@ -66,4 +73,5 @@ async def serve(*, limit: int = 4, ready_file: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(app.run_async())
+    with suppress(KeyboardInterrupt):
+        asyncio.run(app.run_async())

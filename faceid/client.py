@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import anyio.to_thread
 import httpx
 import orjson
-from pydantic import SecretStr
 
 from faceid import __version__
 from faceid.actions import API_VERSION, CREATE_UPLOAD_URL, SERVICE
@@ -36,7 +35,7 @@ from faceid.errors import (
 from faceid.models import Credentials, Reply, ResourceFile, UploadTicket
 from faceid.pacing import Pacer
 from faceid.redaction import protect
-from faceid.replies import read_reply, read_store_refusal
+from faceid.replies import read_reply, read_store_refusal, read_ticket
 from faceid.resources import open_location
 from faceid.settings import service_of
 from faceid.signing import sign_request
@@ -125,22 +124,7 @@ class FaceIdClient:
     async def create_upload_url(self, target_action: str, region: str, field: str) -> UploadTicket:
         """An upload ticket for one resource. Safe to repeat: each makes a slot of its own."""
         reply = await self._post(CREATE_UPLOAD_URL, region, {"TargetAction": target_action})
-        try:
-            ticket = UploadTicket(
-                field=field,
-                upload_url=SecretStr(reply.fields["UploadUrl"]),
-                resource_url=SecretStr(reply.fields["ResourceUrl"]),
-                expires_at=datetime.fromtimestamp(reply.fields["ExpiredTimestamp"], UTC),
-                issued_at=self.server_now(),
-                tencent_request_id=reply.tencent_request_id,
-            )
-        except (LookupError, TypeError, ValueError, OverflowError, OSError):
-            raise NoAnswer(
-                "MalformedReply",
-                "the reply of CreateUploadUrl lacks a field",
-                tencent_request_id=reply.tencent_request_id,
-                host=self.host,
-            ) from None
+        ticket = read_ticket(reply, field, issued_at=self.server_now(), host=self.host)
         if self.service == "live" and not _is_https(ticket):
             raise ServiceRefused(
                 "InsecureUrl",

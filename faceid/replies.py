@@ -6,10 +6,12 @@ answered, or gave a verdict as an error code), or one class of ``faceid.errors``
 Sources: fact sheet §1 (envelope), §3.5 (store), §0.3 and §6 (verdicts in two channels).
 """
 
+from datetime import UTC, datetime
 from typing import Any, cast
 from xml.etree import ElementTree
 
 import orjson
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from faceid.actions import TargetAction
 from faceid.errors import (
@@ -19,7 +21,7 @@ from faceid.errors import (
     known_error_class,
     store_error_class,
 )
-from faceid.models import Reply, Verdict
+from faceid.models import Reply, UploadTicket, Verdict
 
 
 def read_reply(status: int, body: bytes, host: str) -> Reply:
@@ -50,6 +52,36 @@ def read_reply(status: int, body: bytes, host: str) -> Reply:
     if kind is None:
         return Reply(tencent_request_id=request_id, code=code, message=message)
     raise kind(code, message, tencent_request_id=request_id, host=host)
+
+
+class _TicketFields(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    UploadUrl: str
+    ResourceUrl: str
+    ExpiredTimestamp: int
+
+
+def read_ticket(reply: Reply, field: str, *, issued_at: datetime, host: str) -> UploadTicket:
+    """The upload ticket in a reply of CreateUploadUrl; ``NoAnswer`` where it lacks a field."""
+    try:
+        fields = _TicketFields.model_validate(reply.fields)
+        expires_at = datetime.fromtimestamp(fields.ExpiredTimestamp, UTC)
+    except (ValidationError, OverflowError, ValueError, OSError):
+        raise NoAnswer(
+            "MalformedReply",
+            "the reply of CreateUploadUrl lacks a field",
+            tencent_request_id=reply.tencent_request_id,
+            host=host,
+        ) from None
+    return UploadTicket(
+        field=field,
+        upload_url=SecretStr(fields.UploadUrl),
+        resource_url=SecretStr(fields.ResourceUrl),
+        issued_at=issued_at,
+        expires_at=expires_at,
+        tencent_request_id=reply.tencent_request_id,
+    )
 
 
 def read_store_refusal(status: int, body: bytes, host: str) -> FaceIdError:

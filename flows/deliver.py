@@ -21,7 +21,7 @@ from pydantic import Field
 
 from faceid import redaction
 from faceid.actions import find_action
-from faceid.errors import FaceIdError, WindowOver
+from faceid.errors import FaceIdError, UrlRefused, WindowOver
 from faceid.intake import check_request, read_request
 from faceid.models import (
     REQUEST_ID_PATTERN,
@@ -125,6 +125,7 @@ async def deliver(
 
 async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
     """Opens windows until the action has answered in one of them, ``max_windows`` at most."""
+    url_was_refused = False
     while True:
         delivery.window += 1
         try:
@@ -132,6 +133,11 @@ async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
         except WindowOver:
             if delivery.window >= max_windows:
                 raise
+        except UrlRefused:
+            # The store may refuse a URL that the service signed once; twice is no accident.
+            if delivery.window >= max_windows or url_was_refused:
+                raise
+            url_was_refused = True
 
 
 async def in_one_window(delivery: Delivery) -> Verdict:

@@ -1,7 +1,7 @@
 """What each target action says: the fields of its documented samples (fact sheet §5.2).
 
 Files that an answer points to are real objects of the store, under URLs with a window of their
-own (seen §3.2). What a negative verdict leaves empty is assumed (§8.3).
+own (observed §3.2). What a negative verdict leaves empty is assumed (§8.3).
 """
 
 import base64

@@ -12,6 +12,7 @@ from functools import lru_cache
 from urllib.parse import parse_qsl, quote, unquote
 
 ALGORITHM = "sha1"
+_ELEVEN_DIGITS = 10**10
 
 
 def http_string(
@@ -88,6 +89,8 @@ class Grant:
             if fields["q-sign-algorithm"] != ALGORITHM:
                 raise ValueError("q-sign-algorithm")
             start, end = (int(second) for second in fields["q-sign-time"].split(";"))
+            if not 0 <= start <= end < _ELEVEN_DIGITS:
+                raise ValueError("q-sign-time")
             return cls(
                 secret_id=fields["q-ak"],
                 sign_time=fields["q-sign-time"],

@@ -15,6 +15,10 @@ from typing import Any, BinaryIO
 
 from faceid.emulator.faults import NO_FAULT, Fault
 
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
 TRANSPORT = "faceid.transport"
 """Under this name of the scope stands the connection's ``asyncio.Transport``."""
 CUT_OFF = "faceid.cut_off"
@@ -24,6 +28,8 @@ Scope = dict[str, Any]
 _PIECE = 256 * 1024
 # What an answer without a body promises, and does not keep, when it is to be truncated.
 _PROMISED = 64
+_DELIVERY_TRIES = 200
+_DELIVERY_SECONDS = 0.005
 _LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
@@ -105,6 +111,12 @@ class Exchange:
         }
 
     @property
+    def keeps_alive(self) -> bool:
+        """Whether another request may follow on the connection."""
+        asked = self.headers.get("connection", "").lower()
+        return self._scope["http_version"] == "1.1" and "close" not in asked and not self.cut_off
+
+    @property
     def cut_off(self) -> bool:
         """Whether the client has stopped sending before the body was complete."""
         return CUT_OFF in self._scope
@@ -150,8 +162,8 @@ class Exchange:
                     self._transport.set_write_buffer_limits(high=0)
                     await self._start(reply, reply.length)
                     await self._body(reply, 0, min(int(fault.amount), reply.length))
-                    # Nothing is buffered any more when this comes back: the client has it all.
-                    await self._part(b"")
+                    await self._part(b"")  # comes back when nothing is buffered in this process
+                    await self._delivered()
                     await self.reset()
                 case "truncate":
                     await self._start(reply, reply.length or _PROMISED)
@@ -179,6 +191,21 @@ class Exchange:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
         self._transport.abort()
         await self._closed()
+
+    async def _delivered(self) -> None:
+        """Waits until the client's system has all that was sent: a reset takes the rest from it.
+
+        Only where the system tells, and only for so long: a client need not read.
+        """
+        connection: socket.socket | None = self._transport.get_extra_info("socket")
+        if sys.platform == "win32" or connection is None:
+            return
+        waiting = bytearray(4)
+        for _ in range(_DELIVERY_TRIES):
+            fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, waiting)
+            if not any(waiting):
+                return
+            await asyncio.sleep(_DELIVERY_SECONDS)
 
     @property
     def _transport(self) -> asyncio.Transport:

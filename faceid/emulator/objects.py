@@ -1,7 +1,8 @@
-"""The objects of the store: files in a folder, each beside a small JSON file that describes it.
+"""The objects of the store: a file each, with a description in JSON behind the object's bytes.
 
 A large video costs no memory: it goes to disk as it comes. What is in the folder at the start is
-there again, so that a service with a folder of its own goes on where it stopped.
+there again, so that an emulator with a folder of its own goes on where it stopped. Bytes and
+description are one file because a rename puts both in place at once.
 """
 
 import hashlib
@@ -17,6 +18,10 @@ import fastcrc
 import orjson
 
 from faceid.emulator.clock import Clock
+
+
+# How long the description is stands behind it, in so many digits.
+_LENGTH_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,9 @@ class Incoming:
     def md5(self) -> str:
         return self._md5.hexdigest()
 
-    def close(self) -> None:
+    def describe(self, description: bytes) -> None:
+        """Ends it: nothing can be written after this."""
+        self._file.write(description + b"%0*d" % (_LENGTH_DIGITS, len(description)))
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -64,7 +71,7 @@ class Incoming:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        self.close()
+        self._file.close()
         self.path.unlink(missing_ok=True)
 
 
@@ -78,8 +85,8 @@ class Objects:
         self._folder.mkdir(parents=True, exist_ok=True)
         for part in self._folder.glob("*.part"):
             part.unlink()
-        for description in self._folder.glob("*.json"):
-            self._remember(StoredObject(**orjson.loads(description.read_bytes())))
+        for path in self._folder.glob("*.object"):
+            self._remember(_described(path))
 
     def incoming(self) -> Incoming:
         return Incoming(self._folder)
@@ -89,7 +96,6 @@ class Objects:
     ) -> StoredObject:
         """Makes a body the object of this key, in place of one that was there (documented §3.4)."""
         self.drop_expired()
-        incoming.close()
         stored = StoredObject(
             key=key,
             size=incoming.size,
@@ -99,9 +105,8 @@ class Objects:
             modified=self._clock.now(),
             expires=expires,
         )
-        path = self._path(key)
-        incoming.path.replace(path)
-        path.with_suffix(".json").write_bytes(orjson.dumps(asdict(stored)))
+        incoming.describe(orjson.dumps(asdict(stored)))
+        incoming.path.replace(self._path(key))
         self._remember(stored)
         return stored
 
@@ -147,11 +152,17 @@ class Objects:
 
     def _drop(self, key: str) -> None:
         if self._index.pop(key, None):
-            path = self._path(key)
-            path.unlink(missing_ok=True)
-            path.with_suffix(".json").unlink(missing_ok=True)
+            self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         # A key is a client's text, a file's name is not to be.
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-        return self._folder / f"{name}.bin"
+        return self._folder / f"{name}.object"
+
+
+def _described(path: Path) -> StoredObject:
+    with path.open("rb") as file:
+        file.seek(-_LENGTH_DIGITS, os.SEEK_END)
+        length = int(file.read())
+        file.seek(-_LENGTH_DIGITS - length, os.SEEK_END)
+        return StoredObject(**orjson.loads(file.read(length)))

@@ -42,27 +42,27 @@ class EmulatorOptions(BaseSettings):
         populate_by_name=True,
     )
 
-    host: str = Field("127.0.0.1", min_length=1)
-    port: int = Field(8600, ge=0, le=65535)
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=8600, ge=0, le=65535)
     """0: any free port."""
-    window: int = Field(7200, ge=1, le=604_800)
+    window: int = Field(default=7200, ge=1, le=604_800)
     """Seconds that an upload ticket, its object and a file of an answer live."""
     rates: dict[str, float] = {}
     """Action to requests in any second, instead of the API's own."""
-    skew: float = Field(0, ge=-315_360_000, le=315_360_000, allow_inf_nan=False)
+    skew: float = Field(default=0, ge=-315_360_000, le=315_360_000, allow_inf_nan=False)
     """Seconds by which the whole server's clock is ahead of this machine's."""
     data: Path | None = None
     """Folder of the objects; without it a temporary one, removed at the end."""
-    secret_id: str = Field(DEFAULT_SECRET_ID, pattern=r"^[A-Za-z0-9_-]{1,128}$")
-    secret_key: SecretStr = Field(SecretStr(DEFAULT_SECRET_KEY), min_length=1)
+    secret_id: str = Field(default=DEFAULT_SECRET_ID, pattern=r"^[A-Za-z0-9_-]{1,128}$")
+    secret_key: SecretStr = Field(default=SecretStr(DEFAULT_SECRET_KEY), min_length=1)
     token: SecretStr = SecretStr("")
     """If set, a request's ``X-TC-Token`` must be this one; else any is taken."""
     key_segments: Literal[3, 4] = 3
     """Segments of an object's key; with 4 the third is an AppId (fact sheet §3.2)."""
-    download_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
+    download_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """How long a target action may take to fetch a file; ``None``: as the API's table says."""
     actions: Path | None = Field(
-        None, validation_alias=AliasChoices("actions", f"{PREFIX}ACTIONS", "FACEID_ACTIONS")
+        default=None, validation_alias=AliasChoices("actions", f"{PREFIX}ACTIONS", "FACEID_ACTIONS")
     )
     """JSON file that adds target actions, as the client's ``FACEID_ACTIONS``."""
 

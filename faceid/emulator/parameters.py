@@ -96,7 +96,7 @@ def _check_value(parameter: Parameter, given: Mapping[str, Any]) -> None:
 def _is_json_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -1,6 +1,6 @@
 """How the service says no: the API's error codes and the object store's, with their texts.
 
-Texts marked *published* or *seen* are the service's own (fact sheet §1, §3.5); the others are
+Texts marked *published* or *observed* are the service's own (fact sheet §1, §3.5); the others are
 ours, as nobody has written them down (§8.8, §8.11).
 """
 
@@ -35,7 +35,7 @@ API_MESSAGES = {
 
 
 def limit_message(calls: int, limit: int) -> str:
-    """Seen §1 (of another product)."""
+    """Observed §1 (of another product)."""
     return (
         f"Your current request times equals to `{calls}` in a second, which exceeds the frequency "
         f"limit `{limit}` for a second. Please reduce the frequency of calls."
@@ -56,8 +56,8 @@ class Refusal(Exception):
 
 # Code to HTTP status and text. Statuses: documented §3.5; texts there: known or ours.
 _STORE: dict[str, tuple[int, str]] = {
-    "SignatureDoesNotMatch": (403, "The Signature you specified is invalid."),  # seen
-    "AccessDenied": (403, "Access Denied."),  # seen
+    "SignatureDoesNotMatch": (403, "The Signature you specified is invalid."),  # observed
+    "AccessDenied": (403, "Access Denied."),  # observed
     "Request has expired": (403, "Request has expired"),
     "RequestTimeTooSkewed": (
         403,
@@ -65,7 +65,7 @@ _STORE: dict[str, tuple[int, str]] = {
     ),
     "InvalidAccessKeyId": (403, "The Access Key Id you provided does not exist in our records."),
     "NoSuchKey": (404, "The specified key does not exist."),
-    "NoSuchBucket": (404, "The specified bucket does not exist."),  # seen
+    "NoSuchBucket": (404, "The specified bucket does not exist."),  # observed
     "MissingContentLength": (411, "You must provide the Content-Length HTTP header."),
     "BadDigest": (400, "The Content-MD5 you specified did not match what we received."),
     "InvalidDigest": (400, "The Content-MD5 you specified was invalid."),
@@ -85,7 +85,7 @@ _STORE: dict[str, tuple[int, str]] = {
 }
 
 EXPIRED = "Request has expired"
-"""The text of an ``AccessDenied`` that means too late. Seen §3.5."""
+"""The text of an ``AccessDenied`` that means too late. Observed §3.5."""
 
 
 class StoreRefusal(Exception):

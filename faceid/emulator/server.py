@@ -1,5 +1,6 @@
 """Runs the emulator: as a process of its own (``serve``) or inside this one (``Emulator``)."""
 
+import asyncio
 import json
 import os
 import signal
@@ -19,12 +20,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from faceid.emulator.app import create_app
 from faceid.emulator.emulation import Emulation
 from faceid.emulator.exchange import CUT_OFF, TRANSPORT
-from faceid.emulator.options import EmulatorOptions
+from faceid.emulator.options import PREFIX, BadOption, EmulatorOptions
 from faceid.emulator.remote import EmulatorControl
 
 # A connection that a client keeps for its next call is not closed under its hands.
 _KEEP_ALIVE_SECONDS = 120
-_GRACE_SECONDS = 5
+_GRACE_SECONDS = 1
 _WAITING = 2048
 
 
@@ -69,7 +70,6 @@ class _Server(uvicorn.Server):
                 date_header=False,
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=_GRACE_SECONDS,
             )
         )
         self._emulation = emulation
@@ -81,7 +81,13 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._emulation.ending.set()
+        # A client that never finishes its request is cut off; uvicorn would cancel, and complain.
+        asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._cut_off)
         await super().shutdown(sockets=sockets)
+
+    def _cut_off(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -106,7 +112,10 @@ class _Listening:
             # What listens on every address is reached on the loopback one.
             host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # noqa: S104
             self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            self.emulation = Emulation(options, folder, (host, port))
+            try:
+                self.emulation = Emulation(options, folder, (host, port))
+            except OSError as error:
+                raise BadOption(f"{PREFIX}DATA: {folder}: {error.strerror}") from None
             self.close = stack.pop_all().close
 
     def __enter__(self) -> Self:
@@ -143,9 +152,10 @@ def serve(options: EmulatorOptions, ready_file: Path | None = None) -> None:
 
     Once it listens, one JSON line ``{"url", "secret_id", "secret_key"}`` goes to stdout and into
     the ready file, which is not there before. For a process's main thread. Raises
-    ``CannotListen``.
+    ``CannotListen``, and ``BadOption`` when the folder for the objects cannot be used.
     """
     if ready_file:
+        ready_file.parent.mkdir(parents=True, exist_ok=True)
         ready_file.unlink(missing_ok=True)
     with _Listening(options) as listening:
         line = json.dumps(
@@ -198,7 +208,7 @@ class Emulator(EmulatorControl):
             ...  # talk to emulator.url with emulator.secret_id and emulator.secret_key
             emulator.advance(7200)
 
-    When the ``with`` begins, it listens. Raises ``CannotListen``.
+    When the ``with`` begins, it listens. Raises ``CannotListen`` and ``BadOption``.
     """
 
     def __init__(self, options: EmulatorOptions | None = None) -> None:
@@ -227,6 +237,7 @@ class Emulator(EmulatorControl):
         return self._listening.emulation.folder
 
     def stop(self) -> None:
+        """Ends it and waits for its end. A second time it does nothing."""
         self._server.should_exit = True
         self._thread.join()
         self._listening.close()

@@ -18,16 +18,15 @@ def describing(stored: StoredObject) -> list[tuple[bytes, bytes]]:
 
 
 def common_headers(exchange: Exchange, request_id: str) -> list[tuple[bytes, bytes]]:
-    close = "close" in exchange.headers.get("connection", "").lower()
     return [
         (b"x-cos-request-id", request_id.encode()),
         (b"server", b"tencent-cos"),
-        (b"connection", b"close" if close else b"keep-alive"),
+        (b"connection", b"keep-alive" if exchange.keeps_alive else b"close"),
     ]
 
 
 def opaque(size: int) -> str:
-    """Request and trace IDs look like base64 (seen §3.5)."""
+    """Request and trace IDs look like base64 (observed §3.5)."""
     return base64.b64encode(secrets.token_hex(size).encode()).decode()
 
 

@@ -6,7 +6,6 @@ order. Sources: fact sheet §5.2 (which file wins), §5.3 (limits), §6.3 (an ac
 
 import asyncio
 import base64
-import binascii
 from typing import Any
 
 from faceid.actions import MB, ResourceField, TargetAction
@@ -91,7 +90,7 @@ async def _read(
 def _decode(field: ResourceField, text: str) -> Fetched:
     try:
         data = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise Refusal(_decode_code(field)) from None
     return Fetched(len(data), md5="", head=data[:16])
 

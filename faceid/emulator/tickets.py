@@ -2,7 +2,7 @@
 
 The emulator remembers no ticket: a URL is valid by its signature and window alone, so that it
 outlives a restart. What the real store's bucket says, the region, is said here by the key pair
-that signed: each region has its own (assumed; the URLs seen have another account per region,
+that signed: each region has its own (assumed; the URLs observed have another account per region,
 §3.2), and a caller's own key opens everything, as it would in a bucket of their own (§4).
 """
 
@@ -12,7 +12,7 @@ from urllib.parse import quote
 from faceid.actions import UPLOAD_REGIONS
 
 APP_ID = "1300000001"
-"""The third of four segments: 10 digits, the caller's AppId (seen §3.2, meaning inferred)."""
+"""The third of four segments: 10 digits, the caller's AppId (observed §3.2, meaning inferred)."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class StoreKey:
     """``None``: objects of any region."""
 
 
-# Of the form seen in the service's URLs: 36 characters that start with AKID (seen §3.2).
+# Of the form in the service's own URLs: 36 characters that start with AKID (observed §3.2).
 STORE_KEYS: dict[str, StoreKey] = {
     region: StoreKey(
         secret_id=f"AKIDEXAMPLEstore{region.removeprefix('ap-'):0<20}",
@@ -35,14 +35,14 @@ STORE_KEYS: dict[str, StoreKey] = {
 
 
 def upload_key(target_action: str, request_id: str, segments: int) -> str:
-    """Three segments: documented §3.2; four: seen there."""
+    """Three segments: documented §3.2; four: observed there."""
     if segments == 4:
         return f"faceid/{target_action}/{APP_ID}/{request_id}"
     return f"faceid/{target_action}/{request_id}"
 
 
 def answer_key(target_action: str, name: str) -> str:
-    """Of a file that an answer points to (seen §3.2)."""
+    """Of a file that an answer points to (observed §3.2)."""
     return f"faceid-tmp/{target_action}/{name}"
 
 

@@ -1,4 +1,4 @@
-"""Callers of the emulator: plain HTTP with signatures that a test can spoil, and the vendor's SDK."""
+"""Callers of the emulator: plain HTTP with signatures that can be spoilt, and the vendor's SDK."""
 
 import hashlib
 import json
@@ -39,12 +39,17 @@ class Caller:
 
     @classmethod
     def of(cls, emulator: Emulator, **other: Any) -> "Caller":
-        given = {
+        given: dict[str, Any] = {
             "url": emulator.url,
             "secret_id": emulator.secret_id,
             "secret_key": emulator.secret_key,
         }
         return cls(**{**given, **other})
+
+    @classmethod
+    def announced(cls, ready: dict[str, str]) -> "Caller":
+        """Of an emulator that has printed this line."""
+        return cls(ready["url"], ready["secret_id"], ready["secret_key"])
 
     @property
     def host(self) -> str:
@@ -74,8 +79,8 @@ class Caller:
             "timestamp": int(time.time()),
             "body": body,
         }
-        sent: dict[str, str | None] = {**signing.sign_request(**{**given, **signed})}
-        sent.update(headers or {})
+        changed = {**signing.sign_request(**{**given, **signed}), **(headers or {})}
+        sent = {name: value for name, value in changed.items() if value is not None}
         return self.http.post(self.url + "/", data=body, headers=sent, timeout=30)
 
     def call(self, action: str, parameters: Any = None, **other: Any) -> dict[str, Any]:
@@ -134,7 +139,8 @@ def profile(url: str, method: str = "POST") -> ClientProfile:
 def line_to(url: str) -> Generator[socket.socket]:
     """A connection that speaks whatever a test writes."""
     parts = urlsplit(url)
-    assert parts.hostname and parts.port
+    assert parts.hostname
+    assert parts.port
     with socket.create_connection((parts.hostname, parts.port), timeout=10) as line:
         yield line
 

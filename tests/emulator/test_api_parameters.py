@@ -77,6 +77,11 @@ def test_video_liveness_compare(caller: Caller, parameters: dict[str, Any], code
         ("CheckIdCardInformation", {}, "MissingParameter"),
         ("CheckIdCardInformation", {"ImageUrl": "u", "IsEncrypt": "yes"}, "InvalidParameter"),
         ("CheckIdCardInformation", {"ImageUrl": "u", "Config": "[]"}, "InvalidParameterValue"),
+        (
+            "CheckIdCardInformation",
+            {"ImageUrl": "u", "Config": "[" * 9**5},
+            "InvalidParameterValue",
+        ),
         ("CheckIdCardInformation", {"ImageUrl": "u", "Config": "{"}, "InvalidParameterValue"),
         ("CheckIdCardInformation", {"ImageUrl": "u", "Encryption": "x"}, "InvalidParameter"),
         ("IdCardOCRVerification", {}, "MissingParameter"),
@@ -85,9 +90,7 @@ def test_video_liveness_compare(caller: Caller, parameters: dict[str, Any], code
         ("ApplyWebVerificationToken", {"RedirectUrl": "https://a.test"}, "MissingParameter"),
     ],
 )
-def test_other_actions(
-    caller: Caller, action: str, parameters: dict[str, Any], code: str
-) -> None:
+def test_other_actions(caller: Caller, action: str, parameters: dict[str, Any], code: str) -> None:
     assert caller.code(action, parameters) == code
 
 

@@ -1,6 +1,7 @@
 """The store's signatures: the vectors of fact sheet §3.3, and the vendor's store SDK."""
 
 import logging
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -125,9 +126,7 @@ def test_a_signed_content_md5_is_verified() -> None:
 
     def fits(content_md5: str) -> bool:
         headers = {"content-md5": content_md5}
-        return grant.fits(
-            SDK_KEY, [grant.http_string("PUT", SDK_PATH, query, headers, SDK_HOST)]
-        )
+        return grant.fits(SDK_KEY, [grant.http_string("PUT", SDK_PATH, query, headers, SDK_HOST)])
 
     assert fits("XUFAKrxLKna5cZ2REBfFkg==")
     assert not fits("AAAAKrxLKna5cZ2REBfFkg==")
@@ -167,7 +166,8 @@ def test_what_is_no_grant(query: str) -> None:
 )
 def test_urls_of_the_store_sdk_fit(method: str, key: str, params: dict[str, str]) -> None:
     config = CosConfig(Region="ap-singapore", SecretId=SDK_ID, SecretKey=SDK_KEY, Scheme="http")
-    url = CosS3Client(config).get_presigned_url(
+    client: Any = CosS3Client(config)
+    url: str = client.get_presigned_url(
         Bucket="singapore-1257237511", Key=key, Method=method, Params=params
     )
     parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""Objects: what a PUT keeps, what a GET gives back, what is refused, and when they go (§3.4, §3.5)."""
+"""Objects: what a PUT keeps, a GET gives back, what is refused, when they go (§3.4, §3.5)."""
 
 import base64
 import hashlib
@@ -186,11 +186,11 @@ def test_objects_go_with_their_window(with_folder: tuple[Emulator, Path]) -> Non
     emulator, folder = with_folder
     caller = Caller.of(emulator)
     caller.upload(JPEG)
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 1
     emulator.advance(3600)
     later = caller.upload(b"later")
     emulator.advance(3601)
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 1
     assert caller.get(later).content == b"later"
 
 
@@ -211,10 +211,22 @@ def test_a_folder_outlives_the_emulator(tmp_path: Path) -> None:
         left_over = tmp_path / "objects" / "half.part"
         left_over.write_bytes(b"of a body that never came whole")
     with Emulator(EmulatorOptions(port=port, data=tmp_path)) as emulator:
-        assert caller.get(url).content == JPEG
+        again = caller.get(url)
+        assert (again.content, again.headers["ETag"]) == (JPEG, f'"{md5(JPEG)}"')
         assert not left_over.exists()
         emulator.advance(7201)
         assert list((tmp_path / "objects").iterdir()) == []
+
+
+def test_an_old_client(caller: Caller) -> None:
+    """HTTP/1.0: the connection ends with the answer, and says so once."""
+    url = caller.upload(JPEG)
+    with line_to(caller.url) as line:
+        line.sendall(f"GET {target_of(url)} HTTP/1.0\r\nHost: {caller.host}\r\n\r\n".encode())
+        head, _, body = read_all(line).partition(b"\r\n\r\n")
+    assert body == JPEG
+    assert head.lower().count(b"connection:") == 1
+    assert b"connection: close" in head
 
 
 def test_without_a_folder_nothing_is_left() -> None:

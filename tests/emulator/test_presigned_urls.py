@@ -1,12 +1,12 @@
 """What opens an object and what does not: form, signature, method, host, window (§3.1, §3.2)."""
 
 import re
-from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 import requests
-from emulator_calls import JPEG, REGION, Caller
+from emulator_calls import JPEG, REGION, Caller, md5
 from qcloud_cos import CosConfig, CosS3Client
 
 from faceid.emulator import STORE_KEYS, Emulator, EmulatorOptions
@@ -52,10 +52,8 @@ def test_four_segments() -> None:
     with Emulator(EmulatorOptions(port=0, key_segments=4)) as emulator:
         caller = Caller.of(emulator)
         answer = caller.ticket("GenerateReflectSequence")
-        key = unquote(urlsplit(answer["UploadUrl"]).path)
-        assert re.fullmatch(
-            rf"/faceid/GenerateReflectSequence/\d{{10}}/{answer['RequestId']}", key
-        )
+        key = unquote(urlsplit(str(answer["UploadUrl"])).path)
+        assert re.fullmatch(rf"/faceid/GenerateReflectSequence/\d{{10}}/{answer['RequestId']}", key)
         assert caller.put(answer["UploadUrl"], b"x").status_code == 200
         assert caller.get(answer["ResourceUrl"]).content == b"x"
         assert emulator.requests(op="PutObject")[0]["target_action"] == "GenerateReflectSequence"
@@ -142,7 +140,7 @@ def test_a_slash_may_stand_unencoded(caller: Caller) -> None:
 def test_a_refusal_shows_what_the_server_signed(caller: Caller) -> None:
     ticket = caller.ticket()
     reply = caller.put(ticket["ResourceUrl"], b"x")
-    key = unquote(urlsplit(ticket["ResourceUrl"]).path)
+    key = unquote(urlsplit(str(ticket["ResourceUrl"])).path)
     host = quote(caller.host, safe="")
     assert f"<FormatString>put\n{key}\n\nhost={host}\n</FormatString>" in reply.text
     assert re.search(r"<StringToSign>sha1\n\d+;\d+\n[0-9a-f]{40}\n</StringToSign>", reply.text)
@@ -185,22 +183,26 @@ def test_before_the_window(emulator: Emulator, caller: Caller) -> None:
     assert refusal(caller.put(ticket["UploadUrl"], b"x")) == (403, "AccessDenied")
 
 
-@pytest.fixture
-def store_client(emulator: Emulator) -> Iterator[CosS3Client]:
-    """The vendor's store SDK, unchanged; it signs the host without its port (§3.3)."""
-    key = STORE_KEYS[REGION]
-    yield CosS3Client(
+def store_client_of(emulator: Emulator, secret_id: str, secret_key: str) -> Any:
+    return CosS3Client(
         CosConfig(
             Region=REGION,
-            SecretId=key.secret_id,
-            SecretKey=key.secret_key,
+            SecretId=secret_id,
+            SecretKey=secret_key,
             Scheme="http",
             Domain=urlsplit(emulator.url).netloc,
         )
     )
 
 
-def test_urls_of_the_store_sdk(store_client: CosS3Client, caller: Caller) -> None:
+@pytest.fixture
+def store_client(emulator: Emulator) -> Any:
+    """The vendor's store SDK, unchanged; it signs the host without its port (§3.3)."""
+    key = STORE_KEYS[REGION]
+    return store_client_of(emulator, key.secret_id, key.secret_key)
+
+
+def test_urls_of_the_store_sdk(store_client: Any, caller: Caller) -> None:
     key = "faceid/VideoLivenessCompare/a picture (1).jpg"
     put = store_client.get_presigned_url(Bucket="any-1250000000", Key=key, Method="PUT")
     assert caller.put(put, JPEG).status_code == 200
@@ -212,25 +214,17 @@ def test_urls_of_the_store_sdk(store_client: CosS3Client, caller: Caller) -> Non
     assert caller.http.head(head).headers["Content-Length"] == str(len(JPEG))
 
 
-def test_the_store_sdk_signing_in_the_header(store_client: CosS3Client) -> None:
-    done = store_client.put_object(
-        Bucket="any-1250000000", Key="a/b c", Body=JPEG, EnableMD5=True
-    )
-    assert done["ETag"].strip('"')
-    found = store_client.get_object(Bucket="any-1250000000", Key="a/b c", Range="bytes=0-2")
+def test_the_store_sdk_signing_in_the_header(store_client: Any) -> None:
+    named = {"Bucket": "any-1250000000", "Key": "a/b c"}
+    done = store_client.put_object(**named, Body=JPEG, EnableMD5=True)
+    # This SDK hands out header names as they came, and this server writes them in lower case.
+    assert done["etag"] == f'"{md5(JPEG)}"'
+    found = store_client.get_object(**named, Range="bytes=0-2")
     assert found["Body"].get_raw_stream().read() == JPEG[:3]
-    assert store_client.head_object(Bucket="any-1250000000", Key="a/b c")["Content-Length"] == str(
-        len(JPEG)
-    )
+    assert store_client.head_object(**named)["content-length"] == str(len(JPEG))
 
 
 def test_the_callers_own_key_opens_the_store(emulator: Emulator, caller: Caller) -> None:
-    config = CosConfig(
-        Region=REGION,
-        SecretId=emulator.secret_id,
-        SecretKey=emulator.secret_key,
-        Scheme="http",
-        Domain=caller.host,
-    )
-    url = CosS3Client(config).get_presigned_url(Bucket="own-1250000000", Key="k", Method="PUT")
+    own = store_client_of(emulator, emulator.secret_id, emulator.secret_key)
+    url = own.get_presigned_url(Bucket="own-1250000000", Key="k", Method="PUT")
     assert caller.put(url, b"x").status_code == 200

@@ -75,9 +75,7 @@ def test_a_body_that_was_changed_on_the_way(caller: Caller) -> None:
         ({"X-TC-Action": "ApplyCardVerification"}, "ActionOffline"),
     ],
 )
-def test_headers_that_are_wrong(
-    caller: Caller, headers: dict[str, str | None], code: str
-) -> None:
+def test_headers_that_are_wrong(caller: Caller, headers: dict[str, str | None], code: str) -> None:
     assert caller.code("CreateUploadUrl", TICKET, headers=headers) == code
 
 

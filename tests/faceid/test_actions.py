@@ -124,7 +124,7 @@ def test_limits_count_the_base64_form(megabytes: int, raw: int):
 
 
 def test_an_unknown_action_is_told_with_the_known_ones():
-    with pytest.raises(InvalidInput, match="no target action 'Guess'.*VideoLivenessCompare"):
+    with pytest.raises(InvalidInput, match=r"no target action 'Guess'.*VideoLivenessCompare"):
         find_action("Guess")
 
 

@@ -157,8 +157,10 @@ def _headers_of_the_sdk(
     request = RequestInternal(host, "POST", "/")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(abstract_client, "time", SimpleNamespace(time=lambda: timestamp))
-        client._build_req_with_tc3_signature(action, params, request)  # noqa: SLF001
-    return dict(request.header)
+        sign: Any = client._build_req_with_tc3_signature  # pyright: ignore[reportPrivateUsage]
+        sign(action, params, request)
+    headers: Any = request.header
+    return dict(headers)
 
 
 @pytest.mark.parametrize(

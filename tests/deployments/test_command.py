@@ -1,0 +1,256 @@
+"""The ``faceid`` command: bad input gets one line and exit code 2, and nothing is sent."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from deployments.cli import exit_code
+from faceid.command import run
+from faceid.emulator import Emulator
+from faceid.models import DeliveryResult, ResultError, Verdict
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def faceid(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]:
+    """Runs the command in this process."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def call(*tokens: str) -> Ended:
+        with pytest.raises(SystemExit) as ending:
+            run(tokens)
+        captured = capsys.readouterr()
+        return Ended(int(ending.value.code or 0), captured.out, captured.err)
+
+    yield call
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+DELIVER = {
+    "--request-id": "r-1",
+    "--action": "VideoLivenessCompare",
+    "--region": "ap-singapore",
+    "--resource": ["ImageUrl=alder.jpg", "VideoUrl=alder.mp4"],
+    "--param": ["LivenessType=SILENT"],
+}
+
+
+def deliver_tokens(**changes: Any) -> list[str]:
+    flags: dict[str, Any] = DELIVER | {f"--{k.replace('_', '-')}": v for k, v in changes.items()}
+    tokens = ["deliver"]
+    for flag, value in flags.items():
+        if value is not None:
+            for text in value if isinstance(value, list) else [value]:  # pyright: ignore[reportUnknownVariableType]
+                tokens += [flag, str(text)]  # pyright: ignore[reportUnknownArgumentType]
+    return tokens
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resource": ["ImageUrl=none.jpg", "VideoUrl=alder.mp4"]}, "ImageUrl: there is no such"),
+        ({"action": "Guess"}, "there is no target action 'Guess'"),
+        ({"resource": ["ImageUrl=alder.jpg"]}, "resource VideoUrl is missing"),
+        ({"param": ["LivenessType=WINK"]}, "LivenessType must be LIP or ACTION or SILENT"),
+        ({"param": ["LivenessType"]}, "--param wants NAME=VALUE"),
+        ({"param": ["A=1", "A=2"]}, "--param A is given twice"),
+        ({"resource": ["ImageUrl"]}, "--resource wants NAME=VALUE"),
+        ({"region": "ap-tokyo"}, "region 'ap-tokyo'"),
+        ({"region": None}, "region ''"),
+        ({"resource": ["ImageUrl=alder.mp4", "VideoUrl=alder.mp4"]}, "the file is not JPG or PNG"),
+        ({"resource": ["ImageUrl=large.jpg", "VideoUrl=alder.mp4"]}, "the file is larger than"),
+        ({"request_id": "r/1"}, "request_id: must be"),
+        ({"request_id": None}, "--request-id"),
+        ({"max_windows": "0"}, "--max-windows must be 1 or more"),
+        ({"max_windows": "many"}, "--max-windows"),
+        ({"on_unknown_outcome": "cry"}, "--on-unknown-outcome"),
+        ({"nonsense": "1"}, "--nonsense"),
+    ],
+)
+def test_bad_input_gets_one_line_and_nothing_is_sent(
+    faceid: Callable[..., Ended], emulator: Emulator, changes: dict[str, Any], message: str
+):
+    Path("large.jpg").write_bytes(b"\xff\xd8\xff" + bytes(3_000_000))
+    code, out, err = faceid(*deliver_tokens(**changes))
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert emulator.requests() == []
+
+
+def test_missing_credentials_get_one_line(
+    faceid: Callable[..., Ended], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("TENCENTCLOUD_SECRET_ID")
+    code, _, err = faceid(*deliver_tokens())
+    assert code == 2
+    assert "TENCENTCLOUD_SECRET_ID is not set" in err
+    assert err.count("\n") == 1
+    assert emulator.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"FACEID_ENDPOINT": "nowhere"}, "FACEID_ENDPOINT: "),
+        ({"FACEID_RATES": "fast"}, "FACEID_RATES: must be JSON"),
+        ({"FACEID_ACTIONS": "none.json"}, "FACEID_ACTIONS: cannot read none.json"),
+    ],
+)
+def test_a_bad_setting_gets_one_line(
+    faceid: Callable[..., Ended],
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    message: str,
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = faceid(*deliver_tokens())
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "environment", "message"),
+    [
+        (["up"], {}, "which service? Say --emulator, or --live"),
+        (["up", "--live"], {}, "TENCENTCLOUD_SECRET_ID is not set"),
+        (["up", "--live", "--emulator"], {}, "exclude each other"),
+        (
+            ["up", "--live"],
+            {"FACEID_ENDPOINT": "http://127.0.0.1:1"},
+            "--live, but FACEID_ENDPOINT is 127.0.0.1:1",
+        ),
+        (["up"], {"FACEID_ENDPOINT": "http://127.0.0.1:1"}, "TENCENTCLOUD_SECRET_ID is not set"),
+        (["demo", "--items", "0"], {}, "--items must be 1 or more"),
+        (["emulator", "--rates", "fast"], {}, "--rates: must be JSON"),
+        (["emulator", "--window", "-5"], {}, "WINDOW"),
+        (["emulator"], {"FACEID_EMULATOR_PORT": "high"}, "FACEID_EMULATOR_PORT"),
+        (["frobnicate"], {}, "frobnicate"),
+    ],
+)
+def test_a_bad_command_gets_one_line(
+    faceid: Callable[..., Ended],
+    monkeypatch: pytest.MonkeyPatch,
+    tokens: list[str],
+    environment: dict[str, str],
+    message: str,
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = faceid(*tokens)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_taken_port_gets_one_line(faceid: Callable[..., Ended], emulator: Emulator):
+    port = emulator.url.rpartition(":")[2]
+    for tokens in (["up", "--emulator", "--port", port], ["emulator", "--port", port]):
+        code, _, err = faceid(*tokens)
+        assert code == 2
+        assert port in err
+        assert err.count("\n") == 1
+
+
+def test_help_explains_itself(faceid: Callable[..., Ended]):
+    code, out, _ = faceid("--help")
+    assert code == 0
+    for command in ("demo", "up", "deliver", "emulator"):
+        assert command in out
+    code, out, _ = faceid("deliver", "--help")
+    assert code == 0
+    assert "--on-unknown-outcome" in out
+
+
+def _result(**fields: Any) -> DeliveryResult:
+    return DeliveryResult.model_validate(
+        {
+            "request_id": "r-1",
+            "service": "emulator",
+            "status": "failed",
+            "target_action": "VideoLivenessCompare",
+            "started_at": 0,
+            "finished_at": 1,
+            **fields,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "require_passed", "code"),
+    [
+        ({"status": "verdict", "verdict": Verdict(passed=True, result="Success")}, True, 0),
+        ({"status": "verdict", "verdict": Verdict(passed=False, result="x")}, False, 0),
+        ({"status": "verdict", "verdict": Verdict(passed=False, result="x")}, True, 3),
+        ({"status": "verdict", "verdict": Verdict(passed=None, result=None)}, True, 0),
+        ({"status": "waiting"}, False, 1),
+        ({"error": ResultError(code="c", message="m", kind="input")}, False, 2),
+        ({"error": ResultError(code="c", message="m", kind="account"), "windows": 1}, False, 1),
+        ({"error": ResultError(code="c", message="m", kind="unavailable")}, False, 1),
+    ],
+)
+def test_exit_codes(fields: dict[str, Any], require_passed: bool, code: int):
+    assert exit_code(_result(**fields), require_passed=require_passed) == code
+
+
+def test_deliver_prints_the_result_object(
+    faceid: Callable[..., Ended], emulator: Emulator, prefect_api: str
+):
+    code, out, err = faceid(*deliver_tokens())
+    assert code == 0
+    result = DeliveryResult.model_validate_json(out)
+    assert result.status == "verdict"
+    assert result.verdict is not None
+    assert result.verdict.passed is True
+    assert "2 files to VideoLivenessCompare, emulator service" in err
+
+    emulator.add_fault("VideoLivenessCompare", "result:FailedOperation.SilentThreshold")
+    code, out, _ = faceid(*deliver_tokens(request_id="r-2"), "--require-passed")
+    assert code == 3
+    assert json.loads(out)["verdict"]["passed"] is False
+
+
+def test_a_wrong_key_says_the_code_and_what_to_do(
+    faceid: Callable[..., Ended],
+    emulator: Emulator,
+    prefect_api: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("TENCENTCLOUD_SECRET_ID", "AKIDnobodyKnowsThisOne00000000000000")
+    code, out, err = faceid(*deliver_tokens())
+    assert code == 1  # asking for a ticket was sent
+    assert json.loads(out)["error"]["code"] == "AuthFailure.SecretIdNotFound"
+    assert "Check TENCENTCLOUD_SECRET_ID" in err
+
+
+def test_the_emulator_runs_as_a_command(tmp_path: Path):
+    ready = tmp_path / "ready.json"
+    command = [sys.executable, "-m", "faceid", "emulator", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--ready-file", str(ready)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        line = json.loads(process.stdout.readline())
+        assert set(line) == {"url", "secret_id", "secret_key"}
+        assert json.loads(ready.read_text()) == line
+        process.terminate()
+        assert process.wait(30) == 0

@@ -1,0 +1,69 @@
+"""With PostgreSQL under the Prefect server, as a deployment for several machines has it."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+
+from deployments.stack import free_port, prefect_server
+from faceid.emulator import Emulator
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+
+POSTGRES = os.environ.get("FACEID_TEST_POSTGRES", "postgres@127.0.0.1:5432")
+
+
+async def _execute(statement: str) -> None:
+    connection = await cast("Any", asyncpg).connect(f"postgresql://{POSTGRES}/postgres")
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """A database of its own; its URL for Prefect."""
+    name = f"faceid_{uuid4().hex}"
+    try:
+        asyncio.run(_execute(f"CREATE DATABASE {name}"))
+    except OSError:
+        if os.environ.get("FACEID_TEST_SERVICES") == "required":
+            raise
+        pytest.skip("no PostgreSQL on this machine")
+    yield f"postgresql+asyncpg://{POSTGRES}/{name}"
+    asyncio.run(_execute(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def test_a_delivery_is_recorded_in_postgresql(database: str, emulator: Emulator, tmp_path: Path):
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_API_DATABASE_CONNECTION_URL": database,
+    }
+    log = tmp_path / "server.log"
+    with prefect_server(free_port(), environment, log) as (_, api_url):
+        ended = subprocess.run(
+            [sys.executable, "-m", "faceid", "deliver", "--request-id", "r-1"]
+            + ["--action", "VideoLivenessCompare", "--region", "ap-singapore"]
+            + ["--resource", "ImageUrl=alder.jpg", "--resource", "VideoUrl=alder.mp4"]
+            + ["--param", "LivenessType=SILENT"],
+            capture_output=True,
+            text=True,
+            env={**environment, "PREFECT_API_URL": api_url},
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        run_id = json.loads(ended.stdout)["flow_run_id"]
+        run = httpx.get(f"{api_url}/flow_runs/{run_id}").json()
+    assert run["state"]["message"] == "verdict: passed, Success [emulator]"
+    assert "temporary" not in ended.stderr

@@ -1,0 +1,146 @@
+"""The local stack for real: ``demo``, ``up`` and the temporary server, as processes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from deployments.stack import StackError, child, wait_until_ready
+from faceid.emulator import Emulator
+from faceid.models import DeliveryResult
+from tests.deployments.conftest import REQUEST, assert_all_gone, final_state, until
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_demo_takes_every_request_to_its_verdict_and_leaves_nothing(tmp_path: Path):
+    home = tmp_path / "home"
+    temporary = tmp_path / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(temporary)}
+    environment.pop("PREFECT_HOME")
+    before = {process.pid for process in psutil.process_iter()}
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "faceid", "demo", "--items", "3", "--json"],
+        capture_output=True,
+        env=environment,
+        cwd=tmp_path,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    results = [DeliveryResult.model_validate(item) for item in json.loads(ended.stdout)]
+    assert [result.request_id for result in results] == ["demo-1", "demo-2", "demo-3"]
+    verdicts = [result.verdict and result.verdict.passed for result in results]
+    assert verdicts == [True, True, False]
+    assert list(home.iterdir()) == []
+    assert list(temporary.iterdir()) == []
+    left = [
+        process
+        for process in psutil.process_iter()
+        if process.pid not in before and _is_ours(process)
+    ]
+    assert_all_gone(left)
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    try:
+        line = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return any(word in line for word in ("prefect", "deployments.serve", "faceid"))
+
+
+def test_up_serves_the_deployment_to_the_api(up: Callable[[], dict[str, str]]):
+    ready = up()
+    assert set(ready) == {
+        "api_url",
+        "dashboard",
+        "service",
+        "endpoint",
+        "secret_id",
+        "secret_key",
+    }
+    assert ready["service"] == "emulator"
+    with httpx.Client(base_url=ready["api_url"], timeout=30) as api:
+        dashboard = httpx.get(ready["dashboard"] + "/ui-settings").json()
+        assert dashboard["api_url"] == ready["api_url"]
+        deployment = api.get("/deployments/name/deliver/default").json()
+        assert deployment["entrypoint"] == "flows.deliver.deliver"
+
+        create = f"/deployments/{deployment['id']}/create_flow_run"
+        for wrong in (
+            {"target_action": "Guess"},
+            {"region": "ap-tokyo"},
+            {"request_id": "r 1"},
+            {"max_windows": 0},
+            {"unheard": 1},
+        ):
+            refused = api.post(create, json={"parameters": REQUEST | wrong})
+            assert refused.status_code == 409, wrong
+
+        created = api.post(create, json={"parameters": REQUEST})
+        assert created.status_code == 201, created.text
+        run = created.json()
+        ended = final_state(api, run["id"])
+        assert ended["type"] == "COMPLETED"
+        assert ended["message"] == "verdict: passed, Success [emulator]"
+
+
+def test_up_ends_in_order_with_a_run_at_work(up: Callable[[], dict[str, str]]):
+    ready = up()
+    with httpx.Client(base_url=ready["api_url"], timeout=30) as api:
+        fault = {"op": "VideoLivenessCompare", "do": "stall:60"}
+        assert httpx.post(ready["endpoint"] + "/_emulator/faults", json=fault).is_success
+        deployment = api.get("/deployments/name/deliver/default").json()
+        api.post(
+            f"/deployments/{deployment['id']}/create_flow_run",
+            json={"parameters": REQUEST},
+        )
+        stats = ready["endpoint"] + "/_emulator/stats"
+        until(
+            lambda: "VideoLivenessCompare" in httpx.get(stats).json()["calls"], "the call at work"
+        )
+    # The fixture's end asserts that all processes go.
+
+
+def test_deliver_brings_a_temporary_server_where_there_is_none(emulator: Emulator, tmp_path: Path):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-m", "faceid", "deliver", "--request-id", "r-1"]
+        + ["--action", "VideoLivenessCompare", "--region", "ap-singapore"]
+        + ["--resource", "ImageUrl=alder.jpg", "--resource", "VideoUrl=alder.mp4"]
+        + ["--param", "LivenessType=SILENT"],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+            "TMPDIR": str(temporary),
+        },
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["status"] == "verdict"
+    assert "temporary Prefect server" in ended.stderr
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_part_that_ends_is_told_with_its_last_words(tmp_path: Path):
+    log = tmp_path / "log"
+    command = ["json.tool", str(tmp_path / "none.json")]
+    with (
+        child("the oracle", command, os.environ, log) as part,
+        pytest.raises(StackError, match=r"(?s)the oracle ended with exit code 2.*No such file"),
+    ):
+        wait_until_ready(part, tmp_path / "never")

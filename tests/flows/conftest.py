@@ -1,0 +1,74 @@
+"""Flows run in this process, recorded by a real Prefect server, against the real emulator."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, cast
+from uuid import UUID
+
+import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+
+from faceid.emulator import Emulator
+from faceid.errors import DeliveryFailed
+from faceid.models import DeliveryResult
+from flows.deliver import deliver
+from tasks.call_target_action import call_target_action
+from tasks.request_upload_url import request_upload_url
+from tasks.upload_resource import upload_resource
+
+
+class Delivered(NamedTuple):
+    """How a run ended, as its caller and as the dashboard sees it."""
+
+    state: State[Any]
+    result: DeliveryResult
+    run: FlowRun
+
+
+Deliver = Callable[..., Awaitable[Delivered]]
+
+REQUEST: dict[str, Any] = {
+    "request_id": "r-1",
+    "target_action": "VideoLivenessCompare",
+    "region": "ap-singapore",
+    "resources": {"ImageUrl": "alder.jpg", "VideoUrl": "alder.mp4"},
+    "action_parameters": {"LivenessType": "SILENT"},
+}
+
+
+@pytest.fixture
+def run_deliver(prefect_api: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Deliver:
+    """Runs the flow on the sample request, with what the test changes of it."""
+    for step in (request_upload_url, upload_resource, call_target_action):
+        # Retries stay, their delays go.
+        monkeypatch.setattr(step, "retry_delay_seconds", [0] * (step.retries or 0))
+
+    async def run_flow(**changes: Any) -> Delivered:
+        state: State[Any] = await cast("Any", deliver)(**REQUEST | changes, return_state=True)
+        outcome = await state.aresult(raise_on_failure=False)
+        result = outcome.result if isinstance(outcome, DeliveryFailed) else outcome
+        assert isinstance(result, DeliveryResult), state
+        assert result.flow_run_id
+        async with get_client() as client:
+            run = await client.read_flow_run(UUID(result.flow_run_id))
+        return Delivered(state, result, run)
+
+    return run_flow
+
+
+async def artifact_of(run: FlowRun) -> Any:
+    async with get_client() as client:
+        (artifact,) = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[f"result-{run.id}"]))
+        )
+    return artifact
+
+
+async def task_runs_of(run: FlowRun) -> list[TaskRun]:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    async with get_client() as client:
+        return await client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+        )
