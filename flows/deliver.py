@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import anyio.to_thread
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
@@ -98,8 +98,10 @@ async def deliver(
             action_parameters=action_parameters,
         )
         checked = await anyio.to_thread.run_sync(check_request, request, settings)
+        action = find_action(target_action, settings.target_actions())
+        if action.notice:
+            get_run_logger().warning("%s: %s", action.name, action.notice)
         async with await open_client(settings, credentials) as client:
-            action = find_action(target_action, settings.target_actions())
             delivery = Delivery(checked, action, client, settings, on_unknown_outcome)
             verdict = await to_verdict(delivery, max_windows)
     except FaceIdError as error:

@@ -9,7 +9,7 @@ import socket
 import struct
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -28,6 +28,7 @@ Scope = dict[str, Any]
 _PIECE = 256 * 1024
 # What an answer without a body promises, and does not keep, when it is to be truncated.
 _PROMISED = 64
+_DRAIN_SECONDS = 10
 _DELIVERY_TRIES = 200
 _DELIVERY_SECONDS = 0.005
 _LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
@@ -103,6 +104,7 @@ class Exchange:
         self._send = send
         self._date = date
         self._ending = ending
+        self._body_read = False
         self.method: str = scope["method"]
         self.raw_path: str = scope["raw_path"].decode("latin-1")
         self.query: str = scope["query_string"].decode("latin-1")
@@ -130,6 +132,7 @@ class Exchange:
             if message["body"]:
                 yield message["body"]
             if not message["more_body"]:
+                self._body_read = True
                 return
 
     async def body(self, limit: int) -> bytes | None:
@@ -144,13 +147,23 @@ class Exchange:
                 parts.append(chunk)
         return b"".join(parts) if size <= limit else None
 
+    async def drain(self) -> None:
+        """Reads what is left of the body, for so long.
+
+        Before an answer with which the connection ends: a client that is still sending then
+        would be reset, and would not see the answer.
+        """
+        with suppress(ClientGone, TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                if not self._body_read:
+                    async for _ in self.chunks():
+                        pass
+
     async def pause(self, seconds: float) -> None:
         """Waits, unless the server ends."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ending.wait()
-        except TimeoutError:
-            pass
 
     async def answer(self, reply: Reply, fault: Fault = NO_FAULT) -> None:
         """Sends the reply, in the way that the fault wants."""

@@ -19,7 +19,6 @@ import orjson
 
 from faceid.emulator.clock import Clock
 
-
 # How long the description is stands behind it, in so many digits.
 _LENGTH_DIGITS = 8
 
@@ -86,7 +85,10 @@ class Objects:
         for part in self._folder.glob("*.part"):
             part.unlink()
         for path in self._folder.glob("*.object"):
-            self._remember(_described(path))
+            try:
+                self._remember(_described(path))
+            except (OSError, ValueError, TypeError):  # torn when the machine stopped, or not ours
+                path.unlink()
 
     def incoming(self) -> Incoming:
         return Incoming(self._folder)

@@ -25,7 +25,7 @@ MOST_BYTES = 5 * 1024**3
 """Of one PUT (documented §3.4)."""
 
 _OPS = {"PUT": "PutObject", "GET": "GetObject", "HEAD": "HeadObject"}
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 class _Cut(Exception):
@@ -65,6 +65,8 @@ class Store:
             reply = error_reply(refusal, f"{exchange.headers.get('host', '')}/{key}", request_id)
         if fault.kind != "http":
             reply.headers += common_headers(exchange, request_id)
+        if not exchange.keeps_alive:
+            await exchange.drain()
         entry.status = None if fault.drops_answer else reply.status
         await exchange.answer(reply, fault)
 

@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 from emulator_calls import JPEG, MP4, Caller
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from faceid.emulator import EmulatorControl
+from faceid.actions import CREATE_UPLOAD_URL, TARGET_ACTIONS
+from faceid.emulator import Emulator, EmulatorControl
 
 MD5 = "0" * 32
 VIDEO = {
@@ -123,3 +126,47 @@ def test_refused_calls_reach_no_action_and_cost_no_rate(caller: Caller) -> None:
     assert stats["calls"] == {"CreateUploadUrl": 1}
     assert stats["errors"] == {"MissingParameter": 30}
     assert stats["throttled"] == {}
+
+
+FIELDS = sorted(
+    {
+        name
+        for action in TARGET_ACTIONS.values()
+        for name in (
+            *(field.name for field in action.resources),
+            *(field.inline or "" for field in action.resources),
+            *(parameter.name for parameter in action.parameters),
+            *action.md5_fields,
+            *action.personal_parameters,
+        )
+    }
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.text(max_size=30)
+    | st.sampled_from([MD5, "LIP", "SILENT", "1234", "{}", "[]", "http://a.test/?q-ak=x", "AAAA"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    action=st.sampled_from([CREATE_UPLOAD_URL, *TARGET_ACTIONS]),
+    parameters=st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), VALUES)
+    | st.fixed_dictionaries(dict.fromkeys(("ImageUrl", "LivenessType", "VideoUrl"), VALUES)),
+)
+def test_whatever_is_sent_there_is_an_envelope(
+    emulator: Emulator, caller: Caller, action: str, parameters: dict[str, Any]
+) -> None:
+    emulator.reset()  # no rate is to hide an answer
+    answer = caller.call(action, parameters)
+    if "Error" in answer:
+        assert answer["Error"]["Message"]
+        assert emulator.stats()["errors"][answer["Error"]["Code"]] == 1

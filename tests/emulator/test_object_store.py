@@ -71,6 +71,7 @@ def test_what_a_get_says(caller: Caller) -> None:
         ("bytes=7-", 206, b"789", "bytes 7-9/10"),
         ("bytes=-2", 206, b"89", "bytes 8-9/10"),
         ("bytes=-99", 206, b"0123456789", "bytes 0-9/10"),
+        (f"bytes=5-{'9' * 5000}", 200, b"0123456789", None),
         ("bytes=5-99", 206, b"56789", "bytes 5-9/10"),
         ("bytes=4-2", 200, b"0123456789", None),
         ("bytes=0-1,4-5", 200, b"0123456789", None),
@@ -147,8 +148,12 @@ def test_neither_length_nor_chunked(caller: Caller) -> None:
 
 def test_more_than_five_gigabytes(caller: Caller) -> None:
     url = caller.ticket()["UploadUrl"]
-    headers = f"Connection: close\r\nContent-Length: {5 * 1024**3 + 1}\r\n"
-    answer = raw_put(caller, url, headers, b"")
+    with line_to(caller.url) as line:
+        head = f"PUT {target_of(url)} HTTP/1.1\r\nHost: {caller.host}\r\n"
+        line.sendall(f"{head}Content-Length: {5 * 1024**3 + 1}\r\n\r\n".encode())
+        answer = b""
+        while b"</Error>" not in answer:
+            answer += line.recv(65536)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"<Code>EntityTooLarge</Code>" in answer
 
@@ -218,6 +223,14 @@ def test_a_folder_outlives_the_emulator(tmp_path: Path) -> None:
         assert list((tmp_path / "objects").iterdir()) == []
 
 
+@pytest.mark.parametrize("torn", [b"", b"half", b"x00000099", b'{"key": "k"}00000012'])
+def test_a_folder_that_was_torn(tmp_path: Path, torn: bytes) -> None:
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects" / "torn.object").write_bytes(torn)
+    with Emulator(EmulatorOptions(port=0, data=tmp_path)):
+        assert list((tmp_path / "objects").iterdir()) == []
+
+
 def test_an_old_client(caller: Caller) -> None:
     """HTTP/1.0: the connection ends with the answer, and says so once."""
     url = caller.upload(JPEG)
@@ -235,6 +248,17 @@ def test_without_a_folder_nothing_is_left() -> None:
         Caller.of(emulator).upload(JPEG)
         assert folder.exists()
     assert not folder.exists()
+
+
+def test_a_refusal_is_seen_by_a_client_that_closes(emulator: Emulator, caller: Caller) -> None:
+    """One that ends the connection with its request, and sends all of a large body first."""
+    ticket = caller.ticket()
+    for url in (ticket["ResourceUrl"], ticket["UploadUrl"].partition("?")[0]):
+        reply = caller.put(url, b"x" * 20_000_000, Connection="close")
+        assert reply.status_code == 403
+    emulator.add_fault("PutObject", "api:SlowDown")
+    reply = caller.put(ticket["UploadUrl"], b"x" * 20_000_000, Connection="close")
+    assert refusal(reply) == (503, "SlowDown")
 
 
 def test_many_requests_on_one_connection(caller: Caller) -> None:

@@ -7,10 +7,16 @@ from urllib.parse import quote, unquote, urlsplit
 import pytest
 import requests
 from emulator_calls import JPEG, REGION, Caller, md5
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from qcloud_cos import CosConfig, CosS3Client
 
 from faceid.emulator import STORE_KEYS, Emulator, EmulatorOptions
 
+FORM_OF_A_QUERY = (
+    f"q-sign-algorithm=sha1&q-ak={STORE_KEYS[REGION].secret_id}&q-sign-time=1;9999999999"
+    "&q-key-time=1;9999999999&q-header-list=host&q-url-param-list=&q-signature=" + "0" * 40
+)
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
@@ -228,3 +234,21 @@ def test_the_callers_own_key_opens_the_store(emulator: Emulator, caller: Caller)
     own = store_client_of(emulator, emulator.secret_id, emulator.secret_key)
     url = own.get_presigned_url(Bucket="own-1250000000", Key="k", Method="PUT")
     assert caller.put(url, b"x").status_code == 200
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    path=st.text("abc/%2Fx&=?é\\~ ", max_size=12),
+    changed=st.sampled_from(["q-ak", "q-sign-time", "q-key-time", "q-header-list", "q-signature"]),
+    value=st.text("0123456789;ab%é-", max_size=12),
+)
+def test_whatever_is_asked_the_store_refuses_properly(
+    caller: Caller, path: str, changed: str, value: str
+) -> None:
+    query = re.sub(f"{changed}=[^&]*", f"{changed}={quote(value)}", FORM_OF_A_QUERY)
+    reply = caller.get(f"{caller.url}/x{quote(path, safe='%/')}?{query}")
+    assert refusal(reply)[0] == 403

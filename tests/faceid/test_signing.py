@@ -3,6 +3,7 @@
 import hashlib
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given

@@ -1,6 +1,9 @@
 """One request through the flow: every outcome, and what can be seen of it."""
 
+import base64
+import gzip
 import json
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -320,6 +323,71 @@ async def test_a_lost_answer_is_called_again_or_not(run_deliver: Deliver, emulat
     _, result, _ = await run_deliver(request_id="r-2", on_unknown_outcome="call_again")
     assert result.status == "verdict"
     assert result.calls == 2
+
+
+PHOTO = {"ImageUrl": "alder.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("action", "resources", "parameters", "passed"),
+    [
+        (
+            "DetectReflectLivenessAndCompare",
+            {"LiveDataUrl": "live.gz", "ImageUrl": "alder.jpg"},
+            {},
+            True,
+        ),
+        ("GenerateReflectSequence", {"DeviceDataUrl": "device.b64"}, {"SecurityLevel": "4"}, None),
+        (
+            "LivenessCompare",
+            {"ImageUrl": "alder.jpg", "VideoUrl": "alder.mp4"},
+            {"LivenessType": "LIP", "ValidateData": "0420"},
+            True,
+        ),
+        ("CheckIdCardInformation", PHOTO, {"IsEncrypt": "false"}, True),
+        ("IdCardOCRVerification", PHOTO, {}, True),
+        (
+            "ApplyWebVerificationToken",
+            {"CompareImageUrl": "alder.jpg"},
+            {"RedirectUrl": "https://shop.example/back"},
+            None,
+        ),
+    ],
+)
+async def test_every_action_is_delivered(
+    run_deliver: Deliver,
+    emulator: Emulator,
+    samples: Path,
+    action: str,
+    resources: dict[str, str],
+    parameters: dict[str, str],
+    passed: bool | None,
+):
+    (samples / "live.gz").write_bytes(gzip.compress(b"{}"))
+    (samples / "device.b64").write_bytes(base64.b64encode(b'{"device": 1}'))
+    state, result, run = await run_deliver(
+        target_action=action, resources=resources, action_parameters=parameters
+    )
+    assert state.is_completed(), state
+    assert result.verdict is not None
+    assert result.verdict.passed is passed
+    assert emulator.stats()["calls"][action] == 1
+    assert f"verdict:{'passed' if passed else 'none'}" in run.tags
+
+
+async def test_a_withdrawn_action_is_sent_with_a_warning_and_the_service_decides(
+    run_deliver: Deliver, emulator: Emulator, caplog: pytest.LogCaptureFixture
+):
+    _, result, _ = await run_deliver(
+        target_action="ApplyCardVerification",
+        resources={"ImageUrlFront": "alder.jpg"},
+        action_parameters={"Nationality": "HKG", "CardType": "ID_CARD"},
+    )
+    assert result.error is not None
+    assert result.error.code == "ActionOffline"
+    assert result.error.kind == "input"
+    assert "The vendor has withdrawn this action" in result.error.message
+    assert "withdrawn from the vendor's SDKs" in caplog.text
 
 
 async def test_tags_that_stand_there_are_kept(run_deliver: Deliver):
