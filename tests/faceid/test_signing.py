@@ -3,7 +3,7 @@
 import hashlib
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -158,10 +158,8 @@ def _headers_of_the_sdk(
     request = RequestInternal(host, "POST", "/")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(abstract_client, "time", SimpleNamespace(time=lambda: timestamp))
-        sign: Any = client._build_req_with_tc3_signature  # pyright: ignore[reportPrivateUsage]
-        sign(action, params, request)
-    headers: Any = request.header
-    return dict(headers)
+        cast("Any", client)._build_req_with_tc3_signature(action, params, request)
+    return dict(cast("Any", request).header)
 
 
 @pytest.mark.parametrize(
