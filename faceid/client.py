@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, Self
+from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
 import anyio.to_thread
 import httpx
 import orjson
+from pydantic import SecretStr
 
 from faceid import __version__
 from faceid.actions import API_VERSION, CREATE_UPLOAD_URL, SERVICE
@@ -31,6 +32,8 @@ from faceid.errors import (
     ServiceRefused,
     ServiceUnavailable,
     TokenExpired,
+    UrlRefused,
+    WindowOver,
 )
 from faceid.models import Credentials, Reply, ResourceFile, UploadTicket
 from faceid.pacing import Pacer
@@ -86,7 +89,8 @@ class FaceIdClient:
         self._rates = rates
         self._renew = renew
         self._pacers: dict[str, Pacer | None] = {}
-        self._clock_offset = 0.0
+        self._clock_offset: float | None = None
+        """Seconds that the server's clock is ahead; ``None`` until a reply told."""
         self._signing_offset = 0.0
         self._use(credentials)
         self._http = httpx.AsyncClient(
@@ -119,7 +123,7 @@ class FaceIdClient:
 
     def server_now(self) -> datetime:
         """The server's clock, as learnt from the ``Date`` of its last reply; good to a second."""
-        return datetime.fromtimestamp(time.time() + self._clock_offset, UTC)
+        return datetime.fromtimestamp(time.time() + (self._clock_offset or 0), UTC)
 
     async def create_upload_url(self, target_action: str, region: str, field: str) -> UploadTicket:
         """An upload ticket for one resource. Safe to repeat: each makes a slot of its own."""
@@ -158,6 +162,45 @@ class FaceIdClient:
                 "ETagMismatch", f"resource {file.field}: the store has other bytes", host=host
             )
 
+    async def resource_exists(self, ticket: UploadTicket) -> bool:
+        """Whether the store gives the upload out; ``False`` only when it says no."""
+        url = ticket.resource_url.get_secret_value()
+        # One byte by GET: whether a URL signed for GET is good for HEAD is not documented.
+        answer = await self._exchange("GET", url, headers={"Range": "bytes=0-0"}, content=b"")
+        if answer.status in (200, 206):
+            return True
+        refusal = read_store_refusal(answer.status, answer.body, urlsplit(url).netloc)
+        if isinstance(refusal, WindowOver | UrlRefused):
+            return False
+        raise refusal
+
+    async def fetch(self, url: SecretStr, into: IO[bytes]) -> str:
+        """Writes what a presigned URL points to into an open file; gives its MD5 (hexadecimal).
+
+        Raises ``WindowOver`` when the URL or the file has expired.
+        """
+        host = urlsplit(url.get_secret_value()).netloc
+        digest = hashlib.md5(usedforsecurity=False)
+        try:
+            async with self._http.stream("GET", url.get_secret_value()) as response:
+                self._learn_clock(response.headers.get("date", ""))
+                if response.status_code != 200:
+                    raise read_store_refusal(response.status_code, await response.aread(), host)
+                async for chunk in response.aiter_bytes(CHUNK):
+                    digest.update(chunk)
+                    await anyio.to_thread.run_sync(into.write, chunk)
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise ServiceUnavailable(type(error).__name__, "no answer came", host=host) from None
+        return digest.hexdigest()
+
+    async def learn_clock(self) -> None:
+        """Asks the API for its time, unless a reply has told it before.
+
+        An empty GET is no call of any action: the service refuses it, with its ``Date``.
+        """
+        if self._clock_offset is None:
+            await self._exchange("GET", self.endpoint + "/", headers={}, content=b"")
+
     async def call(self, target_action: str, region: str, fields: Mapping[str, Any]) -> Reply:
         """Calls a target action. May be billed: repeating it is the caller's decision.
 
@@ -185,7 +228,7 @@ class FaceIdClient:
                     self._signing_offset = 0.0
                     raise
                 signed_again = True
-                self._signing_offset = self._clock_offset
+                self._signing_offset = self._clock_offset or 0.0
             except TokenExpired:
                 if renewed or self._renew is None:
                     raise

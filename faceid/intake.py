@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from attrs import frozen
 from pydantic import ValidationError
 
 from faceid.actions import TargetAction, check_parameters, find_action
@@ -24,11 +25,22 @@ def read_request(**fields: Any) -> Request:
         raise InvalidInput("InvalidRequest", f"{name}: {reason}") from None
 
 
-def check_request(request: Request, settings: FaceIdSettings) -> CheckedRequest:
-    """Checks everything that can be checked here, cheap things first; measures each file once.
+@frozen
+class Form:
+    """A request of which everything was checked but its files."""
 
-    Reads files: call it from a worker thread. Raises ``InvalidInput`` that says what, where and
-    what would be right.
+    request: Request
+    action: TargetAction
+    parameters: dict[str, Any]
+    """As they are sent."""
+    locations: dict[str, str]
+    """By field, as ``faceid.resources.open_location`` takes them."""
+
+
+def check_form(request: Request, settings: FaceIdSettings) -> Form:
+    """Checks what can be checked without opening a file.
+
+    Raises ``InvalidInput`` that says what, where and what would be right.
     """
     action = find_action(request.target_action, settings.target_actions())
     if request.region not in action.regions:
@@ -37,19 +49,30 @@ def check_request(request: Request, settings: FaceIdSettings) -> CheckedRequest:
             f"region {request.region!r}: {action.name} can be used in {', '.join(action.regions)}",
         )
     _check_fields(action, request.resources)
-    parameters = check_parameters(action, request.action_parameters)
-    locations = {
-        name: resolve_location(name, location, settings.resource_roots)
-        for name, location in request.resources.items()
-    }
-    return CheckedRequest(
+    return Form(
         request=request,
+        action=action,
+        parameters=check_parameters(action, request.action_parameters),
+        locations={
+            name: resolve_location(name, location, settings.resource_roots)
+            for name, location in request.resources.items()
+        },
+    )
+
+
+def check_files(form: Form) -> CheckedRequest:
+    """Opens each file and measures it, once.
+
+    Reads them whole: call it from a worker thread. Raises ``InvalidInput`` by the field.
+    """
+    return CheckedRequest(
+        request=form.request,
         files=tuple(
-            measure(field, locations[field.name])
-            for field in action.resources
-            if field.name in locations
+            measure(field, form.locations[field.name])
+            for field in form.action.resources
+            if field.name in form.locations
         ),
-        parameters=parameters,
+        parameters=form.parameters,
     )
 
 

@@ -56,6 +56,14 @@ def resolve_location(field: str, location: str, roots: Sequence[str] = ()) -> st
     return str(path)
 
 
+def resolve_folder(name: str, location: str, roots: Sequence[str] = ()) -> Path:
+    """A folder to write to, under the same rule as what is read. Raises ``InvalidInput``."""
+    resolved = resolve_location(name, location, roots)
+    if "://" in resolved:
+        raise _refused(name, "must be a folder on this machine")
+    return Path(resolved)
+
+
 def _is_below(location: str, root: str) -> bool:
     return ".." not in location.split("/") and location.startswith(root.rstrip("/") + "/")
 

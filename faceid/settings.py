@@ -52,6 +52,12 @@ class FaceIdSettings(BaseSettings):
     """Action to requests per second, for accounts with a raised quota."""
     expiry_margin: float = Field(60, ge=0)
     """Seconds that must be left in a window; never more than a tenth of the ticket's life."""
+    storage: str = ""
+    """fsspec URL of records and cached steps; empty: the folder ``faceid`` in Prefect's home."""
+    data_key: SecretStr = SecretStr("")
+    """Fernet keys, newest first, comma-separated."""
+    locks: str = ""
+    """``redis://…`` where several machines share the storage; empty: files, for one machine."""
     resource_roots: Annotated[tuple[str, ...], NoDecode] = ()
     """Folders and URL prefixes that locations may point into; empty: the working folder."""
     actions: Path | None = None

@@ -10,34 +10,32 @@ Entry point ``flows.deliver.deliver``. The flow itself has no retries: its steps
 """
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import anyio.to_thread
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
 from faceid import redaction
-from faceid.actions import find_action
-from faceid.errors import FaceIdError, UrlRefused, WindowOver
-from faceid.intake import check_request, read_request
-from faceid.models import (
-    REQUEST_ID_PATTERN,
-    DeliveryResult,
-    ResourceFile,
-    ResultError,
-    Upload,
-    Verdict,
-)
+from faceid.errors import FaceIdError, StorageError, UrlRefused, WindowOver
+from faceid.intake import check_form, read_request
+from faceid.models import REQUEST_ID_PATTERN, ResourceFile, Upload, Verdict
+from faceid.resources import resolve_folder
 from faceid.settings import FaceIdSettings
-from flows.outcome import add_tags, report
+from flows.outcome import add_tags, error_of, outcome_of, report, result_of
 from tasks.call_target_action import call_target_action
 from tasks.check_expiry import check_expiry
-from tasks.credentials import open_client
+from tasks.credentials import load_credentials, open_client
 from tasks.delivery import Delivery, OnUnknownOutcome
+from tasks.record import Record, RecordStore
 from tasks.request_upload_url import request_upload_url
+from tasks.save_files import save_files
+from tasks.storage import open_storage
+from tasks.take_on import taken_on
 from tasks.upload_resource import upload_resource
 
 if TYPE_CHECKING:
@@ -64,6 +62,7 @@ async def deliver(
     resources: dict[str, str],
     action_parameters: dict[str, str] = {},  # noqa: B006 - Prefect's form shows the default
     credentials: str = "",
+    save_files_to: str = "",
     max_windows: Annotated[int, Field(ge=1)] = 12,
     on_unknown_outcome: OnUnknownOutcome = "call_again",
 ) -> State[Any]:
@@ -78,16 +77,17 @@ async def deliver(
             {"ImageUrl": "id-photo.jpg", "VideoUrl": "selfie.mp4"}. Any fsspec location.
         action_parameters: The action's other parameters, such as {"LivenessType": "SILENT"}.
         credentials: Name of a tencent-credentials block; empty: the worker's environment.
+        save_files_to: Folder for the files that the answer points to; empty: they are not fetched.
         max_windows: How many times at most the files are uploaded afresh when two hours ran out.
         on_unknown_outcome: What to do when the action was called and no answer came. Calling
             again may be billed twice.
     """
     redaction.install()
     started_at = datetime.now(UTC)
-    delivery: Delivery | None = None
-    verdict: Verdict | None = None
-    failure: FaceIdError | None = None
     settings = FaceIdSettings.load()
+    record: Record | None = None
+    failure: FaceIdError | None = None
+    unsaved: FaceIdError | None = None
     await add_tags(f"request:{request_id}", f"service:{settings.service}")
     try:
         request = read_request(
@@ -97,49 +97,80 @@ async def deliver(
             resources=resources,
             action_parameters=action_parameters,
         )
-        checked = await anyio.to_thread.run_sync(check_request, request, settings)
-        action = find_action(target_action, settings.target_actions())
-        if action.notice:
-            get_run_logger().warning("%s: %s", action.name, action.notice)
-        async with await open_client(settings, credentials) as client:
-            delivery = Delivery(checked, action, client, settings, on_unknown_outcome)
+        form = check_form(request, settings)
+        folder = save_files_to and resolve_folder(
+            "save_files_to", save_files_to, settings.resource_roots
+        )
+        if form.action.notice:
+            get_run_logger().warning("%s: %s", target_action, form.action.notice)
+        account, keys = await load_credentials(settings, credentials)
+        store = RecordStore(open_storage(settings), settings.service, account)
+        async with (
+            open_client(settings, credentials, keys) as client,
+            taken_on(form, store, settings, str(flow_run.id)) as (record, checked),
+        ):
+            delivery = Delivery(
+                form.action, client, settings, account, store, record, checked, on_unknown_outcome
+            )
             verdict = await to_verdict(delivery, max_windows)
+            if folder:
+                unsaved = await to_files(delivery, verdict, folder)
     except FaceIdError as error:
         failure = error
     return await report(
-        DeliveryResult(
+        result_of(
+            record,
+            failure,
             request_id=request_id,
-            service=settings.service,
-            status="verdict" if failure is None else "failed",
             target_action=target_action,
-            verdict=verdict,
-            error=failure
-            and ResultError(code=failure.code, message=str(failure), kind=failure.kind),
-            tencent_request_ids=delivery.tencent_request_ids if delivery else [],
-            windows=delivery.window if delivery else 0,
-            calls=delivery.calls if delivery else 0,
+            service=settings.service,
             started_at=started_at,
-            finished_at=datetime.now(UTC),
-            flow_run_id=str(flow_run.id),
-        )
+        ),
+        unsaved,
     )
 
 
 async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
-    """Opens windows until the action has answered in one of them, ``max_windows`` at most."""
+    """The stored verdict, or that of the window in which the action answered.
+
+    Opens windows until it has, ``max_windows`` at most in the request's life. However it ends,
+    the record says so.
+    """
+    record = delivery.record
     url_was_refused = False
     while True:
-        delivery.window += 1
         try:
+            if record.verdict is not None:
+                return await call_target_action(delivery, None)
             return await in_one_window(delivery)
-        except WindowOver:
-            if delivery.window >= max_windows:
-                raise
-        except UrlRefused:
+        except (WindowOver, UrlRefused) as error:
             # The store may refuse a URL that the service signed once; twice is no accident.
-            if delivery.window >= max_windows or url_was_refused:
+            again = isinstance(error, WindowOver) or not url_was_refused
+            if record.window >= max_windows or not again:
+                await end_without_verdict(delivery, error)
                 raise
-            url_was_refused = True
+            url_was_refused = isinstance(error, UrlRefused)
+            record.window += 1
+            await delivery.save()
+        except FaceIdError as error:
+            await end_without_verdict(delivery, error)
+            raise
+
+
+async def to_files(delivery: Delivery, verdict: Verdict, folder: Path) -> FaceIdError | None:
+    """Saves what the answer points to. The verdict stands, whatever becomes of that."""
+    try:
+        await save_files(delivery, verdict, folder)
+    except FaceIdError as error:
+        return error
+    return None
+
+
+async def end_without_verdict(delivery: Delivery, failure: FaceIdError) -> None:
+    delivery.record.error = error_of(failure)
+    delivery.record.outcome = outcome_of(delivery.record.error)
+    with suppress(StorageError):  # what is to be told is the first failure
+        await delivery.save()
 
 
 async def in_one_window(delivery: Delivery) -> Verdict:

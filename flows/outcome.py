@@ -5,6 +5,7 @@ from the dashboard's filters and from automations on failed runs; what happened 
 of the state's message, a tag, and the result object in an artifact (design §5.4).
 """
 
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import get_client
@@ -13,8 +14,9 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from faceid.errors import DeliveryFailed, ErrorKind
-from faceid.models import DeliveryResult, Outcome
+from faceid.errors import DeliveryFailed, ErrorKind, FaceIdError
+from faceid.models import DeliveryResult, Outcome, ResultError, Service
+from tasks.record import Record
 
 _OUTCOME_OF_ERROR: dict[ErrorKind, Outcome] = {
     "input": "invalid-input",
@@ -27,10 +29,8 @@ _OUTCOME_OF_ERROR: dict[ErrorKind, Outcome] = {
 }
 
 
-def outcome_of(result: DeliveryResult) -> Outcome:
-    if result.error is not None:
-        return _OUTCOME_OF_ERROR[result.error.kind]
-    return "verdict"
+def outcome_of(error: ResultError | None) -> Outcome:
+    return "verdict" if error is None else _OUTCOME_OF_ERROR[error.kind]
 
 
 def verdict_word(result: DeliveryResult) -> str:
@@ -38,6 +38,36 @@ def verdict_word(result: DeliveryResult) -> str:
     if result.verdict is None or result.verdict.passed is None:
         return "none"
     return "passed" if result.verdict.passed else "refused"
+
+
+def result_of(
+    record: Record | None,
+    failure: FaceIdError | None,
+    *,
+    request_id: str,
+    target_action: str,
+    service: Service,
+    started_at: datetime,
+) -> DeliveryResult:
+    """The result object of this run, from what the record says of the request's whole life."""
+    return DeliveryResult(
+        request_id=request_id,
+        service=service,
+        status="verdict" if failure is None else "failed",
+        target_action=target_action,
+        verdict=record.verdict if record and failure is None else None,
+        error=failure and error_of(failure),
+        tencent_request_ids=record.tencent_request_ids if record else [],
+        windows=record.window if record else 0,
+        calls=record.calls if record else 0,
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+        flow_run_id=str(flow_run.id),
+    )
+
+
+def error_of(failure: FaceIdError) -> ResultError:
+    return ResultError(code=failure.code, message=str(failure), kind=failure.kind)
 
 
 async def add_tags(*tags: str) -> None:
@@ -52,13 +82,14 @@ async def add_tags(*tags: str) -> None:
         await client.update_flow_run(flow_run.id, tags=[*kept, *tags])
 
 
-async def report(result: DeliveryResult) -> State[Any]:
+async def report(result: DeliveryResult, unsaved: FaceIdError | None = None) -> State[Any]:
     """Writes the result where people look, and gives the state that the run ends in.
 
     A ``Completed`` state carries the result object; a ``Failed`` one ``DeliveryFailed``, so that
-    a plain Python call of the flow raises it.
+    a plain Python call of the flow raises it. ``unsaved`` says why the answer's files, which were
+    asked for, could not be saved.
     """
-    outcome, word = outcome_of(result), verdict_word(result)
+    outcome, word = outcome_of(result.error), verdict_word(result)
     await add_tags(f"outcome:{outcome}", f"verdict:{word}")
     await Artifact(
         type="table",
@@ -72,7 +103,7 @@ async def report(result: DeliveryResult) -> State[Any]:
     assert result.verdict is not None
     said = {"passed": "passed", "refused": "not passed", "none": "answered, no verdict to give"}
     detail = f", {result.verdict.result}" if result.verdict.result else ""
-    return Completed(
-        message=f"{outcome}: {said[word]}{detail} [{result.service}]",
-        data=result,
-    )
+    message = f"{outcome}: {said[word]}{detail} [{result.service}]"
+    if unsaved is not None:
+        message += f"; its files were not saved: {unsaved}"
+    return Completed(message=message, data=result)

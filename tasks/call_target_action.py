@@ -1,14 +1,29 @@
-"""The last step: the target action is called, and its answer read as a verdict."""
+"""The last step: the target action is called, and its answer read as a verdict.
 
-from typing import Any
+The call may be billed, so the record stands guard: an answer that is stored is returned, never
+asked for again; the intent is on disk before the call, the answer before this step returns.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
 
-from faceid.errors import FaceIdError, NoAnswer, OutcomeUnknown, RateLimited
-from faceid.models import OpenWindow, Verdict
+from faceid.errors import (
+    FaceIdError,
+    NoAnswer,
+    OutcomeUnknown,
+    RateLimited,
+    ResourceUnreadable,
+    WindowOver,
+)
+from faceid.models import OpenWindow, Reply, Verdict
 from faceid.replies import read_verdict
+from tasks.check_expiry import raise_if_over
 from tasks.delivery import Delivery
+from tasks.record import Intent
 from tasks.retries import DELAYS, JITTER, worth_retrying
 
 
@@ -20,32 +35,69 @@ from tasks.retries import DELAYS, JITTER, worth_retrying
     retry_jitter_factor=JITTER,
     retry_condition_fn=worth_retrying,
 )
-async def call_target_action(delivery: Delivery, window: OpenWindow) -> Verdict:
-    """Calls the target action with the uploads of an open window.
+async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> Verdict:
+    """The verdict: the stored one as ``Cached``, else that of a call with the open window.
 
-    A negative verdict is a success. A call that was sent and not answered may have been billed:
-    it is repeated only where the delivery's ``on_unknown_outcome`` says so, else it raises
-    ``OutcomeUnknown``.
+    A negative verdict is a success. A call that was sent and not answered is repeated only where
+    the delivery's ``on_unknown_outcome`` says so, else this raises ``OutcomeUnknown``. Raises
+    ``WindowOver`` when the uploads ran out meanwhile, ``StorageError`` when the record cannot
+    be trusted: then nothing is called.
     """
+    record = delivery.record
+    if record.verdict is not None:
+        # A state, where Prefect types a value: it is what shows `Cached` in the dashboard.
+        message = "The verdict was stored by an earlier run."
+        return cast("Verdict", Completed(name="Cached", message=message, data=record.verdict))
+    assert window is not None
+    if record.intent is not None and delivery.on_unknown_outcome == "stop":
+        raise OutcomeUnknown(
+            "OutcomeUnknown", f"the call of {record.intent.at:%Y-%m-%d %H:%M:%S} UTC has no answer"
+        )
+    for upload in window.uploads:
+        raise_if_over(upload.ticket, delivery)
+    record.intent = Intent(window=record.window, at=datetime.now(UTC))
+    record.calls += 1
+    await delivery.save()
+    reply, verdict = await _call(delivery, window)
+    record.intent = None
+    record.note(reply.tencent_request_id)
+    record.reply, record.verdict = reply, verdict
+    await delivery.save()
+    return verdict
+
+
+async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]:
+    """The answer. Whatever error it raises, the record says truly what is known of the call."""
+    record = delivery.record
     try:
         reply = await delivery.client.call(
             delivery.action.name, delivery.request.region, _fields(delivery, window)
         )
+        return reply, read_verdict(delivery.action, reply)
     except NoAnswer as error:
-        delivery.calls += 1
+        # The intent stands: it may have been done.
         delivery.note(error)
+        await delivery.save()
         if delivery.on_unknown_outcome == "stop":
             raise OutcomeUnknown(error.code, error.message, host=error.host) from None
         raise
     except FaceIdError as error:
-        # Without a Tencent request ID the call was not sent at all.
-        if error.tencent_request_id and not isinstance(error, RateLimited):
-            delivery.calls += 1
+        record.intent = None
+        if isinstance(error, RateLimited) or error.tencent_request_id is None:
+            record.calls -= 1  # it did not reach the action, or was not even sent
         delivery.note(error)
+        await delivery.save()
+        if isinstance(error, ResourceUnreadable):
+            await _raise_if_gone(delivery, window)
         raise
-    delivery.calls += 1
-    delivery.note(reply.tencent_request_id)
-    return read_verdict(delivery.action, reply)
+
+
+async def _raise_if_gone(delivery: Delivery, window: OpenWindow) -> None:
+    """The service could not read an upload: is that because it is there no more?"""
+    for upload in window.uploads:
+        raise_if_over(upload.ticket, delivery)
+        if not await delivery.client.resource_exists(upload.ticket):
+            raise WindowOver("ResourceGone", f"resource {upload.field}: the store has it no more")
 
 
 def _fields(delivery: Delivery, window: OpenWindow) -> dict[str, Any]:

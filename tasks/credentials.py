@@ -29,13 +29,13 @@ class TencentCredentials(Block):
         return Credentials(secret_id=self.secret_id, secret_key=self.secret_key, token=self.token)
 
 
-async def load_credentials(settings: FaceIdSettings, block: str) -> Credentials:
-    """From the block of that name, or from the environment where the name is empty.
+async def load_credentials(settings: FaceIdSettings, block: str) -> tuple[str, Credentials]:
+    """The account's name and key: from the block, or from the environment where ``block`` is empty.
 
     Raises ``InvalidInput`` where there are none.
     """
     if not block:
-        return settings.credentials()
+        return settings.account, settings.credentials()
     try:
         loaded = await TencentCredentials.aload(block)
     except ValueError:
@@ -44,21 +44,17 @@ async def load_credentials(settings: FaceIdSettings, block: str) -> Credentials:
             "MissingCredentials", f"there is no usable block tencent-credentials/{block}"
         ) from None
     assert isinstance(loaded, TencentCredentials)
-    return loaded.credentials()
+    return loaded.account, loaded.credentials()
 
 
-async def open_client(settings: FaceIdSettings, block: str) -> FaceIdClient:
+def open_client(settings: FaceIdSettings, block: str, credentials: Credentials) -> FaceIdClient:
     """A client of the settings' endpoint. Use it as a context manager.
 
     A temporary token that dies while the client lives is read again, once, from the same place.
     """
 
     async def renew() -> Credentials:
-        return await load_credentials(FaceIdSettings.load(), block)
+        _, renewed = await load_credentials(FaceIdSettings.load(), block)
+        return renewed
 
-    return FaceIdClient(
-        settings.endpoint,
-        await load_credentials(settings, block),
-        rates=settings.rate,
-        renew=renew,
-    )
+    return FaceIdClient(settings.endpoint, credentials, rates=settings.rate, renew=renew)

@@ -1,12 +1,16 @@
-"""What the steps of one delivery share: the request, the client, and what happened so far."""
+"""What the steps of one delivery share: the request, the client, the record."""
 
+from collections.abc import Callable
 from typing import Literal
+
+from prefect.runtime import task_run
 
 from faceid.actions import TargetAction
 from faceid.client import FaceIdClient
 from faceid.errors import FaceIdError
 from faceid.models import CheckedRequest
 from faceid.settings import FaceIdSettings
+from tasks.record import Record, RecordStore
 
 OnUnknownOutcome = Literal["call_again", "stop"]
 
@@ -19,29 +23,56 @@ class Delivery:
 
     def __init__(
         self,
-        request: CheckedRequest,
         action: TargetAction,
         client: FaceIdClient,
         settings: FaceIdSettings,
+        account: str,
+        store: RecordStore,
+        record: Record,
+        request: CheckedRequest | None,
         on_unknown_outcome: OnUnknownOutcome = "call_again",
     ) -> None:
-        self.request = request
         self.action = action
         self.client = client
         self.settings = settings
+        self.account = account
+        self.store = store
+        self.record = record
         self.on_unknown_outcome: OnUnknownOutcome = on_unknown_outcome
-        self.window = 0
-        """The number of the window that is open or being opened; 0 before the first."""
-        self.calls = 0
-        """Target-action requests sent and not throttled, unanswered ones included."""
-        self.tencent_request_ids: list[str] = []
+        self._request = request
 
     @property
-    def request_id(self) -> str:
-        return self.request.request_id
+    def request(self) -> CheckedRequest:
+        """The request with its files measured; a request that has its verdict has no need of it."""
+        assert self._request is not None
+        return self._request
+
+    @property
+    def step_key(self) -> str:
+        """What cached steps of the open window are kept under."""
+        record = self.record
+        parts = (self.settings.service, self.account, record.request_id, record.generation)
+        return "\n".join((*parts, str(record.window)))
 
     def note(self, answer: str | FaceIdError) -> None:
         """Keeps the Tencent request ID of an answer, or of an error that has one."""
         found = answer.tencent_request_id if isinstance(answer, FaceIdError) else answer
-        if found and found not in self.tencent_request_ids:
-            self.tencent_request_ids.append(found)
+        self.record.note(found)
+
+    async def save(self) -> None:
+        """Writes the record. Durable when it returns; else ``StorageError``."""
+        await self.store.save(self.record)
+
+
+def step_name(step: str) -> Callable[[], str]:
+    """The name of a task run: its step, its resource, and its window where that is not the first.
+
+    Prefect calls it with the task run's parameters at hand.
+    """
+
+    def name() -> str:
+        parameters = task_run.parameters
+        window = parameters["delivery"].record.window
+        return f"{step} {parameters['file'].field}" + (f", window {window}" if window > 1 else "")
+
+    return name

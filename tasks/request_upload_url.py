@@ -1,17 +1,20 @@
 """The first step: an upload ticket for one resource."""
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from faceid.errors import FaceIdError
 from faceid.models import ResourceFile, UploadTicket
-from tasks.delivery import Delivery
+from tasks.cache import PerRequest, StepSerializer, StepStorage
+from tasks.delivery import Delivery, step_name
 from tasks.retries import DELAYS, JITTER, worth_retrying
 
 
 @task(
-    task_run_name="ticket {file.field}",
-    cache_policy=NO_CACHE,
+    task_run_name=step_name("ticket"),
+    cache_policy=PerRequest(step="ticket"),
+    result_storage=StepStorage(),
+    result_serializer=StepSerializer(),
+    cache_result_in_memory=False,
     retries=len(DELAYS),
     retry_delay_seconds=DELAYS,
     retry_jitter_factor=JITTER,

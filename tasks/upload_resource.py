@@ -1,17 +1,20 @@
 """The second step: the file goes to its ticket."""
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from faceid.models import ResourceFile, Upload, UploadTicket
+from tasks.cache import PerRequest, StepSerializer, StepStorage
 from tasks.check_expiry import raise_if_over
-from tasks.delivery import Delivery
+from tasks.delivery import Delivery, step_name
 from tasks.retries import DELAYS, JITTER, worth_retrying
 
 
 @task(
-    task_run_name="upload {file.field}",
-    cache_policy=NO_CACHE,
+    task_run_name=step_name("upload"),
+    cache_policy=PerRequest(step="upload"),
+    result_storage=StepStorage(),
+    result_serializer=StepSerializer(),
+    cache_result_in_memory=False,
     retries=len(DELAYS),
     retry_delay_seconds=DELAYS,
     retry_jitter_factor=JITTER,
@@ -22,6 +25,7 @@ async def upload_resource(delivery: Delivery, ticket: UploadTicket, file: Resour
 
     Safe to repeat: the store overwrites. Raises ``WindowOver``.
     """
+    await delivery.client.learn_clock()
     raise_if_over(ticket, delivery)
     await delivery.client.put_resource(ticket, file)
     return Upload(ticket, file.md5)

@@ -1,38 +1,17 @@
-"""What all tests share: a clean environment, before anything of ours or Prefect's is imported."""
+"""What all tests share: an emulator, a Prefect server, sample files."""
 
-import asyncio
-import atexit
+import gc
 import os
-import shutil
-import sqlite3
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.environment import HOME, LIVE
+
 if TYPE_CHECKING:
     from faceid.emulator import Emulator
-
-T = TypeVar("T")
-
-HOME = tempfile.mkdtemp(prefix="faceid-tests-")
-atexit.register(shutil.rmtree, HOME, ignore_errors=True)
-
-# Nothing of the developer's own set-up may reach a test, nor a proxy stand in the way.
-for name in list(os.environ):
-    foreign = name.startswith(("FACEID_", "TENCENTCLOUD_", "PREFECT_"))
-    if (foreign and not name.startswith("FACEID_TEST_")) or name.lower().endswith("_proxy"):
-        del os.environ[name]
-
-os.environ.update(
-    # Prefect makes its home when it is imported.
-    PREFECT_HOME=HOME,
-    PREFECT_SERVER_ANALYTICS_ENABLED="false",
-    PREFECT_LOGGING_LEVEL="WARNING",
-    DO_NOT_TRACK="1",
-)
 
 
 @pytest.fixture
@@ -49,11 +28,19 @@ def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def emulator(
     faceid_emulator: "Emulator", samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> "Emulator":
-    """The emulator as at its start, the environment that makes us use it, and sample files."""
+    """The emulator as at its start, an environment that makes us use it, files, and a storage."""
     monkeypatch.setenv("FACEID_ENDPOINT", faceid_emulator.url)
     monkeypatch.setenv("TENCENTCLOUD_SECRET_ID", faceid_emulator.secret_id)
     monkeypatch.setenv("TENCENTCLOUD_SECRET_KEY", faceid_emulator.secret_key)
+    monkeypatch.setenv("FACEID_STORAGE", str(samples / "storage"))
     return faceid_emulator
+
+
+@pytest.fixture(autouse=True, scope="module")
+def swept() -> Iterator[None]:
+    """What Prefect leaves to the garbage collector is collected before other tests begin."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -62,27 +49,12 @@ def prefect_api() -> Iterator[str]:
     from deployments.stack import free_port, prefect_server
 
     with prefect_server(free_port(), os.environ, Path(HOME) / "server.log") as (_, api_url):
+        from prefect.logging.handlers import APILogHandler
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
         with temporary_settings({PREFECT_API_URL: api_url}):
             yield api_url
-
-
-@pytest.fixture(scope="session")
-def prefect_database(prefect_api: str) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(Path(HOME) / "prefect.db")
-    yield connection
-    connection.close()
-
-
-async def wait_until(look: Callable[[], Awaitable[T | None]], what: str, seconds: float = 30) -> T:
-    """What ``look`` finds as soon as it finds something; fails when it does not in time."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    while not (found := await look()):
-        assert loop.time() < deadline, f"not seen within {seconds:.0f} s: {what}"
-        await asyncio.sleep(0.05)
-    return found
+            APILogHandler().flush()  # while there is somebody to send them to
 
 
 # Warnings of Prefect's own. Tests of the library, which knows no Prefect, have no such excuse.
@@ -93,7 +65,24 @@ PREFECT_WARNINGS = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faceid-target",
+        choices=("emulator", "live"),
+        default="emulator",
+        help="what the conformance tests talk to; live sends nothing that is billed",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--faceid-target") == "live":
+        # Never more than it must: only what is marked, and of that nothing without keys.
+        others = [item for item in items if not item.get_closest_marker("live")]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+        if not all(LIVE.values()):
+            for item in items:
+                item.add_marker(pytest.mark.skip(reason="no TENCENTCLOUD_SECRET_ID and _KEY"))
     for item in items:
         if not item.path.is_relative_to(Path(__file__).parent / "faceid"):
             for warning in PREFECT_WARNINGS:

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from deployments.cli import exit_code
+from deployments.command_deliver import exit_code
 from faceid.command import run
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult, ResultError, Verdict
@@ -25,6 +26,7 @@ class Ended(NamedTuple):
 @pytest.fixture
 def faceid(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]:
     """Runs the command in this process."""
+    import_module("deployments.cli")
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in signals}
 

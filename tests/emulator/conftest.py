@@ -1,11 +1,13 @@
 """One emulator for all of these tests, as at its start for each of them."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 from emulator_calls import Caller
 
 from faceid.emulator import Emulator
+from tests.environment import LIVE, LIVE_ENDPOINT
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +23,23 @@ def emulator(running: Emulator) -> Iterator[Emulator]:
     yield running
     idle = [fault for fault in running.faults() if not fault["fired"]]
     assert not idle, f"faults that never fired: {idle}"
+
+
+@dataclass(frozen=True)
+class Live:
+    """The real service, with the account of the environment."""
+
+    url: str
+    secret_id: str
+    secret_key: str
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Emulator | Live:
+    """What conformance is tested of: the emulator, or with --faceid-target=live the service."""
+    if request.config.getoption("--faceid-target") == "live":
+        return Live(LIVE_ENDPOINT, LIVE["SECRET_ID"], LIVE["SECRET_KEY"])
+    return request.getfixturevalue("emulator")
 
 
 @pytest.fixture

@@ -125,13 +125,14 @@ class Caller:
         }
 
 
-def credential(emulator: Emulator, secret_key: str | None = None) -> Credential:
-    return Credential(emulator.secret_id, secret_key or emulator.secret_key)
+def credential(target: Any, secret_key: str | None = None) -> Credential:
+    return Credential(target.secret_id, secret_key or target.secret_key)
 
 
 def profile(url: str, method: str = "POST") -> ClientProfile:
-    """The vendor's SDK, pointed at a local server (fact sheet §7.3)."""
-    http = HttpProfile(protocol="http", endpoint=urlsplit(url).netloc, reqMethod=method)
+    """The vendor's SDK, pointed at a server (fact sheet §7.3)."""
+    parts = urlsplit(url)
+    http = HttpProfile(protocol=parts.scheme, endpoint=parts.netloc, reqMethod=method)
     return ClientProfile(httpProfile=http)
 
 

@@ -38,8 +38,8 @@ def process(*arguments: str, **options: str) -> Generator[subprocess.Popen[str]]
     try:
         yield started
     finally:
-        started.kill()
-        started.communicate()
+        started.terminate()  # not killed: it has a temporary folder to remove
+        started.communicate(timeout=10)
 
 
 def announced(started: subprocess.Popen[str]) -> dict[str, str]:

@@ -32,7 +32,7 @@ def request_of(action: str, parameters: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(params=["sync", "sync-get", "async"])
-def ask(request: pytest.FixtureRequest, emulator: Emulator) -> Ask:
+def ask(request: pytest.FixtureRequest, target: Any) -> Ask:
     async def sync(
         action: str,
         parameters: dict[str, Any],
@@ -41,7 +41,7 @@ def ask(request: pytest.FixtureRequest, emulator: Emulator) -> Ask:
         keys: Credential | None = None,
         region: str = REGION,
     ) -> Any:
-        client = FaceidClient(keys or credential(emulator), region, profile(emulator.url, method))
+        client = FaceidClient(keys or credential(target), region, profile(target.url, method))
         call: Any = getattr(client, action)
         return await asyncio.to_thread(call, request_of(action, parameters))
 
@@ -53,7 +53,7 @@ def ask(request: pytest.FixtureRequest, emulator: Emulator) -> Ask:
         region: str = REGION,
     ) -> Any:
         async with AsyncFaceidClient(
-            keys or credential(emulator), region, profile(emulator.url)
+            keys or credential(target), region, profile(target.url)
         ) as client:
             call: Any = getattr(client, action)
             return await call(request_of(action, parameters))
@@ -79,11 +79,25 @@ async def downloaded(url: str) -> bytes:
     return reply.content
 
 
+@pytest.mark.live
 async def test_a_ticket(ask: Ask) -> None:
     answer = await ask("CreateUploadUrl", {"TargetAction": "VideoLivenessCompare"})
     assert answer.ExpiredTimestamp - time.time() == pytest.approx(7200, abs=3)
     assert answer.UploadUrl.partition("?")[0].endswith("%2F" + answer.RequestId)
     assert answer.ResourceUrl.partition("?")[0] == answer.UploadUrl.partition("?")[0]
+
+
+@pytest.mark.live
+async def test_what_was_put_can_be_got_and_by_nothing_but_its_url(ask: Ask) -> None:
+    ticket = await ask("CreateUploadUrl", {"TargetAction": "VideoLivenessCompare"})
+    put = await asyncio.to_thread(requests.put, ticket.UploadUrl, data=JPEG, timeout=30)
+    assert (put.status_code, put.headers["ETag"]) == (200, f'"{md5(JPEG)}"')
+    assert await downloaded(ticket.ResourceUrl) == JPEG
+    spoilt = ticket.ResourceUrl[:-4] + "0000"
+    for url in (spoilt, ticket.UploadUrl):
+        refusal = await asyncio.to_thread(requests.get, url, timeout=30)
+        assert refusal.status_code == 403
+        assert "<Code>SignatureDoesNotMatch</Code>" in refusal.text
 
 
 @pytest.mark.parametrize("region", ["ap-bangkok", "ap-hongkong", "ap-singapore"])
@@ -185,13 +199,18 @@ async def refused(ask: Ask, *args: Any, **kwargs: Any) -> TencentCloudSDKExcepti
     return caught.value
 
 
-async def test_refusals(emulator: Emulator, ask: Ask) -> None:
+@pytest.mark.live
+async def test_wrong_keys(target: Any, ask: Ask) -> None:
     ticket = {"TargetAction": "VideoLivenessCompare"}
-    wrong_key = await refused(ask, "CreateUploadUrl", ticket, keys=credential(emulator, "wrong"))
+    wrong_key = await refused(ask, "CreateUploadUrl", ticket, keys=credential(target, "wrong"))
     assert wrong_key.get_code() == "AuthFailure.SignatureFailure"
     assert re.search("requestId:[0-9a-f-]{36}", str(wrong_key))
     unknown = await refused(ask, "CreateUploadUrl", ticket, keys=Credential("AKIDx", "y"))
     assert unknown.get_code() == "AuthFailure.SecretIdNotFound"
+
+
+async def test_refusals(emulator: Emulator, ask: Ask) -> None:
+    ticket = {"TargetAction": "VideoLivenessCompare"}
     missing = await refused(ask, "CreateUploadUrl", {})
     assert missing.get_code() == "MissingParameter"
     region = await refused(ask, "CreateUploadUrl", ticket, region="ap-guangzhou")
@@ -202,6 +221,7 @@ async def test_refusals(emulator: Emulator, ask: Ask) -> None:
     assert (await refused(ask, "CreateUploadUrl", ticket)).get_code() == "InternalError"
 
 
+@pytest.mark.live
 async def test_an_old_timestamp(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     class Late:
         """The SDK's clock, ten minutes slow."""

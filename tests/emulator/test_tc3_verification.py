@@ -114,6 +114,19 @@ def test_the_day_before_in_the_scope(caller: Caller) -> None:
     )
 
 
+def test_a_scope_that_is_not_the_signed_one(caller: Caller) -> None:
+    sent = {
+        "Content-Type": "application/json",
+        "Host": caller.host,
+        "X-TC-Timestamp": str(int(time.time())),
+    }
+    right = signed_over(caller, ("content-type", "host"), sent)
+    headers = {**sent, "Authorization": right.replace("/faceid/", "/cvm/")}
+    assert caller.code("CreateUploadUrl", body=BODY, headers={**headers}) == (
+        "AuthFailure.SignatureFailure"
+    )
+
+
 def signed_over(caller: Caller, names: tuple[str, ...], sent: dict[str, str], **how: Any) -> str:
     now = int(sent["X-TC-Timestamp"])
     scope = signing.Scope.at(now, "faceid")

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from faceid.errors import InvalidInput
-from faceid.intake import check_request, read_request
+from faceid.intake import check_files, check_form, read_request
 from faceid.models import CheckedRequest
 from faceid.resources import format_of
 from faceid.samples import copy_samples
@@ -35,7 +35,8 @@ def check(settings: FaceIdSettings | None = None, **changes: Any) -> CheckedRequ
         "resources": {"ImageUrl": "alder.jpg", "VideoUrl": "alder.mp4"},
         "action_parameters": {"LivenessType": "SILENT"},
     }
-    return check_request(read_request(**fields | changes), settings or FaceIdSettings.load())
+    form = check_form(read_request(**fields | changes), settings or FaceIdSettings.load())
+    return check_files(form)
 
 
 def test_a_right_request_is_measured(folder: Path):

@@ -15,7 +15,7 @@ from faceid.errors import DeliveryFailed
 from faceid.models import DeliveryResult
 from flows.deliver import deliver
 from tasks.credentials import TencentCredentials
-from tests.conftest import wait_until
+from tests.environment import wait_until
 from tests.flows.conftest import REQUEST, Deliver, artifact_of, task_runs_of
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from faceid.emulator import Emulator
-from tests.conftest import HOME, wait_until
+from tasks.storage import KEY_FILE
+from tests.environment import HOME, wait_until
 from tests.flows.conftest import Deliver, task_runs_of
 
 FAULTS = [
@@ -53,8 +54,15 @@ async def test_no_url_no_key_and_no_face_is_left_behind(
             for path in Path(HOME).rglob("*")
             if path.is_file()
         },
+        **{
+            str(path.relative_to(samples)): path.read_bytes()
+            for path in (samples / "storage").rglob("*")
+            if path.is_file() and path.name != KEY_FILE
+        },
     }
     assert any(name.startswith("prefect.db") for name in places)
+    assert any(name.startswith("storage/records") for name in places)
+    assert any(name.startswith("storage/cache") for name in places)
     photo = (samples / "alder.jpg").read_bytes()
     secrets = {
         "a presigned URL": b"q-sign",

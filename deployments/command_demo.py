@@ -6,20 +6,23 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
 from deployments.stack import emulator, free_port, prefect_server, worker
-from faceid.command import stderr
-from faceid.emulator import EmulatorControl
+from faceid.command import Exit, app, stderr
+from faceid.errors import InvalidInput
 from faceid.models import DeliveryResult
 from faceid.samples import copy_samples
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+
+    from faceid.emulator import EmulatorControl
 
 # The third of each four requests shows one face on the photo and another in the video.
 PAIRS = (
@@ -34,14 +37,33 @@ RUNS_AT_ONCE = 2
 POLL_SECONDS = 0.5
 
 
-def run_demo(items: int, *, as_json: bool) -> int:
+@app.command
+def demo(*, items: int = 4, json: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """Show it all: emulator, Prefect server, deployment, and a few requests to their verdicts.
+
+    Starts everything it needs on free ports, with a home of its own, triggers each request
+    through the Prefect API as a user would, prints a table, and stops all of it.
+
+    Parameters
+    ----------
+    items
+        How many requests to deliver.
+    json
+        Print one JSON list of result objects instead of the table.
+    """
+    if items < 1:
+        raise InvalidInput("InvalidRequest", "--items must be 1 or more")
+    raise Exit(_run_demo(items, as_json=json))
+
+
+def _run_demo(items: int, *, as_json: bool) -> int:
     """Delivers ``items`` sample requests; gives the exit code."""
     with TemporaryDirectory(prefix="faceid-demo-") as folder, ExitStack() as stack:
         home = Path(folder)
         samples = copy_samples(_folder(home / "samples"))
         # A home of its own: nothing of the user's Prefect is read or written. Set before Prefect
         # is imported, which makes its home.
-        environment = _without_prefect(os.environ) | {
+        environment = _bare(os.environ) | {
             "PREFECT_HOME": str(_folder(home / "prefect")),
             "FACEID_RESOURCE_ROOTS": str(home / "samples"),
             # Prefect's runner leaves a folder there.
@@ -57,6 +79,8 @@ def run_demo(items: int, *, as_json: bool) -> int:
         stderr.print("deploying deliver/default ...")
         stack.enter_context(worker(api_url, environment, RUNS_AT_ONCE, home / "worker.log"))
         os.environ |= environment | {"PREFECT_API_URL": api_url}
+        from faceid.emulator import EmulatorControl
+
         _plant_negative_verdict(EmulatorControl(address.url), samples[STRANGER])
         stderr.print(f"triggering {items} requests through {api_url} ...")
         results = asyncio.run(_deliver_all(items, samples))
@@ -70,11 +94,16 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _without_prefect(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in environment.items() if not name.startswith("PREFECT_")}
+def _bare(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what the user set up for Prefect and for real deliveries."""
+    return {
+        name: text
+        for name, text in environment.items()
+        if name.startswith("FACEID_EMULATOR_") or not name.startswith(("PREFECT_", "FACEID_"))
+    }
 
 
-def _plant_negative_verdict(control: EmulatorControl, photo: Path) -> None:
+def _plant_negative_verdict(control: "EmulatorControl", photo: Path) -> None:
     """The emulator looks at no pixels: it is told that this photo shows somebody else."""
     import hashlib
 

@@ -1,0 +1,100 @@
+"""``faceid status`` and ``faceid answer``: what is kept about requests."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from faceid.command import Exit, app, stderr
+from faceid.settings import FaceIdSettings
+
+if TYPE_CHECKING:
+    from tasks.record import Record, RecordStore
+
+
+def _store() -> "RecordStore":
+    from tasks.record import RecordStore
+    from tasks.storage import open_storage
+
+    settings = FaceIdSettings.load()
+    return RecordStore(open_storage(settings), settings.service, settings.account)
+
+
+def _print(document: Any) -> None:
+    print(orjson.dumps(document).decode())  # noqa: T201 - results go to stdout
+
+
+@app.command
+def status(*ids: str) -> None:
+    """Say what became of requests: one line of JSON for each.
+
+    Parameters
+    ----------
+    ids
+        Request IDs, or Tencent request IDs.
+    """
+    store = _store()
+    unknown = 0
+    for request_id in ids:
+        record = _find(store, request_id)
+        if record is None:
+            stderr.print(f"faceid: nothing is known about {request_id}", markup=False)
+            unknown += 1
+        else:
+            _print(_status(record))
+    raise Exit(1 if unknown else 0)
+
+
+def _find(store: "RecordStore", given: str) -> "Record | None":
+    found = asyncio.run(store.load(given))
+    if found is not None:
+        return found
+    # A Tencent request ID, then: records are not filed by it, so all are looked at.
+    return next((record for record in store.all() if given in record.tencent_request_ids), None)
+
+
+def _status(record: "Record") -> dict[str, Any]:
+    if record.verdict is not None:
+        state = "verdict"
+    elif record.outcome is not None:
+        state = record.outcome
+    elif record.intent is not None:
+        state = "outcome-unknown"
+    else:
+        state = "at work"  # or its run died: the next one goes on from here
+    shown = record.model_dump(
+        mode="json",
+        include={
+            "request_id",
+            "target_action",
+            "region",
+            "calls",
+            "verdict",
+            "error",
+            "tencent_request_ids",
+            "flow_run_ids",
+            "updated_at",
+        },
+    )
+    return {"state": state, "windows": record.window, **shown}
+
+
+@app.command
+def answer(request_id: str) -> None:
+    """Print the stored answer of a request, whole, as JSON. It may hold faces and personal data.
+
+    Parameters
+    ----------
+    request_id
+        The request's ID.
+    """
+    record = asyncio.run(_store().load(request_id))
+    if record is None or record.reply is None:
+        stderr.print(f"faceid: no answer is stored for {request_id}", markup=False)
+        raise Exit(1)
+    reply = record.reply
+    if reply.code is None:
+        content = reply.fields
+    else:
+        content = {"Error": {"Code": reply.code, "Message": reply.message}}
+    _print({**content, "RequestId": reply.tencent_request_id})

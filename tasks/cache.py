@@ -1,0 +1,118 @@
+"""Prefect's cache for the steps that may be repeated: ticket and upload, per request ID.
+
+A retry, a crash, a second trigger continue where the last one stopped, and show ``Cached``. The key
+is service, account, request ID, generation, window and resource field, and nothing that changes
+when code is edited. How long a ticket may be used is not the cache's to say: ``check_expiry`` asks
+the server's clock.
+
+Prefect takes whatever goes wrong here for a miss: then a ticket is asked for once more.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, TypeVar, cast
+from uuid import UUID
+
+import anyio.to_thread
+import attrs
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+from prefect.filesystems import WritableFileSystem
+from prefect.serializers import Serializer
+from pydantic import PrivateAttr, SecretStr
+
+from faceid.errors import FaceIdError
+from faceid.models import Upload, UploadTicket
+from faceid.settings import FaceIdSettings
+from tasks.delivery import Delivery
+from tasks.storage import open_storage
+
+D = TypeVar("D")
+
+FOLDER = "cache"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PerRequest(CachePolicy):
+    """The cache key of a step on one resource of a request, in one window."""
+
+    step: str = ""
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,  # noqa: ARG002
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> str:
+        delivery = cast("Delivery", inputs["delivery"])
+        parts = f"{self.step}\n{delivery.step_key}\n{inputs['file'].field}"
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+class StepStorage(WritableFileSystem):
+    """Prefect's result storage in ours: encrypted, and under ``FACEID_STORAGE``."""
+
+    _block_type_slug = "faceid-step-storage"
+    # Prefect takes no block as storage that has no ID. This one has no document at the server:
+    # results are read here, where the settings are, and nowhere else.
+    _block_document_id: UUID | None = PrivateAttr(UUID("5d3cc8a7-3d0f-4b6f-9a51-7f0f6f1a52ce"))
+
+    async def read_path(self, path: str) -> bytes:
+        return await anyio.to_thread.run_sync(_read, path)
+
+    async def write_path(self, path: str, content: bytes) -> Any:
+        await anyio.to_thread.run_sync(_write, path, content)
+
+
+def _read(path: str) -> bytes:
+    found = open_storage(FaceIdSettings.load()).read(f"{FOLDER}/{path}")
+    if found is None:
+        raise FileNotFoundError(path)
+    return json.dumps(found).encode()
+
+
+def _write(path: str, content: bytes) -> None:
+    try:
+        open_storage(FaceIdSettings.load()).write(f"{FOLDER}/{path}", json.loads(content))
+    except FaceIdError as error:
+        # The step is done all the same; it may have to be done again.
+        logger.warning("a step could not be cached: %s", error)
+
+
+class StepSerializer(Serializer):
+    """Tickets and uploads as JSON, URLs in clear: ``StepStorage`` encrypts what it is given."""
+
+    type: Literal["faceid-step"] = "faceid-step"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def dumps(self, obj: Any) -> bytes:
+        content = attrs.asdict(obj, value_serializer=_plain)
+        return json.dumps({"kind": type(obj).__name__, **content}).encode()
+
+    def loads(self, blob: bytes) -> Any:
+        content: dict[str, Any] = json.loads(blob)
+        if content.pop("kind") == Upload.__name__:
+            return Upload(ticket=_ticket(content["ticket"]), md5=content["md5"])
+        return _ticket(content)
+
+
+def _plain(_owner: Any, _field: Any, value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _ticket(content: dict[str, Any]) -> UploadTicket:
+    return UploadTicket(
+        field=content["field"],
+        upload_url=SecretStr(content["upload_url"]),
+        resource_url=SecretStr(content["resource_url"]),
+        issued_at=datetime.fromisoformat(content["issued_at"]),
+        expires_at=datetime.fromisoformat(content["expires_at"]),
+        tencent_request_id=content["tencent_request_id"],
+    )

@@ -1,0 +1,118 @@
+"""One run at a time works on a request, in however many processes.
+
+On one machine the kernel holds the lock (``flock``) and frees it with the process, however that
+ends. Where several machines share the storage, ``FACEID_LOCKS`` names a Redis server: there the
+lock lives 30 seconds and is renewed while its holder lives, so a killed one delays the next by
+half a minute at most.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis
+from redis.exceptions import LockError, RedisError
+
+from faceid.errors import InvalidInput, StorageError
+
+Waiting = Callable[[], Awaitable[None]]
+
+POLL_SECONDS = 0.2
+"""How often a waiting run looks whether the lock is free."""
+
+LEASE_SECONDS = 30.0
+
+
+@contextlib.asynccontextmanager
+async def held(locks: str, folder: Path, name: str, waiting: Waiting) -> AsyncGenerator[None]:
+    """Holds the lock of that name.
+
+    ``waiting`` is called once when it is not free at once; it may raise, and so refuse to wait.
+
+    ``locks`` is ``FACEID_LOCKS``: empty for files in ``folder``, or a ``redis://`` URL.
+    """
+    if not locks:
+        async with _file_lock(folder / hashlib.sha256(name.encode()).hexdigest(), waiting):
+            yield
+    elif urlsplit(locks).scheme in ("redis", "rediss", "unix"):
+        async with _redis_lock(locks, f"faceid:lock:{name}", waiting):
+            yield
+    else:
+        raise InvalidInput("Configuration", "FACEID_LOCKS: must be a redis:// URL, or not be set")
+
+
+@contextlib.asynccontextmanager
+async def _file_lock(path: Path, waiting: Waiting) -> AsyncGenerator[None]:
+    handle = _try_file(path)
+    if handle is None:
+        await waiting()
+        while (handle := _try_file(path)) is None:  # noqa: ASYNC110 - another process may hold it
+            await asyncio.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        _free_file(path, handle)
+
+
+def _free_file(path: Path, handle: int) -> None:
+    # Away before it is free, or whoever got it in between would hold a file without a name.
+    with contextlib.suppress(OSError):
+        path.unlink()
+    os.close(handle)
+
+
+def _try_file(path: Path) -> int | None:
+    """The locked file's descriptor, or ``None`` when another holds it."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageError("StorageUnavailable", f"cannot lock ({error.strerror})") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_ino == path.stat().st_ino:
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass  # held, or its holder has just put the file away
+    os.close(handle)
+    return None
+
+
+@contextlib.asynccontextmanager
+async def _redis_lock(url: str, name: str, waiting: Waiting) -> AsyncGenerator[None]:
+    try:
+        async with Redis.from_url(url) as redis:
+            lock = redis.lock(name, timeout=LEASE_SECONDS, sleep=POLL_SECONDS)
+            if not await lock.acquire(blocking=False):
+                await waiting()
+                await lock.acquire()
+            holder = asyncio.current_task()
+            assert holder is not None
+            renewal = asyncio.create_task(_renew(lock, holder))
+            try:
+                yield
+            finally:
+                renewal.cancel()
+                with contextlib.suppress(LockError):  # the lease ran out
+                    await lock.release()
+    except RedisError as error:
+        raise StorageError(
+            "LocksUnavailable", f"FACEID_LOCKS cannot be reached ({type(error).__name__})"
+        ) from None
+
+
+async def _renew(lock: Any, holder: "asyncio.Task[Any]") -> None:
+    """Keeps the lease; a holder that lost it must not go on."""
+    while True:
+        await asyncio.sleep(LEASE_SECONDS / 3)
+        try:
+            await lock.reacquire()
+        except RedisError:
+            holder.cancel()
+            return

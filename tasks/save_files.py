@@ -1,0 +1,81 @@
+"""After the verdict, if asked: fetches the files that the answer points to, before they expire."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import IO
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import SecretStr
+
+from faceid.actions import AnswerFile
+from faceid.errors import ServiceUnavailable, StorageError
+from faceid.models import Reply, Verdict
+from faceid.replies import field_of
+from tasks.delivery import Delivery
+from tasks.retries import DELAYS, JITTER, worth_retrying
+
+
+@task(
+    task_run_name="save files",
+    cache_policy=NO_CACHE,
+    retries=len(DELAYS),
+    retry_delay_seconds=DELAYS,
+    retry_jitter_factor=JITTER,
+    retry_condition_fn=worth_retrying,
+)
+async def save_files(delivery: Delivery, verdict: Verdict, folder: Path) -> int:  # noqa: ARG001
+    """Saves each file as ``<request ID>.<field>``, 0600; gives how many the answer points to.
+
+    A file that is there already is left alone. ``verdict`` says what this comes after. Raises
+    ``WindowOver`` when the files have expired at the service.
+    """
+    reply = delivery.record.reply
+    assert reply is not None
+    found = 0
+    for file in delivery.action.files:
+        url = field_of(reply, file.url)
+        if isinstance(url, str) and url:
+            found += 1
+            await _save(delivery, file, reply, SecretStr(url), folder)
+    return found
+
+
+async def _save(
+    delivery: Delivery, file: AnswerFile, reply: Reply, url: SecretStr, folder: Path
+) -> None:
+    path = file_path(folder, delivery.record.request_id, file)
+    try:
+        with _draft_of(path) as draft:
+            if draft is None:
+                return
+            digest = await delivery.client.fetch(url, draft)
+            if digest != field_of(reply, file.md5):
+                raise ServiceUnavailable("DamagedFile", f"{file.url}: its MD5 is not the answer's")
+    except OSError as error:
+        raise StorageError("CannotSave", f"{file.url} cannot be saved ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def _draft_of(path: Path) -> Generator[IO[bytes] | None]:
+    """A file that takes its name when it is whole; ``None`` where there is one of that name."""
+    if path.exists():
+        yield None
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")  # 0600
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def file_path(folder: Path, request_id: str, file: AnswerFile) -> Path:
+    """Where a file of an answer is saved."""
+    return folder / f"{request_id}.{file.url.partition('.')[0].removesuffix('Url')}{file.suffix}"

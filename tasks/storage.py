@@ -1,0 +1,192 @@
+"""Encrypted documents under ``FACEID_STORAGE``: records of requests and cached steps.
+
+A document is JSON, sealed with Fernet under the newest of the ``FACEID_DATA_KEY`` keys and opened
+with any of them. Its own name is sealed in with it, so that one document put in another's place
+is told. Reading is strict: only a file that is not there is *nothing*; whatever else goes wrong is
+a ``StorageError``, and nothing is overwritten for it.
+
+Local folders are made 0700 and files 0600, and a document is written whole or not at all, on disk
+before ``write`` returns. Other places are any fsspec file system whose single-object writes are
+atomic, as object stores' are.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, cast
+
+import fsspec
+import orjson
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from fsspec.implementations.local import LocalFileSystem
+from prefect.settings import PREFECT_HOME
+
+from faceid.errors import InvalidInput, StorageError
+from faceid.settings import FaceIdSettings
+
+FORMAT: Final = 1
+"""Goes up when a document of the old form could be misread."""
+
+KEY_FILE = "data.key"
+
+
+class Storage:
+    """Documents by name; a name is a relative path. Methods block: call them from a thread."""
+
+    def __init__(self, url: str, keys: MultiFernet) -> None:
+        self._files, self._root = _open_file_system(url)
+        self._keys = keys
+        self.folder = Path(self._root) if isinstance(self._files, LocalFileSystem) else None
+        """The folder where it is on this machine, else ``None``."""
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The document; ``None`` where there is none. Raises ``StorageError`` for all else."""
+        try:
+            sealed = cast("bytes", self._files.cat_file(f"{self._root}/{name}"))
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # a file system of any kind raises what it likes
+            raise _failed("read", name, error) from None
+        return self._open(name, sealed)
+
+    def _open(self, name: str, sealed: bytes) -> dict[str, Any]:
+        try:
+            envelope: Any = orjson.loads(sealed)
+            format_number, content = envelope["format"], envelope["sealed"]
+        except (ValueError, LookupError, TypeError):
+            raise StorageError("DamagedDocument", f"{name} is no document of ours") from None
+        if format_number != FORMAT:
+            raise StorageError(
+                "UnknownFormat",
+                f"{name} has format {format_number!r}, and this version reads format {FORMAT}",
+            )
+        try:
+            document = orjson.loads(self._keys.decrypt(content))
+        except (InvalidToken, TypeError):
+            raise StorageError(
+                "CannotDecrypt", f"{name} was damaged, or sealed with a key that is not given"
+            ) from None
+        if document["name"] != name:
+            raise StorageError("MisplacedDocument", f"{name} holds another document")
+        return cast("dict[str, Any]", document["content"])
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Durable when it returns. Raises ``StorageError``; then what stood there stands there."""
+        document = orjson.dumps({"name": name, "content": content})
+        sealed = orjson.dumps({"format": FORMAT, "sealed": self._keys.encrypt(document).decode()})
+        try:
+            if self.folder:
+                write_private_file(self.folder / name, sealed)
+            else:
+                self._files.pipe_file(f"{self._root}/{name}", sealed)
+        except Exception as error:
+            raise _failed("write", name, error) from None
+
+    def names(self, folder: str) -> Iterator[str]:
+        """The names of all documents in a folder of the storage."""
+        try:
+            found = cast("list[str]", self._files.find(f"{self._root}/{folder}"))
+        except FileNotFoundError:
+            return
+        for path in sorted(found):
+            name = path.removeprefix(self._root).lstrip("/")
+            if not name.rpartition("/")[2].startswith("."):
+                yield name
+
+
+def write_private_file(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all, 0600 in folders 0700, and on disk when it returns."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".")  # 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+    # The name, too, has to survive a power cut.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _failed(what: str, name: str, error: Exception) -> StorageError:
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return StorageError("StorageUnavailable", f"cannot {what} {name} ({reason})")
+
+
+def _open_file_system(url: str) -> tuple[Any, str]:
+    try:
+        files, root = cast("tuple[Any, str]", cast("Any", fsspec).core.url_to_fs(url))
+    except (ImportError, ValueError) as error:
+        raise InvalidInput(
+            "Configuration", f"FACEID_STORAGE: cannot be opened ({type(error).__name__})"
+        ) from None
+    return files, root.rstrip("/")
+
+
+def storage_url(settings: FaceIdSettings) -> str:
+    return settings.storage or str(PREFECT_HOME.value() / "faceid")
+
+
+def open_storage(settings: FaceIdSettings) -> Storage:
+    """The storage of the settings. Raises ``InvalidInput`` where it or its key is not set right."""
+    url = storage_url(settings)
+    return _open_storage(url, settings.data_key.get_secret_value(), settings.service)
+
+
+@lru_cache(maxsize=8)
+def _open_storage(url: str, data_key: str, service: str) -> Storage:
+    if data_key:
+        return Storage(url, _parse_keys(data_key))
+    if service == "live":
+        raise InvalidInput(
+            "Configuration",
+            "FACEID_DATA_KEY is not set: the live service's answers are kept encrypted; make a key "
+            "with: python -c 'from cryptography.fernet import Fernet; "
+            "print(Fernet.generate_key().decode())'",
+        )
+    return Storage(url, _parse_keys(_own_key(url)))
+
+
+def _parse_keys(text: str) -> MultiFernet:
+    try:
+        return MultiFernet([Fernet(key.strip()) for key in text.split(",") if key.strip()])
+    except (ValueError, TypeError):
+        raise InvalidInput(
+            "Configuration", "FACEID_DATA_KEY: must be Fernet keys, newest first, comma-separated"
+        ) from None
+
+
+def _own_key(url: str) -> str:
+    """The emulator's key: made on first use, beside the storage.
+
+    Two processes may make one at the same time: the first to put it in place wins.
+    """
+    files, root = _open_file_system(url)
+    if not isinstance(files, LocalFileSystem):
+        raise InvalidInput(
+            "Configuration", "FACEID_DATA_KEY is not set, and FACEID_STORAGE is on another machine"
+        )
+    path = Path(root) / KEY_FILE
+    try:
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft = path.with_name(f".{KEY_FILE}-{os.getpid()}-{os.urandom(4).hex()}")
+            write_private_file(draft, Fernet.generate_key())
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+            draft.unlink()
+        return path.read_text()
+    except OSError as error:
+        raise InvalidInput(
+            "Configuration", f"FACEID_STORAGE: cannot write {KEY_FILE} ({error.strerror})"
+        ) from None
