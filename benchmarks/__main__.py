@@ -2,9 +2,9 @@
 
 import sys
 
-from benchmarks import emulator
+from benchmarks import delivery, emulator
 
-BENCHMARKS = {"emulator": emulator.main}
+BENCHMARKS = {"emulator": emulator.main, "delivery": delivery.main}
 
 
 def main() -> None:

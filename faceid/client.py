@@ -10,11 +10,13 @@ their token died. Every other retry is its caller's: two owners would multiply.
 
 import base64
 import hashlib
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
@@ -60,6 +62,12 @@ class Timeouts:
     pool: float = 120
 
 
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    # Reading the certificates takes tens of milliseconds; each run has a client of its own.
+    return httpx.create_ssl_context()
+
+
 @dataclass(frozen=True)
 class _Answer:
     status: int
@@ -95,6 +103,7 @@ class FaceIdClient:
         self._use(credentials)
         self._http = httpx.AsyncClient(
             http2=False,
+            verify=_tls(),
             follow_redirects=False,
             timeout=httpx.Timeout(
                 connect=timeouts.connect,

@@ -180,6 +180,10 @@ ADVICE = {
     "UnauthorizedOperation.Nonactivated": "Activate Face ID for this account in the console.",
     "UnauthorizedOperation.Arrears": "The account owes money: pay, then deliver again.",
     "ActionOffline": "The vendor has withdrawn this action.",
+    "LocksUnavailable": "Look at FACEID_LOCKS, and whether the Redis server runs.",
+    "LockLost": "Deliver the same request again: it goes on from here.",
+    "CannotSave": "Look at the folder of save_files_to.",
+    "FilesExpired": "They live two hours; the verdict stands.",
     "InvalidAction": "This endpoint does not know the action: check FACEID_ENDPOINT.",
 }
 

@@ -140,7 +140,7 @@ async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
     url_was_refused = False
     while True:
         try:
-            if record.verdict is not None:
+            if not delivery.may_call:
                 return await call_target_action(delivery, None)
             return await in_one_window(delivery)
         except (WindowOver, UrlRefused) as error:

@@ -17,6 +17,7 @@ from faceid.errors import (
     OutcomeUnknown,
     RateLimited,
     ResourceUnreadable,
+    StorageError,
     WindowOver,
 )
 from faceid.models import OpenWindow, Reply, Verdict
@@ -38,32 +39,45 @@ from tasks.retries import DELAYS, JITTER, worth_retrying
 async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> Verdict:
     """The verdict: the stored one as ``Cached``, else that of a call with the open window.
 
-    A negative verdict is a success. A call that was sent and not answered is repeated only where
-    the delivery's ``on_unknown_outcome`` says so, else this raises ``OutcomeUnknown``. Raises
-    ``WindowOver`` when the uploads ran out meanwhile, ``StorageError`` when the record cannot
-    be trusted: then nothing is called.
+    No window is needed where nothing may be called (``Delivery.may_call``). A negative verdict is
+    a success. A call that was sent and not answered is repeated only where the delivery's
+    ``on_unknown_outcome`` says so, else this raises ``OutcomeUnknown``. Raises ``WindowOver``
+    when the uploads ran out meanwhile, ``StorageError`` when the record cannot be trusted: then
+    nothing is called.
     """
     record = delivery.record
     if record.verdict is not None:
         # A state, where Prefect types a value: it is what shows `Cached` in the dashboard.
         message = "The verdict was stored by an earlier run."
         return cast("Verdict", Completed(name="Cached", message=message, data=record.verdict))
-    assert window is not None
     if record.intent is not None and delivery.on_unknown_outcome == "stop":
         raise OutcomeUnknown(
             "OutcomeUnknown", f"the call of {record.intent.at:%Y-%m-%d %H:%M:%S} UTC has no answer"
         )
+    assert window is not None
     for upload in window.uploads:
         raise_if_over(upload.ticket, delivery)
-    record.intent = Intent(window=record.window, at=datetime.now(UTC))
-    record.calls += 1
-    await delivery.save()
+    await _intend(delivery)
     reply, verdict = await _call(delivery, window)
     record.intent = None
     record.note(reply.tencent_request_id)
     record.reply, record.verdict = reply, verdict
     await delivery.save()
     return verdict
+
+
+async def _intend(delivery: Delivery) -> None:
+    """Stores the intent to call; where that fails, nothing is called and nothing was intended."""
+    record = delivery.record
+    before = record.intent
+    record.intent = Intent(window=record.window, at=datetime.now(UTC))
+    record.calls += 1
+    try:
+        await delivery.save()
+    except StorageError:
+        record.intent = before
+        record.calls -= 1
+        raise
 
 
 async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]:

@@ -54,6 +54,14 @@ class Delivery:
         parts = (self.settings.service, self.account, record.request_id, record.generation)
         return "\n".join((*parts, str(record.window)))
 
+    @property
+    def may_call(self) -> bool:
+        """Whether the target action may be called: not after its verdict, nor where a call's
+        outcome is unknown and that is to stop the delivery."""
+        record = self.record
+        stopped = record.intent is not None and self.on_unknown_outcome == "stop"
+        return record.verdict is None and not stopped
+
     def note(self, answer: str | FaceIdError) -> None:
         """Keeps the Tencent request ID of an answer, or of an error that has one."""
         found = answer.tencent_request_id if isinstance(answer, FaceIdError) else answer

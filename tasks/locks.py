@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import LockError, RedisError
 
 from faceid.errors import InvalidInput, StorageError
+from tasks.storage import make_private_folder
 
 Waiting = Callable[[], Awaitable[None]]
 
@@ -27,6 +28,9 @@ POLL_SECONDS = 0.2
 """How often a waiting run looks whether the lock is free."""
 
 LEASE_SECONDS = 30.0
+
+REDIS_SECONDS = 5.0
+"""How long the Redis server may take to connect and to answer."""
 
 
 @contextlib.asynccontextmanager
@@ -70,7 +74,7 @@ def _free_file(path: Path, handle: int) -> None:
 def _try_file(path: Path) -> int | None:
     """The locked file's descriptor, or ``None`` when another holds it."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StorageError("StorageUnavailable", f"cannot lock ({error.strerror})") from None
@@ -87,32 +91,56 @@ def _try_file(path: Path) -> int | None:
 @contextlib.asynccontextmanager
 async def _redis_lock(url: str, name: str, waiting: Waiting) -> AsyncGenerator[None]:
     try:
-        async with Redis.from_url(url) as redis:
+        server = Redis.from_url(
+            url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
+        )
+    except ValueError:
+        raise InvalidInput("Configuration", "FACEID_LOCKS: is no valid redis:// URL") from None
+    try:
+        async with server as redis:
             lock = redis.lock(name, timeout=LEASE_SECONDS, sleep=POLL_SECONDS)
             if not await lock.acquire(blocking=False):
                 await waiting()
                 await lock.acquire()
-            holder = asyncio.current_task()
-            assert holder is not None
-            renewal = asyncio.create_task(_renew(lock, holder))
-            try:
+            async with _renewed(lock):
                 yield
-            finally:
-                renewal.cancel()
-                with contextlib.suppress(LockError):  # the lease ran out
-                    await lock.release()
     except RedisError as error:
         raise StorageError(
             "LocksUnavailable", f"FACEID_LOCKS cannot be reached ({type(error).__name__})"
         ) from None
 
 
+@contextlib.asynccontextmanager
+async def _renewed(lock: Any) -> AsyncGenerator[None]:
+    """Keeps the lease; a holder that lost it must not go on, and gets a ``StorageError``."""
+    holder = asyncio.current_task()
+    assert holder is not None
+    renewal = asyncio.create_task(_renew(lock, holder))
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not renewal.done():  # it was somebody else who wants us to end
+            raise
+        holder.uncancel()
+        raise StorageError("LockLost", "the request's lock ran out while it was held") from None
+    finally:
+        renewal.cancel()
+        # What was done is done: a lock that cannot be given back runs out by itself.
+        with contextlib.suppress(RedisError):
+            await lock.release()
+
+
 async def _renew(lock: Any, holder: "asyncio.Task[Any]") -> None:
-    """Keeps the lease; a holder that lost it must not go on."""
-    while True:
-        await asyncio.sleep(LEASE_SECONDS / 3)
+    """Renews until the lease is lost, or so old that it may be lost soon; then ends the holder."""
+    clock = asyncio.get_running_loop().time
+    renewed_at = clock()
+    while clock() - renewed_at < LEASE_SECONDS * 2 / 3:
+        await asyncio.sleep(LEASE_SECONDS / 6)
         try:
             await lock.reacquire()
+            renewed_at = clock()
+        except LockError:
+            break
         except RedisError:
-            holder.cancel()
-            return
+            continue  # it may be back in time
+    holder.cancel()

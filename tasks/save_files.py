@@ -12,11 +12,12 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import SecretStr
 
 from faceid.actions import AnswerFile
-from faceid.errors import ServiceUnavailable, StorageError
+from faceid.errors import ServiceUnavailable, StorageError, WindowOver
 from faceid.models import Reply, Verdict
 from faceid.replies import field_of
 from tasks.delivery import Delivery
 from tasks.retries import DELAYS, JITTER, worth_retrying
+from tasks.storage import make_private_folder
 
 
 @task(
@@ -55,6 +56,10 @@ async def _save(
             digest = await delivery.client.fetch(url, draft)
             if digest != field_of(reply, file.md5):
                 raise ServiceUnavailable("DamagedFile", f"{file.url}: its MD5 is not the answer's")
+    except WindowOver as error:
+        raise WindowOver(
+            "FilesExpired", f"{file.url}: the service has it no more", host=error.host
+        ) from None
     except OSError as error:
         raise StorageError("CannotSave", f"{file.url} cannot be saved ({error.strerror})") from None
 
@@ -65,7 +70,7 @@ def _draft_of(path: Path) -> Generator[IO[bytes] | None]:
     if path.exists():
         yield None
         return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")  # 0600
     draft = Path(name)
     try:

@@ -12,6 +12,7 @@ atomic, as object stores' are.
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -31,6 +32,8 @@ FORMAT: Final = 1
 """Goes up when a document of the old form could be misread."""
 
 KEY_FILE = "data.key"
+
+_KEY = re.compile("[A-Za-z0-9_-]{43}=")
 
 
 class Storage:
@@ -99,7 +102,7 @@ class Storage:
 
 def write_private_file(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all, 0600 in folders 0700, and on disk when it returns."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".")  # 0600
     try:
         with os.fdopen(handle, "wb") as file:
@@ -110,12 +113,25 @@ def write_private_file(path: Path, content: bytes) -> None:
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
-    # The name, too, has to survive a power cut.
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_names(path.parent)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Makes a folder, and those above it that are missing, each of them 0700."""
+    # With `parents=True` the mode would be that of the last one alone.
+    if not folder.is_dir():
+        make_private_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _sync_names(folder.parent)
+
+
+def _sync_names(folder: Path) -> None:
+    """What was named in the folder survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def _failed(what: str, name: str, error: Exception) -> StorageError:
@@ -154,16 +170,17 @@ def _open_storage(url: str, data_key: str, service: str) -> Storage:
             "with: python -c 'from cryptography.fernet import Fernet; "
             "print(Fernet.generate_key().decode())'",
         )
-    return Storage(url, _parse_keys(_own_key(url)))
+    return Storage(url, _parse_keys(_own_key(url), f"{KEY_FILE} in FACEID_STORAGE"))
 
 
-def _parse_keys(text: str) -> MultiFernet:
-    try:
-        return MultiFernet([Fernet(key.strip()) for key in text.split(",") if key.strip()])
-    except (ValueError, TypeError):
+def _parse_keys(text: str, where: str = "FACEID_DATA_KEY") -> MultiFernet:
+    keys = [key.strip() for key in text.split(",") if key.strip()]
+    # Fernet itself would overlook what stands behind a key, such as a semicolon and another one.
+    if not keys or not all(_KEY.fullmatch(key) for key in keys):
         raise InvalidInput(
-            "Configuration", "FACEID_DATA_KEY: must be Fernet keys, newest first, comma-separated"
-        ) from None
+            "Configuration", f"{where}: must be Fernet keys, newest first, comma-separated"
+        )
+    return MultiFernet([Fernet(key) for key in keys])
 
 
 def _own_key(url: str) -> str:
@@ -179,7 +196,6 @@ def _own_key(url: str) -> str:
     path = Path(root) / KEY_FILE
     try:
         if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             draft = path.with_name(f".{KEY_FILE}-{os.getpid()}-{os.urandom(4).hex()}")
             write_private_file(draft, Fernet.generate_key())
             with contextlib.suppress(FileExistsError):

@@ -1,4 +1,4 @@
-"""The local stack as processes."""
+"""The ``faceid`` command in this process, and the local stack as processes."""
 
 import json
 import os
@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import httpx
 import psutil
 import pytest
+
+from faceid.command import run
 
 REQUEST: dict[str, Any] = {
     "request_id": "r-1",
@@ -21,6 +24,49 @@ REQUEST: dict[str, Any] = {
     "resources": {"ImageUrl": "alder.jpg", "VideoUrl": "alder.mp4"},
     "action_parameters": {"LivenessType": "SILENT"},
 }
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def faceid(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]:
+    """Runs the command in this process."""
+    import_module("deployments.cli")
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def call(*tokens: str) -> Ended:
+        with pytest.raises(SystemExit) as ending:
+            run(tokens)
+        captured = capsys.readouterr()
+        return Ended(int(ending.value.code or 0), captured.out, captured.err)
+
+    yield call
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+DELIVER = {
+    "--request-id": "r-1",
+    "--action": "VideoLivenessCompare",
+    "--region": "ap-singapore",
+    "--resource": ["ImageUrl=alder.jpg", "VideoUrl=alder.mp4"],
+    "--param": ["LivenessType=SILENT"],
+}
+
+
+def deliver_tokens(**changes: Any) -> list[str]:
+    flags: dict[str, Any] = DELIVER | {f"--{k.replace('_', '-')}": v for k, v in changes.items()}
+    tokens = ["deliver"]
+    for flag, value in flags.items():
+        if value is not None:
+            for text in value if isinstance(value, list) else [value]:  # pyright: ignore[reportUnknownVariableType]
+                tokens += [flag, str(text)]  # pyright: ignore[reportUnknownArgumentType]
+    return tokens
 
 
 def until(look: Callable[[], Any], what: str, seconds: float = 90) -> Any:

@@ -1,63 +1,18 @@
 """The ``faceid`` command: bad input gets one line and exit code 2, and nothing is sent."""
 
 import json
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from deployments.command_deliver import exit_code
-from faceid.command import run
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult, ResultError, Verdict
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def faceid(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]:
-    """Runs the command in this process."""
-    import_module("deployments.cli")
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in signals}
-
-    def call(*tokens: str) -> Ended:
-        with pytest.raises(SystemExit) as ending:
-            run(tokens)
-        captured = capsys.readouterr()
-        return Ended(int(ending.value.code or 0), captured.out, captured.err)
-
-    yield call
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-DELIVER = {
-    "--request-id": "r-1",
-    "--action": "VideoLivenessCompare",
-    "--region": "ap-singapore",
-    "--resource": ["ImageUrl=alder.jpg", "VideoUrl=alder.mp4"],
-    "--param": ["LivenessType=SILENT"],
-}
-
-
-def deliver_tokens(**changes: Any) -> list[str]:
-    flags: dict[str, Any] = DELIVER | {f"--{k.replace('_', '-')}": v for k, v in changes.items()}
-    tokens = ["deliver"]
-    for flag, value in flags.items():
-        if value is not None:
-            for text in value if isinstance(value, list) else [value]:  # pyright: ignore[reportUnknownVariableType]
-                tokens += [flag, str(text)]  # pyright: ignore[reportUnknownArgumentType]
-    return tokens
+from tests.deployments.conftest import Ended, deliver_tokens
 
 
 @pytest.mark.parametrize(

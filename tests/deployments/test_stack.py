@@ -1,5 +1,6 @@
 """The local stack for real: ``demo``, ``up`` and the temporary server, as processes."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from deployments.stack import StackError, child, wait_until_ready
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
 from tests.deployments.conftest import REQUEST, assert_all_gone, final_state, until
+from tests.flows.helpers import nobody_at_work
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -94,6 +96,36 @@ def test_up_serves_the_deployment_to_the_api(up: Callable[[], dict[str, str]]):
         ended = final_state(api, run["id"])
         assert ended["type"] == "COMPLETED"
         assert ended["message"] == "verdict: passed, Success [emulator]"
+
+
+def test_two_deployed_runs_of_a_request_make_one_set_of_calls(
+    up: Callable[[], dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FACEID_STORAGE", str(tmp_path / "storage"))
+    ready = up()
+    monkeypatch.setenv("FACEID_ENDPOINT", ready["endpoint"])
+    with httpx.Client(base_url=ready["api_url"], timeout=30) as api, asyncio.Runner() as runner:
+        lock = nobody_at_work()
+        runner.run(lock.__aenter__())
+        deployment = api.get("/deployments/name/deliver/default").json()
+        create = f"/deployments/{deployment['id']}/create_flow_run"
+        created = [api.post(create, json={"parameters": REQUEST}) for _ in range(2)]
+        assert [reply.status_code for reply in created] == [201, 201]
+        runs: list[str] = [reply.json()["id"] for reply in created]
+
+        def both_at_work() -> bool:
+            replies = [api.get(f"/flow_runs/{run}").json() for run in runs]
+            states = [reply["state"] and reply["state"]["type"] for reply in replies]
+            return states == ["RUNNING", "RUNNING"]
+
+        until(both_at_work, "two runs, each in a process of its own")
+        runner.run(lock.__aexit__(None, None, None))
+        ends = [final_state(api, run) for run in runs]
+    assert [end["type"] for end in ends] == ["COMPLETED", "COMPLETED"]
+    assert {end["message"] for end in ends} == {"verdict: passed, Success [emulator]"}
+    calls = httpx.get(ready["endpoint"] + "/_emulator/stats").json()["calls"]
+    assert (calls["CreateUploadUrl"], calls["PutObject"]) == (2, 2)
+    assert calls["VideoLivenessCompare"] == 1
 
 
 def test_up_ends_in_order_with_a_run_at_work(up: Callable[[], dict[str, str]]):

@@ -1,6 +1,6 @@
 """Flows run in this process, recorded by a real Prefect server, against the real emulator."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
@@ -14,7 +14,9 @@ from faceid.errors import DeliveryFailed
 from faceid.models import DeliveryResult
 from flows.deliver import deliver
 from tasks.call_target_action import call_target_action
+from tasks.check_expiry import check_expiry
 from tasks.request_upload_url import request_upload_url
+from tasks.save_files import save_files
 from tasks.upload_resource import upload_resource
 
 
@@ -26,7 +28,7 @@ class Delivered(NamedTuple):
     run: FlowRun
 
 
-Deliver = Callable[..., Awaitable[Delivered]]
+Deliver = Callable[..., Coroutine[Any, Any, Delivered]]
 
 REQUEST: dict[str, Any] = {
     "request_id": "r-1",
@@ -40,7 +42,8 @@ REQUEST: dict[str, Any] = {
 @pytest.fixture
 def run_deliver(prefect_api: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Deliver:
     """Runs the flow on the sample request, with what the test changes of it."""
-    for step in (request_upload_url, upload_resource, call_target_action):
+    steps = (request_upload_url, upload_resource, check_expiry, call_target_action, save_files)
+    for step in steps:
         # Retries stay, their delays go.
         monkeypatch.setattr(step, "retry_delay_seconds", [0] * (step.retries or 0))
 

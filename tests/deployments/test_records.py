@@ -1,0 +1,191 @@
+"""``faceid status`` and ``faceid answer``: what is kept about requests."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+from faceid.emulator import Emulator
+from tests.deployments.conftest import Ended, deliver_tokens
+
+Faceid = Callable[..., Ended]
+ACTION = "VideoLivenessCompare"
+
+
+@pytest.fixture
+def delivered(
+    faceid: Faceid, emulator: Emulator, prefect_api: str
+) -> Callable[..., dict[str, Any]]:
+    """Delivers a request by the command; gives its result object."""
+
+    def deliver(**changes: Any) -> dict[str, Any]:
+        return json.loads(faceid(*deliver_tokens(**changes)).out)
+
+    return deliver
+
+
+def test_status_tells_a_verdict(faceid: Faceid, delivered: Callable[..., dict[str, Any]]):
+    result = delivered()
+    code, out, err = faceid("status", "r-1")
+    assert (code, err) == (0, "")
+    shown = json.loads(out)
+    assert shown.pop("updated_at")
+    assert shown == {
+        "request_id": "r-1",
+        "state": "verdict",
+        "target_action": ACTION,
+        "region": "ap-singapore",
+        "windows": 1,
+        "calls": 1,
+        "verdict": result["verdict"],
+        "error": None,
+        "tencent_request_ids": result["tencent_request_ids"],
+        "flow_run_ids": [result["flow_run_id"]],
+    }
+
+
+def test_status_knows_a_request_by_its_tencent_request_ids(
+    faceid: Faceid, delivered: Callable[..., dict[str, Any]]
+):
+    delivered()
+    second = delivered(request_id="r-2")
+    for tencent_request_id in second["tencent_request_ids"]:
+        code, out, _ = faceid("status", tencent_request_id)
+        assert code == 0
+        assert json.loads(out)["request_id"] == "r-2"
+
+
+def test_status_tells_a_failure_and_its_runs(
+    faceid: Faceid, emulator: Emulator, delivered: Callable[..., dict[str, Any]]
+):
+    emulator.add_fault(ACTION, "api:FailedOperation.ImageDecodeFailed", times=2)
+    runs = [delivered()["flow_run_id"], delivered()["flow_run_id"]]
+    code, out, _ = faceid("status", "r-1")
+    assert code == 0
+    shown = json.loads(out)
+    assert shown["state"] == "invalid-input"
+    assert shown["verdict"] is None
+    assert shown["error"]["code"] == "FailedOperation.ImageDecodeFailed"
+    assert (shown["windows"], shown["calls"]) == (1, 2)
+    assert shown["flow_run_ids"] == runs
+
+
+def test_status_tells_an_unknown_outcome(
+    faceid: Faceid, emulator: Emulator, delivered: Callable[..., dict[str, Any]]
+):
+    emulator.add_fault(ACTION, "commit-then-reset")
+    delivered(on_unknown_outcome="stop")
+    code, out, _ = faceid("status", "r-1")
+    assert code == 0
+    assert json.loads(out)["state"] == "outcome-unknown"
+    assert json.loads(out)["error"]["kind"] == "unknown"
+
+
+def test_status_says_what_is_not_known_and_tells_the_rest(
+    faceid: Faceid, delivered: Callable[..., dict[str, Any]]
+):
+    delivered()
+    code, out, err = faceid("status", "r-9", "r-1")
+    assert code == 1
+    assert err == "faceid: nothing is known about r-9\n"
+    assert json.loads(out)["request_id"] == "r-1"
+
+
+def test_nothing_secret_is_in_a_status(faceid: Faceid, delivered: Callable[..., dict[str, Any]]):
+    delivered()
+    _, out, _ = faceid("status", "r-1")
+    for secret in ("http", "q-sign", "BestFrame", "alder"):
+        assert secret not in out
+
+
+def test_answer_prints_the_whole_answer(faceid: Faceid, delivered: Callable[..., dict[str, Any]]):
+    result = delivered()
+    code, out, err = faceid("answer", "r-1")
+    assert (code, err) == (0, "")
+    answer = json.loads(out)
+    assert set(answer) == {"Result", "Description", "BestFrame", "Sim", "RequestId"}
+    assert answer["BestFrame"]["Url"].startswith("http")
+    assert answer["Sim"] == result["verdict"]["similarity"]
+    assert answer["RequestId"] in result["tencent_request_ids"]
+
+
+def test_answer_prints_a_verdict_that_came_as_an_error(
+    faceid: Faceid, emulator: Emulator, delivered: Callable[..., dict[str, Any]]
+):
+    emulator.add_fault(ACTION, "api:FailedOperation.CompareLowSimilarity")
+    result = delivered()
+    code, out, _ = faceid("answer", "r-1")
+    assert code == 0
+    answer = json.loads(out)
+    assert answer["Error"]["Code"] == "FailedOperation.CompareLowSimilarity"
+    assert set(answer["Error"]) == {"Code", "Message"}
+    assert answer["RequestId"] in result["tencent_request_ids"]
+
+
+def test_answer_says_when_there_is_none(
+    faceid: Faceid, emulator: Emulator, delivered: Callable[..., dict[str, Any]]
+):
+    emulator.add_fault(ACTION, "api:FailedOperation.ImageDecodeFailed")
+    delivered()
+    for request_id in ("r-1", "r-9"):
+        assert faceid("answer", request_id) == Ended(
+            1, "", f"faceid: no answer is stored for {request_id}\n"
+        )
+
+
+@pytest.mark.parametrize("command", ["status", "answer"])
+def test_a_wrong_key_gets_one_line(
+    faceid: Faceid,
+    delivered: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+):
+    delivered()
+    monkeypatch.setenv("FACEID_DATA_KEY", Fernet.generate_key().decode())
+    code, out, err = faceid(command, "r-1")
+    assert (code, out) == (1, "")
+    assert err.startswith("faceid: CannotDecrypt: records/emulator/default/")
+    assert "sealed with a key that is not given" in err
+    assert "FACEID_DATA_KEY" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["status", "answer"])
+def test_live_without_a_key_gets_one_line(
+    faceid: Faceid, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+):
+    monkeypatch.setenv("FACEID_STORAGE", str(tmp_path / "storage"))
+    code, out, err = faceid(command, "r-1")
+    assert (code, out) == (2, "")
+    assert "FACEID_DATA_KEY is not set" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "storage").exists()
+
+
+def test_deliver_needs_no_files_once_there_is_a_verdict(
+    faceid: Faceid, emulator: Emulator, delivered: Callable[..., dict[str, Any]], samples: Path
+):
+    first = delivered()
+    sent = emulator.requests()
+    (samples / "alder.jpg").unlink()
+    (samples / "alder.mp4").unlink()
+    code, out, _ = faceid(*deliver_tokens())
+    assert code == 0
+    assert json.loads(out)["verdict"] == first["verdict"]
+    assert emulator.requests() == sent
+
+
+def test_deliver_tells_a_conflict_with_exit_code_2(
+    faceid: Faceid, emulator: Emulator, delivered: Callable[..., dict[str, Any]]
+):
+    delivered()
+    sent = emulator.requests()
+    other = ["ImageUrl=birch.jpg", "VideoUrl=alder.mp4"]
+    code, out, err = faceid(*deliver_tokens(resource=other))
+    assert code == 2
+    assert json.loads(out)["error"]["kind"] == "conflict"
+    assert "Use a request ID of its own for each input." in err
+    assert emulator.requests() == sent

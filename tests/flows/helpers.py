@@ -1,0 +1,128 @@
+"""What tests of a request's life look at: its record, its steps, the service's count."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun, TaskRun
+
+from faceid.emulator import Emulator
+from faceid.settings import FaceIdSettings
+from tasks.locks import held
+from tasks.record import Record, RecordStore
+from tasks.storage import open_storage
+from tests.environment import wait_until
+from tests.flows.conftest import REQUEST, task_runs_of
+
+ACTION = "VideoLivenessCompare"
+REFUSES_THE_FILE = "api:FailedOperation.ImageDecodeFailed"
+"""A fault of the call that ends a run: known to be no verdict, and not retried."""
+REFUSES_THE_ACCOUNT = "api:ResourceUnavailable.InArrears"
+"""The same, for a reason that has nothing to do with the input."""
+
+OTHER_INPUT: dict[str, Any] = {"resources": {"ImageUrl": "birch.jpg", "VideoUrl": "alder.mp4"}}
+
+
+def calls_of(emulator: Emulator, op: str = ACTION) -> int:
+    return emulator.stats()["calls"].get(op, 0)
+
+
+async def called(emulator: Emulator, times: int = 1, op: str = ACTION) -> None:
+    """Waits until the service has so many calls."""
+
+    async def look() -> bool:
+        return await asyncio.to_thread(calls_of, emulator, op) >= times
+
+    await wait_until(look, f"{times} of {op}")
+
+
+async def steps_of(run: FlowRun, count: int) -> dict[str, str]:
+    """The run's task runs, by name, with the names of their final states in order of their start.
+
+    As the dashboard shows them: ``{"ticket ImageUrl": "Cached", "check expiry": "Failed, ..."}``.
+    """
+
+    async def look() -> list[TaskRun] | None:
+        runs = await task_runs_of(run)
+        ended = [task for task in runs if task.state and task.state.is_final() and task.start_time]
+        return ended if len(ended) >= count else None
+
+    found = await wait_until(look, f"{count} steps at their end")
+    assert len(found) == count, [task.name for task in found]
+    steps: dict[str, str] = {}
+    for task in sorted(found, key=lambda task: str(task.start_time)):
+        assert task.state
+        steps[task.name] = ", ".join(filter(None, (steps.get(task.name), task.state.name)))
+    return steps
+
+
+def records() -> RecordStore:
+    settings = FaceIdSettings.load()
+    return RecordStore(open_storage(settings), settings.service, settings.account)
+
+
+async def record_of(request_id: str = "r-1") -> Record:
+    record = await records().load(request_id)
+    assert record is not None
+    return record
+
+
+def record_file(storage: Path) -> Path:
+    """Where the only record lies."""
+    (path,) = (storage / "records").rglob("*.json")
+    return path
+
+
+@asynccontextmanager
+async def nobody_at_work(request_id: str = "r-1") -> AsyncGenerator[None]:
+    """Holds the request's lock, so that runs wait until this ends."""
+
+    async def refuse() -> None:
+        raise AssertionError("somebody is at work")
+
+    store = records()
+    assert store.storage.folder
+    async with held("", store.storage.folder / "locks", store.name(request_id), refuse):
+        yield
+
+
+async def runs_at_work(request_id: str, count: int) -> list[FlowRun]:
+    """Waits until so many runs of the request have begun and not ended."""
+
+    async def look() -> list[FlowRun] | None:
+        tags = FlowRunFilterTags(all_=[f"request:{request_id}"])
+        async with get_client() as client:
+            runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags))
+        found = [run for run in runs if run.state and run.state.is_running()]
+        return found if len(found) == count else None
+
+    return await wait_until(look, f"{count} runs at work")
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def deliver_command(request_id: str, *more: str) -> list[str]:
+    command = [sys.executable, "-m", "faceid", "deliver", "--request-id", request_id]
+    command += ["--action", ACTION, "--region", REQUEST["region"], "--param", "LivenessType=SILENT"]
+    for field, location in REQUEST["resources"].items():
+        command += ["--resource", f"{field}={location}"]
+    return command + list(more)
+
+
+def start_deliver(api_url: str, request_id: str, *more: str) -> "subprocess.Popen[str]":
+    """``faceid deliver`` as a process of its own."""
+    return subprocess.Popen(
+        deliver_command(request_id, *more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PREFECT_API_URL": api_url},
+    )

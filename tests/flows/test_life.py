@@ -1,0 +1,285 @@
+"""A request's life, told by hypothesis: crashes at any step, faults, a moving clock, changed input.
+
+Each run is the real flow, recorded by a real Prefect server, against the real emulator. A crash is
+an exception that nothing catches, raised at the n-th read or write of network or storage, and from
+then on at every one: as a killed process, the run does nothing more.
+"""
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from faceid.client import FaceIdClient
+from faceid.emulator import Emulator
+from faceid.errors import DeliveryFailed
+from faceid.models import DeliveryResult, Verdict
+from faceid.settings import FaceIdSettings
+from flows.deliver import deliver
+from tasks.call_target_action import call_target_action
+from tasks.record import Record, RecordStore
+from tasks.request_upload_url import request_upload_url
+from tasks.storage import Storage, open_storage
+from tasks.upload_resource import upload_resource
+
+ACTION = "VideoLivenessCompare"
+# The suite lives the same lives each time; a number of lives asks for others, as many.
+LIVES = os.environ.get("FACEID_TEST_LIVES", "")
+STEPS = 6
+
+FAULTS = [
+    ("CreateUploadUrl", "api:RequestLimitExceeded"),
+    ("CreateUploadUrl", "reset"),
+    ("CreateUploadUrl", "api:InvalidParameter"),
+    ("PutObject", "http:503"),
+    ("PutObject", "commit-then-reset"),
+    ("PutObject", "api:SignatureDoesNotMatch"),
+    (ACTION, "api:RequestLimitExceeded"),
+    (ACTION, "api:InternalError"),
+    (ACTION, "api:FailedOperation.VideoDecodeFailed"),
+    (ACTION, "api:FailedOperation.CompareLowSimilarity"),
+    (ACTION, "result:FailedOperation.LivessSystemError"),
+    (ACTION, "api:FailedOperation.DownLoadError"),
+    (ACTION, "reset"),
+    (ACTION, "commit-then-reset"),
+    (ACTION, "http:502"),
+]
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class Interruption:
+    """Something that happens at the n-th point of a run: before or after each read or write."""
+
+    def __init__(
+        self, emulator: Emulator, intents: set[str], at: int, what: int | Literal["crash"]
+    ) -> None:
+        self.points = itertools.count()
+        self.emulator, self.intents, self.at, self.what = emulator, intents, at, what
+        self.crashed = False
+        self.jumped = False
+        self.intent_unsent = False
+        """The intent to call is on disk, and the call has not begun."""
+
+    def point(self) -> None:
+        if next(self.points) == self.at:
+            if isinstance(self.what, int):
+                self.jumped = True
+                self.emulator.advance(self.what)
+            else:
+                self.crashed = True
+        if self.crashed:
+            raise Crash
+
+    def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        exchange: Any = FaceIdClient.__dict__["_exchange"]
+        write = Storage.write
+
+        async def interrupted_exchange(client: FaceIdClient, *args: Any, **more: Any) -> Any:
+            self.point()
+            if more["headers"].get("X-TC-Action") == ACTION:
+                self.intent_unsent = False
+            answer = await exchange(client, *args, **more)
+            self.point()
+            return answer
+
+        def interrupted_write(storage: Storage, name: str, content: dict[str, Any]) -> None:
+            self.point()
+            write(storage, name, content)
+            intent = content.get("intent")
+            if intent and intent["at"] not in self.intents:
+                self.intents.add(intent["at"])
+                self.intent_unsent = True
+            self.point()
+
+        monkeypatch.setattr(FaceIdClient, "_exchange", interrupted_exchange)
+        monkeypatch.setattr(Storage, "write", interrupted_write)
+
+
+class Life(RuleBasedStateMachine):
+    """One request ID, and everything that can happen to it."""
+
+    emulator: Emulator
+    samples: Path
+    runner: asyncio.Runner
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.folder = Path(tempfile.mkdtemp(prefix="faceid-life-"))
+        self.environment = self.stack.enter_context(pytest.MonkeyPatch.context())
+        self.environment.setenv("FACEID_STORAGE", str(self.folder))
+        self.emulator.reset()
+        self.verdict: Verdict | None = None
+        """The first one seen: every later one must be the same."""
+        self.photo = ""
+        """What it is about: with another one, its request ID is refused."""
+        self.calls_at_verdict = 0
+        self.intents: set[str] = set()
+        """When the intents were formed that were ever stored."""
+        self.unsent = 0
+        """Crashes after the intent was stored and before the call began: counted, never sent."""
+
+    def teardown(self) -> None:
+        try:
+            # Whatever happened: with the service well again, the request comes to a clear end.
+            self.emulator.clear_faults()
+            result = self._run("alder.jpg", "call_again")
+            assert result is not None
+            if result.error is not None:
+                assert result.error.kind == "conflict"
+                assert self._run("birch.jpg", "call_again") is not None
+            self.what_is_stored_is_true()
+        finally:
+            self.stack.close()
+            shutil.rmtree(self.folder)
+
+    @initialize(faults=st.lists(st.sampled_from(FAULTS), max_size=4))
+    def a_bad_day(self, faults: list[tuple[str, str]]) -> None:
+        for fault in faults:
+            self.emulator.add_fault(*fault)
+
+    @rule(fault=st.sampled_from(FAULTS), times=st.integers(1, 3))
+    def the_service_is_ill(self, fault: tuple[str, str], times: int) -> None:
+        self.emulator.add_fault(*fault, times=times)
+
+    @rule(seconds=st.sampled_from([600, 7000, 7300]))
+    def time_passes(self, seconds: int) -> None:
+        self.emulator.advance(seconds)
+
+    @rule(
+        photo=st.sampled_from(["alder.jpg", "alder.jpg", "birch.jpg"]),
+        policy=st.sampled_from(["call_again", "stop"]),
+    )
+    def a_trigger(self, photo: str, policy: str) -> None:
+        self._run(photo, policy)
+
+    @rule(
+        at=st.integers(0, 24),
+        what=st.sampled_from(["crash", "crash", 3700, 7300]),
+        policy=st.sampled_from(["call_again", "stop"]),
+    )
+    def an_interrupted_trigger(self, at: int, what: int | Literal["crash"], policy: str) -> None:
+        self._run("alder.jpg", policy, Interruption(self.emulator, self.intents, at, what))
+
+    def _run(
+        self, photo: str, policy: str, interruption: Interruption | None = None
+    ) -> DeliveryResult | None:
+        """The result object, or ``None`` after a crash."""
+        late_before = self._refused_as_late()
+        interruption = interruption or Interruption(self.emulator, self.intents, -1, "crash")
+        with pytest.MonkeyPatch.context() as patch:
+            interruption.patch(patch)
+            try:
+                result = self.runner.run(self._deliver(photo, policy))
+            except Crash:
+                self.unsent += interruption.intent_unsent
+                return None
+        if not interruption.jumped:
+            assert self._refused_as_late() == late_before, "a URL was used after its expiry"
+        self._compare(result, photo)
+        return result
+
+    async def _deliver(self, photo: str, policy: str) -> DeliveryResult:
+        state: Any = await cast("Any", deliver)(
+            request_id="r-1",
+            target_action=ACTION,
+            region="ap-singapore",
+            resources={"ImageUrl": photo, "VideoUrl": "alder.mp4"},
+            action_parameters={"LivenessType": "SILENT"},
+            on_unknown_outcome=policy,
+            return_state=True,
+        )
+        outcome = await state.aresult(raise_on_failure=False)
+        if isinstance(outcome, Crash):
+            raise outcome
+        result = outcome.result if isinstance(outcome, DeliveryFailed) else outcome
+        assert isinstance(result, DeliveryResult), state
+        return result
+
+    def _compare(self, result: DeliveryResult, photo: str) -> None:
+        """A run that ended has a verdict or says clearly why not."""
+        assert (result.status == "verdict") == (result.error is None)
+        if self.verdict is None and result.verdict is not None:
+            self._seen(result.verdict, photo)
+        elif self.verdict is not None and photo == self.photo:
+            assert result.verdict == self.verdict, "a verdict was lost"
+        elif self.verdict is not None:
+            assert result.error is not None, "a verdict for what it was not given for"
+            assert result.error.kind == "conflict"
+
+    def _seen(self, verdict: Verdict, photo: str) -> None:
+        self.verdict, self.photo, self.calls_at_verdict = verdict, photo, self._calls()
+
+    def _record(self) -> Record | None:
+        configured = FaceIdSettings.load()
+        store = RecordStore(open_storage(configured), configured.service, configured.account)
+        return self.runner.run(store.load("r-1"))
+
+    def _calls(self) -> int:
+        return self.emulator.stats()["calls"].get(ACTION, 0)
+
+    def _refused_as_late(self) -> int:
+        return self.emulator.stats()["errors"].get("AccessDenied", 0)
+
+    @invariant()
+    def what_is_stored_is_true(self) -> None:
+        record = self._record()
+        if record is None:
+            assert self.verdict is None
+            assert self._calls() == 0
+            return
+        assert record.calls - self.unsent == self._calls()
+        if record.verdict is not None and self.verdict is None:
+            # A crash came between storing it and telling it.
+            self._seen(record.verdict, "alder.jpg")
+        assert record.verdict == self.verdict
+        if self.verdict is not None:
+            assert self._calls() == self.calls_at_verdict, "called again with the answer stored"
+            assert record.intent is None
+        assert 1 <= record.window <= 12
+
+
+@pytest.fixture
+def runner(prefect_api: str) -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.mark.timeout(timedelta(minutes=20).total_seconds())
+def test_every_life_is_lived_by_the_rules(
+    emulator: Emulator, samples: Path, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (request_upload_url, upload_resource, call_target_action):
+        monkeypatch.setattr(step, "retry_delay_seconds", [0] * (step.retries or 0))
+    Life.emulator, Life.samples, Life.runner = emulator, samples, runner
+    run_state_machine_as_test(
+        Life,
+        settings=settings(
+            max_examples=int(LIVES or 12),
+            derandomize=not LIVES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
+    emulator.clear_faults()

@@ -1,0 +1,44 @@
+"""The steps' shared parts on real files, keys and processes."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def script() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Runs Python code as a process of its own, which is gone when the test ends."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(code: str, *arguments: str | Path) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()
+
+
+def next_line(process: "subprocess.Popen[str]") -> str:
+    """Waits for the next line that the process prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def close_input(process: "subprocess.Popen[str]") -> None:
+    """The sign for a script to go on."""
+    assert process.stdin is not None
+    process.stdin.close()

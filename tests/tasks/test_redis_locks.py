@@ -1,0 +1,180 @@
+"""The lock for several machines, on a real Redis server."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from faceid.errors import InvalidInput, StorageError
+from tasks import locks
+from tasks.locks import held
+from tests.environment import wait_until
+from tests.tasks.conftest import next_line
+
+pytestmark = pytest.mark.services
+
+URL = os.environ.get("FACEID_TEST_REDIS", "redis://127.0.0.1:6379/9")
+
+NO_FOLDER = Path("/nowhere")
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[Any]:
+    async with Redis.from_url(URL) as server:
+        try:
+            await server.ping()
+        except RedisError:
+            if os.environ.get("FACEID_TEST_SERVICES") == "required":
+                raise
+            pytest.skip("no Redis on this machine")
+        yield server
+
+
+@pytest.fixture
+async def name(redis: Any) -> AsyncIterator[str]:
+    """The name of a lock that nobody else uses."""
+    name = f"tests/{uuid4().hex}"
+    yield name
+    assert await redis.exists(f"faceid:lock:{name}") == 0
+
+
+async def wait_for_it() -> None:
+    """Called when the lock is not free; does not refuse to wait."""
+
+
+async def refuse() -> None:
+    raise InvalidInput("Refused", "not while another is at work")
+
+
+HOLDS = """
+import asyncio, sys
+from pathlib import Path
+from tasks.locks import held
+
+async def waiting():
+    print("waiting", flush=True)
+
+async def main():
+    async with held(sys.argv[1], Path("/nowhere"), sys.argv[2], waiting):
+        print("held", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+async def test_one_at_a_time(name: str):
+    inside: list[int] = []
+
+    async def work(number: int) -> int:
+        async with held(URL, NO_FOLDER, name, wait_for_it):
+            inside.append(number)
+            await asyncio.sleep(0)
+            assert inside == [number]
+            inside.remove(number)
+        return number
+
+    assert await asyncio.gather(*map(work, range(4))) == list(range(4))
+
+
+async def test_who_finds_it_held_may_refuse_to_wait(name: str):
+    async with held(URL, NO_FOLDER, name, wait_for_it):
+        with pytest.raises(InvalidInput, match="another is at work"):
+            async with held(URL, NO_FOLDER, name, refuse):
+                pass
+    async with held(URL, NO_FOLDER, name, refuse):
+        pass
+
+
+async def test_a_killed_holder_delays_the_next_for_less_than_a_minute(
+    redis: Any, name: str, script: Callable[..., "Popen[str]"]
+):
+    holder = script(HOLDS, URL, name)
+    assert await asyncio.to_thread(next_line, holder) == "held"
+    holder.send_signal(signal.SIGKILL)
+    assert holder.wait() == -signal.SIGKILL
+    key = f"faceid:lock:{name}"
+    assert 0 < await redis.pttl(key) <= 30_000
+
+    async def half_a_minute_later() -> None:
+        await redis.pexpire(key, 1)
+
+    async with asyncio.timeout(10), held(URL, NO_FOLDER, name, half_a_minute_later):
+        pass
+
+
+async def test_a_living_holder_renews_its_lease(
+    redis: Any, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 0.6)
+    key = f"faceid:lock:{name}"
+    async with held(URL, NO_FOLDER, name, wait_for_it):
+        renewals = 0
+        before = await redis.pttl(key)
+
+        async def renewed() -> bool:
+            nonlocal renewals, before
+            left = await redis.pttl(key)
+            renewals += left > before
+            before = left
+            return renewals == 3
+
+        await wait_until(renewed, "three renewals")
+        with pytest.raises(InvalidInput, match="another is at work"):
+            async with held(URL, NO_FOLDER, name, refuse):
+                pass
+
+
+async def test_a_holder_that_lost_its_lease_does_not_go_on(
+    redis: Any, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 0.6)
+    went_on = False
+
+    async def work() -> None:
+        nonlocal went_on
+        async with held(URL, NO_FOLDER, name, wait_for_it):
+            await redis.delete(f"faceid:lock:{name}")
+            await asyncio.sleep(30)
+            went_on = True
+
+    with pytest.raises(StorageError, match="lock ran out") as raised:
+        await work()
+    assert raised.value.code == "LockLost"
+    assert not went_on
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+
+
+async def test_a_holder_that_is_cancelled_is_cancelled(name: str):
+    started = asyncio.Event()
+
+    async def work() -> None:
+        async with held(URL, NO_FOLDER, name, wait_for_it):
+            started.set()
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(work())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_work_that_is_done_stays_done_when_the_lock_cannot_be_given_back(
+    redis: Any, name: str
+):
+    key = f"faceid:lock:{name}"
+    async with held(URL, NO_FOLDER, name, wait_for_it):
+        await redis.delete(key)
+        await redis.lpush(key, "what Redis cannot compare with a lock's token")
+    assert await redis.delete(key) == 1
