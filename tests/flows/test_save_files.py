@@ -91,7 +91,8 @@ async def test_the_verdict_stands_when_the_files_have_expired(
     host = emulator.url.removeprefix("http://")
     assert state.message == (
         "verdict: passed, Success [emulator]; its files were not saved: FilesExpired: "
-        f"BestFrame.Url: the service has it no more ({host}). They live two hours; the verdict stands."
+        f"BestFrame.Url: the service has it no more ({host}). "
+        "They live two hours; the verdict stands."
     )
     assert "outcome:verdict" in run.tags
     assert (await steps_of(run, 2))["save files"] == "Failed"
