@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from faceid.command import Exit, app, stderr
+from faceid.errors import InvalidInput
 from faceid.settings import FaceIdSettings
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def status(*ids: str) -> None:
     ids
         Request IDs, or Tencent request IDs.
     """
+    if not ids:
+        raise InvalidInput("InvalidRequest", "which request? Give its ID, or several")
     store = _store()
     unknown = 0
     for request_id in ids:

@@ -13,7 +13,7 @@ import json
 import logging
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypedDict, cast
 from uuid import UUID
 
 import anyio.to_thread
@@ -29,8 +29,6 @@ from faceid.models import Upload, UploadTicket
 from faceid.settings import FaceIdSettings
 from tasks.delivery import Delivery
 from tasks.storage import open_storage
-
-D = TypeVar("D")
 
 FOLDER = "cache"
 
@@ -116,3 +114,18 @@ def _ticket(content: dict[str, Any]) -> UploadTicket:
         expires_at=datetime.fromisoformat(content["expires_at"]),
         tencent_request_id=content["tencent_request_id"],
     )
+
+
+class Cached(TypedDict):
+    result_storage: StepStorage
+    result_serializer: StepSerializer
+    cache_result_in_memory: bool
+
+
+CACHED: Cached = {
+    "result_storage": StepStorage(),
+    "result_serializer": StepSerializer(),
+    # What is on disk decides, also in a process that lives long.
+    "cache_result_in_memory": False,
+}
+"""For ``@task(cache_policy=PerRequest(...), **CACHED)``."""

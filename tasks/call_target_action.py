@@ -25,16 +25,13 @@ from faceid.replies import read_verdict
 from tasks.check_expiry import raise_if_over
 from tasks.delivery import Delivery
 from tasks.record import Intent
-from tasks.retries import DELAYS, JITTER, worth_retrying
+from tasks.retries import RETRIES
 
 
 @task(
     task_run_name="call {delivery.action.name}",
     cache_policy=NO_CACHE,
-    retries=len(DELAYS),
-    retry_delay_seconds=DELAYS,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=worth_retrying,
+    **RETRIES,
 )
 async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> Verdict:
     """The verdict: the stored one as ``Cached``, else that of a call with the open window.

@@ -8,16 +8,13 @@ from prefect.cache_policies import NO_CACHE
 from faceid.errors import WindowOver
 from faceid.models import OpenWindow, Upload, UploadTicket
 from tasks.delivery import Delivery
-from tasks.retries import DELAYS, JITTER, worth_retrying
+from tasks.retries import RETRIES
 
 
 @task(
     task_run_name="check expiry",
     cache_policy=NO_CACHE,
-    retries=len(DELAYS),
-    retry_delay_seconds=DELAYS,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=worth_retrying,
+    **RETRIES,
 )
 async def check_expiry(delivery: Delivery, uploads: list[Upload]) -> OpenWindow:
     """All uploads of a request, each with enough of its life left. Raises ``WindowOver``.

@@ -4,21 +4,16 @@ from prefect import task
 
 from faceid.errors import FaceIdError
 from faceid.models import ResourceFile, UploadTicket
-from tasks.cache import PerRequest, StepSerializer, StepStorage
+from tasks.cache import CACHED, PerRequest
 from tasks.delivery import Delivery, step_name
-from tasks.retries import DELAYS, JITTER, worth_retrying
+from tasks.retries import RETRIES
 
 
 @task(
     task_run_name=step_name("ticket"),
     cache_policy=PerRequest(step="ticket"),
-    result_storage=StepStorage(),
-    result_serializer=StepSerializer(),
-    cache_result_in_memory=False,
-    retries=len(DELAYS),
-    retry_delay_seconds=DELAYS,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=worth_retrying,
+    **CACHED,
+    **RETRIES,
 )
 async def request_upload_url(delivery: Delivery, file: ResourceFile) -> UploadTicket:
     """Asks ``CreateUploadUrl`` for a place to put the file.

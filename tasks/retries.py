@@ -4,7 +4,8 @@ An error's class says whether trying again can help (``faceid.errors.NextStep``)
 and are jittered, so that runs that failed together do not come back together.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypedDict
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
@@ -14,8 +15,6 @@ from faceid.errors import FaceIdError, NextStep
 DELAYS: list[float] = [1, 2, 4, 8, 15, 30]
 """Seconds before each retry: a minute in all."""
 
-JITTER = 0.5
-
 _WORTH_RETRYING = {NextStep.RETRY, NextStep.WAIT, NextStep.CHECK_RESOURCE}
 
 
@@ -23,3 +22,19 @@ def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
     """Prefect's ``retry_condition_fn``: it has to be a plain function."""
     error = state.data
     return isinstance(error, FaceIdError) and error.next_step in _WORTH_RETRYING
+
+
+class Retries(TypedDict):
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_jitter_factor: float
+    retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
+
+
+RETRIES: Retries = {
+    "retries": len(DELAYS),
+    "retry_delay_seconds": DELAYS,
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": worth_retrying,
+}
+"""For ``@task(**RETRIES)``."""

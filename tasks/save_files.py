@@ -16,17 +16,14 @@ from faceid.errors import ServiceUnavailable, StorageError, WindowOver
 from faceid.models import Reply, Verdict
 from faceid.replies import field_of
 from tasks.delivery import Delivery
-from tasks.retries import DELAYS, JITTER, worth_retrying
+from tasks.retries import RETRIES
 from tasks.storage import make_private_folder
 
 
 @task(
     task_run_name="save files",
     cache_policy=NO_CACHE,
-    retries=len(DELAYS),
-    retry_delay_seconds=DELAYS,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=worth_retrying,
+    **RETRIES,
 )
 async def save_files(delivery: Delivery, verdict: Verdict, folder: Path) -> int:  # noqa: ARG001
     """Saves each file as ``<request ID>.<field>``, 0600; gives how many the answer points to.

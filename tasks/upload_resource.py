@@ -3,22 +3,17 @@
 from prefect import task
 
 from faceid.models import ResourceFile, Upload, UploadTicket
-from tasks.cache import PerRequest, StepSerializer, StepStorage
+from tasks.cache import CACHED, PerRequest
 from tasks.check_expiry import raise_if_over
 from tasks.delivery import Delivery, step_name
-from tasks.retries import DELAYS, JITTER, worth_retrying
+from tasks.retries import RETRIES
 
 
 @task(
     task_run_name=step_name("upload"),
     cache_policy=PerRequest(step="upload"),
-    result_storage=StepStorage(),
-    result_serializer=StepSerializer(),
-    cache_result_in_memory=False,
-    retries=len(DELAYS),
-    retry_delay_seconds=DELAYS,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=worth_retrying,
+    **CACHED,
+    **RETRIES,
 )
 async def upload_resource(delivery: Delivery, ticket: UploadTicket, file: ResourceFile) -> Upload:
     """PUTs the file, unless its ticket is about to run out.

@@ -78,6 +78,26 @@ def until(look: Callable[[], Any], what: str, seconds: float = 90) -> Any:
     return found
 
 
+BUSY = (429, 502, 503)
+"""What Prefect's own client tries again: its server answers 503 when SQLite is locked."""
+
+
+def trigger(api: httpx.Client, **changes: Any) -> str:
+    """The ID of a run of the sample request, as a user of the API triggers it."""
+    deployment = api.get("/deployments/name/deliver/default").json()["id"]
+
+    def look() -> str | None:
+        created = api.post(
+            f"/deployments/{deployment}/create_flow_run", json={"parameters": REQUEST | changes}
+        )
+        if created.status_code in BUSY:
+            return None
+        assert created.status_code == 201, created.text
+        return created.json()["id"]
+
+    return cast("str", until(look, "a run that was taken"))
+
+
 def final_state(api: httpx.Client, run_id: str) -> dict[str, Any]:
     """The state that a run ended in, as soon as it has."""
 

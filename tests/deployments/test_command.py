@@ -100,6 +100,7 @@ def test_a_bad_setting_gets_one_line(
         (["emulator", "--window", "-5"], {}, "WINDOW"),
         (["emulator"], {"FACEID_EMULATOR_PORT": "high"}, "FACEID_EMULATOR_PORT"),
         (["frobnicate"], {}, "frobnicate"),
+        (["status"], {}, "which request?"),
     ],
 )
 def test_a_bad_command_gets_one_line(

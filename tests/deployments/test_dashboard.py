@@ -9,7 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.deployments.conftest import REQUEST, final_state
+from tests.deployments.conftest import final_state, trigger
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -45,11 +45,7 @@ def test_a_run_and_the_form_read_well(up: Callable[[], dict[str, str]], page: Pa
     ready = up()
     with httpx.Client(base_url=ready["api_url"], timeout=30) as api:
         deployment = api.get("/deployments/name/deliver/default").json()["id"]
-        created = api.post(
-            f"/deployments/{deployment}/create_flow_run", json={"parameters": REQUEST}
-        )
-        assert created.status_code == 201, created.text
-        run = created.json()["id"]
+        run = trigger(api)
         assert final_state(api, run)["type"] == "COMPLETED"
 
     page.goto(f"{ready['dashboard']}/runs/flow-run/{run}")

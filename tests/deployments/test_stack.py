@@ -15,7 +15,7 @@ import pytest
 from deployments.stack import StackError, child, wait_until_ready
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
-from tests.deployments.conftest import REQUEST, assert_all_gone, final_state, until
+from tests.deployments.conftest import REQUEST, assert_all_gone, final_state, trigger, until
 from tests.flows.helpers import nobody_at_work
 
 pytestmark = pytest.mark.timeout(300)
@@ -90,10 +90,7 @@ def test_up_serves_the_deployment_to_the_api(up: Callable[[], dict[str, str]]):
             refused = api.post(create, json={"parameters": REQUEST | wrong})
             assert refused.status_code == 409, wrong
 
-        created = api.post(create, json={"parameters": REQUEST})
-        assert created.status_code == 201, created.text
-        run = created.json()
-        ended = final_state(api, run["id"])
+        ended = final_state(api, trigger(api))
         assert ended["type"] == "COMPLETED"
         assert ended["message"] == "verdict: passed, Success [emulator]"
 
@@ -107,11 +104,7 @@ def test_two_deployed_runs_of_a_request_make_one_set_of_calls(
     with httpx.Client(base_url=ready["api_url"], timeout=30) as api, asyncio.Runner() as runner:
         lock = nobody_at_work()
         runner.run(lock.__aenter__())
-        deployment = api.get("/deployments/name/deliver/default").json()
-        create = f"/deployments/{deployment['id']}/create_flow_run"
-        created = [api.post(create, json={"parameters": REQUEST}) for _ in range(2)]
-        assert [reply.status_code for reply in created] == [201, 201]
-        runs: list[str] = [reply.json()["id"] for reply in created]
+        runs = [trigger(api), trigger(api)]
 
         def both_at_work() -> bool:
             replies = [api.get(f"/flow_runs/{run}").json() for run in runs]
@@ -133,11 +126,7 @@ def test_up_ends_in_order_with_a_run_at_work(up: Callable[[], dict[str, str]]):
     with httpx.Client(base_url=ready["api_url"], timeout=30) as api:
         fault = {"op": "VideoLivenessCompare", "do": "stall:60"}
         assert httpx.post(ready["endpoint"] + "/_emulator/faults", json=fault).is_success
-        deployment = api.get("/deployments/name/deliver/default").json()
-        api.post(
-            f"/deployments/{deployment['id']}/create_flow_run",
-            json={"parameters": REQUEST},
-        )
+        trigger(api)
         stats = ready["endpoint"] + "/_emulator/stats"
         until(
             lambda: "VideoLivenessCompare" in httpx.get(stats).json()["calls"], "the call at work"
