@@ -42,7 +42,7 @@ from tasks.upload_resource import upload_resource
 ACTION = "VideoLivenessCompare"
 # The suite lives the same lives each time; a number of lives asks for others, as many.
 LIVES = os.environ.get("FACEID_TEST_LIVES", "")
-STEPS = 6
+STEPS = 8
 
 FAULTS = [
     ("CreateUploadUrl", "api:RequestLimitExceeded"),
@@ -61,6 +61,12 @@ FAULTS = [
     (ACTION, "commit-then-reset"),
     (ACTION, "http:502"),
 ]
+
+
+# Once, so that a retry mends it; or more often than a step is retried.
+_faults = st.tuples(st.sampled_from(FAULTS), st.sampled_from([1, 9])).map(
+    lambda drawn: (*drawn[0], drawn[1])
+)
 
 
 class Crash(BaseException):
@@ -153,21 +159,22 @@ class Life(RuleBasedStateMachine):
             self.stack.close()
             shutil.rmtree(self.folder)
 
-    @initialize(faults=st.lists(st.sampled_from(FAULTS), max_size=4))
-    def a_bad_day(self, faults: list[tuple[str, str]]) -> None:
-        for fault in faults:
-            self.emulator.add_fault(*fault)
+    @initialize(faults=st.lists(_faults, min_size=1, max_size=4))
+    def a_bad_day(self, faults: list[tuple[str, str, int]]) -> None:
+        for op, do, times in faults:
+            self.emulator.add_fault(op, do, times=times)
 
-    @rule(fault=st.sampled_from(FAULTS), times=st.integers(1, 3))
-    def the_service_is_ill(self, fault: tuple[str, str], times: int) -> None:
-        self.emulator.add_fault(*fault, times=times)
+    @rule(fault=_faults)
+    def the_service_is_ill(self, fault: tuple[str, str, int]) -> None:
+        op, do, times = fault
+        self.emulator.add_fault(op, do, times=times)
 
-    @rule(seconds=st.sampled_from([600, 7000, 7300]))
+    @rule(seconds=st.sampled_from([600, 7300]))
     def time_passes(self, seconds: int) -> None:
         self.emulator.advance(seconds)
 
     @rule(
-        photo=st.sampled_from(["alder.jpg", "alder.jpg", "birch.jpg"]),
+        photo=st.sampled_from(["alder.jpg", "birch.jpg"]),
         policy=st.sampled_from(["call_again", "stop"]),
     )
     def a_trigger(self, photo: str, policy: str) -> None:
@@ -275,7 +282,7 @@ def test_every_life_is_lived_by_the_rules(
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=int(LIVES or 12),
+            max_examples=int(LIVES or 16),
             derandomize=not LIVES,
             stateful_step_count=STEPS,
             deadline=None,
