@@ -58,6 +58,8 @@ def deliver(
     require_passed
         Exit with 3 when the verdict is negative.
     """
+    # Read when Prefect is imported, by the first thing below that needs it.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     settings = FaceIdSettings.load()
     arguments: dict[str, Any] = {
         "request_id": request_id,
@@ -130,7 +132,7 @@ def exit_code(result: DeliveryResult, *, require_passed: bool) -> int:
 
 def _run_flow(arguments: dict[str, Any]) -> DeliveryResult:
     """Runs the flow in this process, recorded at PREFECT_API_URL or in a temporary server."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    from prefect.logging.handlers import APILogHandler
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.deliver import deliver as flow
@@ -150,4 +152,7 @@ def _run_flow(arguments: dict[str, Any]) -> DeliveryResult:
             stderr.print("PREFECT_API_URL is not set: recording in a temporary Prefect server")
             api_url = stack.enter_context(temporary_prefect_server(os.environ))
             stack.enter_context(temporary_settings({PREFECT_API_URL: api_url}))
-        return asyncio.run(run())
+        try:
+            return asyncio.run(run())
+        finally:
+            APILogHandler().flush()  # while the server is there

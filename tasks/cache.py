@@ -32,6 +32,9 @@ from tasks.storage import open_storage
 
 FOLDER = "cache"
 
+NOTHING = b"null"
+"""How a step's error is serialized: Prefect would keep those, too, and nobody would read them."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -76,8 +79,11 @@ def _read(path: str) -> bytes:
 
 
 def _write(path: str, content: bytes) -> None:
+    record: dict[str, Any] = json.loads(content)
+    if record["result"] == NOTHING.decode():
+        return
     try:
-        open_storage(FaceIdSettings.load()).write(f"{FOLDER}/{path}", json.loads(content))
+        open_storage(FaceIdSettings.load()).write(f"{FOLDER}/{path}", record)
     except FaceIdError as error:
         # The step is done all the same; it may have to be done again.
         logger.warning("a step could not be cached: %s", error)
@@ -89,6 +95,8 @@ class StepSerializer(Serializer):
     type: Literal["faceid-step"] = "faceid-step"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def dumps(self, obj: Any) -> bytes:
+        if isinstance(obj, BaseException):
+            return NOTHING
         content = attrs.asdict(obj, value_serializer=_plain)
         return json.dumps({"kind": type(obj).__name__, **content}).encode()
 

@@ -155,7 +155,11 @@ async def test_missing_credentials_are_told(
 
 
 async def test_a_wrong_key_is_told_with_its_code_and_not_retried(
-    run_deliver: Deliver, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+    run_deliver: Deliver,
+    emulator: Emulator,
+    samples: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ):
     monkeypatch.setenv("TENCENTCLOUD_SECRET_KEY", "EXAMPLE-not-the-key")
     state, result, _ = await run_deliver()
@@ -167,6 +171,8 @@ async def test_a_wrong_key_is_told_with_its_code_and_not_retried(
     assert result.windows == 1
     assert result.calls == 0
     assert emulator.stats()["errors"] == {"AuthFailure.SignatureFailure": 2}
+    assert "Failed to write result" not in caplog.text
+    assert not (samples / "storage" / "cache").exists()
 
 
 async def test_a_plain_call_returns_the_result_or_raises_it(
