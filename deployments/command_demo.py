@@ -164,7 +164,7 @@ async def read_result(client: "PrefectClient", run_id: Any) -> DeliveryResult:
 
 
 def _show(results: list[DeliveryResult], *, as_json: bool) -> None:
-    if as_json:
+    if as_json:  # results go to stdout
         print("[" + ",".join(result.model_dump_json() for result in results) + "]")  # noqa: T201
         return
     table = Table(title="What the service answered (an emulator: no verdict here is real)")

@@ -88,6 +88,7 @@ def child(
             stderr=output,
             # A Ctrl-C in the terminal is ours to handle: children end in order.
             process_group=0,
+            # The rule warns of threads; the commands start their children from their only one.
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
         )
         started = Child(name, process, log)

@@ -44,6 +44,7 @@ class PerRequest(CachePolicy):
 
     step: str = ""
 
+    # Prefect calls it with all of these.
     def compute_key(
         self,
         task_ctx: TaskRunContext,  # noqa: ARG002
@@ -92,6 +93,7 @@ def _write(path: str, content: bytes) -> None:
 class StepSerializer(Serializer):
     """Tickets and uploads as JSON, URLs in clear: ``StepStorage`` encrypts what it is given."""
 
+    # Prefect declares `type` as a str, and picks the serializer by this literal.
     type: Literal["faceid-step"] = "faceid-step"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def dumps(self, obj: Any) -> bytes:

@@ -36,6 +36,9 @@ class CannotListen(RuntimeError):
 class EmulatorProtocol(HttpToolsProtocol):
     """Lets the application cut the connection, and answer a client that stops in mid-body."""
 
+    # uvicorn types a scope as a closed TypedDict, and asyncio's `eof_received` as returning
+    # nothing, where both take more: hence what pyright is told to ignore here.
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         scope: dict[str, Any] = self.scope  # pyright: ignore[reportAssignmentType]
@@ -109,7 +112,7 @@ class _Listening:
                 )
                 folder = Path(stack.enter_context(temporary))
             port: int = self.socket.getsockname()[1]
-            # What listens on every address is reached on the loopback one.
+            # What listens on every address is reached on the loopback one; nothing is bound here.
             host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # noqa: S104
             self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             try:

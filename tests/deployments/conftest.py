@@ -64,6 +64,7 @@ def deliver_tokens(**changes: Any) -> list[str]:
     tokens = ["deliver"]
     for flag, value in flags.items():
         if value is not None:
+            # A flag of any type, or a list of them: what is in it only str() needs to know.
             for text in value if isinstance(value, list) else [value]:  # pyright: ignore[reportUnknownVariableType]
                 tokens += [flag, str(text)]  # pyright: ignore[reportUnknownArgumentType]
     return tokens

@@ -153,6 +153,10 @@ def test_formats_are_told_by_their_first_bytes(head: bytes, name: str | None):
     assert format_of(head) == name
 
 
+def with_roots(*roots: str) -> FaceIdSettings:
+    return FaceIdSettings.load().model_copy(update={"resource_roots": roots})
+
+
 @pytest.fixture
 def remote() -> Iterator[str]:
     """A file on an fsspec file system that is not the local one."""
@@ -172,15 +176,15 @@ def test_roots_open_other_folders_and_close_all_the_rest(folder: Path, remote: s
     other = folder / "other"
     other.mkdir()
     os.link(folder / "alder.jpg", other / "photo.jpg")
-    here = FaceIdSettings(resource_roots=(str(folder),))  # pyright: ignore[reportCallIssue]
+    here = with_roots(str(folder))
     both = {"ImageUrl": "other/photo.jpg", "VideoUrl": "alder.mp4"}
     assert check(here, resources=both)
-    only_other = FaceIdSettings(resource_roots=(str(other),))  # pyright: ignore[reportCallIssue]
+    only_other = with_roots(str(other))
     with pytest.raises(InvalidInput, match="VideoUrl: the file lies outside"):
         check(only_other, resources=both)
 
-    elsewhere = FaceIdSettings(resource_roots=(str(folder), "memory://out"))  # pyright: ignore[reportCallIssue]
+    elsewhere = with_roots(str(folder), "memory://out")
     with pytest.raises(InvalidInput, match="outside FACEID_RESOURCE_ROOTS"):
         check(elsewhere, resources={"ImageUrl": remote, "VideoUrl": "alder.mp4"})
-    inside = FaceIdSettings(resource_roots=(str(folder), "memory://in/"))  # pyright: ignore[reportCallIssue]
+    inside = with_roots(str(folder), "memory://in/")
     assert check(inside, resources={"ImageUrl": remote, "VideoUrl": "alder.mp4"})
