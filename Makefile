@@ -40,11 +40,12 @@ format: $(VENV)/installed-dev ## let ruff write what it can
 bench: $(VENV)/installed-dev ## benchmarks: figures of one run on this machine
 	$(BIN)/python -m benchmarks
 
+# Extras stay: pip looks for a package with extras beside the one without, and for the newest.
 lock: $(VENV)/installed-dev ## resolve the locks anew (needs uv)
 	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-header --no-annotate --group build --upgrade -o requirements.lock
+	  --no-emit-find-links --no-header --no-annotate --no-strip-extras --group build --upgrade -o requirements.lock
 	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-header --no-annotate --group build --group dev \
+	  --no-emit-find-links --no-header --no-annotate --no-strip-extras --group build --group dev \
 	  -c requirements.lock -o requirements-dev.lock
 
 clean: ## remove .venv and what tools left
