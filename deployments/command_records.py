@@ -44,7 +44,7 @@ def status(*ids: str) -> None:
             stderr.print(f"faceid: nothing is known about {request_id}", markup=False)
             unknown += 1
         else:
-            _print(_status(record))
+            _print(_status(record, at_work=asyncio.run(_is_at_work(store, record))))
     raise Exit(1 if unknown else 0)
 
 
@@ -56,30 +56,32 @@ def _find(store: "RecordStore", given: str) -> "Record | None":
     return next((record for record in store.all() if given in record.tencent_request_ids), None)
 
 
-def _status(record: "Record") -> dict[str, Any]:
-    if record.verdict is not None:
-        state = "verdict"
-    elif record.outcome is not None:
+async def _is_at_work(store: "RecordStore", record: "Record") -> bool:
+    """Whether a run holds the request, here or on another machine that shares the locks."""
+    from tasks.take_on import is_held
+
+    return record.outcome is None and await is_held(store, FaceIdSettings.load(), record.request_id)
+
+
+def _status(record: "Record", *, at_work: bool) -> dict[str, Any]:
+    if record.outcome is not None:
         state = record.outcome
+    elif at_work:
+        state = "at work"
     elif record.intent is not None:
         state = "outcome-unknown"
     else:
-        state = "at work"  # or its run died: the next one goes on from here
-    shown = record.model_dump(
-        mode="json",
-        include={
-            "request_id",
-            "target_action",
-            "region",
-            "calls",
-            "verdict",
-            "error",
-            "tencent_request_ids",
-            "flow_run_ids",
-            "updated_at",
-        },
-    )
-    return {"state": state, "windows": record.window, **shown}
+        state = "interrupted"  # its run died: the next one goes on from here
+    fields = "request_id target_action region calls verdict error tencent_request_ids updated_at"
+    shown = record.model_dump(mode="json", include=set(fields.split()))
+    follow_up = record.follow_up and record.follow_up.model_dump(mode="json")
+    return {
+        "state": state,
+        "windows": record.window,
+        **shown,
+        "flow_runs": [run.model_dump(mode="json") for run in record.runs],
+        "next": follow_up,
+    }
 
 
 @app.command

@@ -10,7 +10,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from deployments import stack
-from deployments.stack import Child, EmulatorAddress, claim_port, prefect_server, worker
+from deployments.stack import (
+    Child,
+    EmulatorAddress,
+    claim_port,
+    orphans_ended,
+    prefect_server,
+    worker,
+)
 from faceid.command import app, stderr
 from faceid.errors import InvalidInput
 from faceid.models import Service
@@ -75,18 +82,24 @@ def _check_storage(settings: FaceIdSettings) -> None:
 
 
 def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Path | None) -> None:
-    """The body of ``up``. Returns when interrupted; raises ``StackError`` when a part dies."""
+    """The body of ``up``, until interrupted.
+
+    Server and worker are started again when they die: what they had in hand goes on. The emulator
+    is not, as its objects and clock die with it; then this raises ``StackError``.
+    """
     environment = {"FACEID_RESOURCE_ROOTS": str(Path.cwd()), **os.environ}
     with ExitStack() as running:
         parts: list[Child] = []
+        emulated: Child | None = None
         address: EmulatorAddress | None = None
         if own_emulator:
-            part, address = running.enter_context(stack.emulator(environment, None))
-            parts.append(part)
+            emulated, address = running.enter_context(stack.emulator(environment, None))
+            parts.append(emulated)
             environment |= address.environment()
         stderr.print("starting the Prefect server ...")
-        part, api_url = running.enter_context(prefect_server(port, environment, None))
-        parts.append(part)
+        server, api_url = running.enter_context(prefect_server(port, environment, None))
+        parts.append(server)
+        running.enter_context(orphans_ended(parts))
         parts.append(running.enter_context(worker(api_url, environment, os.cpu_count() or 1, None)))
         dashboard = f"http://127.0.0.1:{port}"
         endpoint = address.url if address else FaceIdSettings.load().endpoint
@@ -108,7 +121,10 @@ def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Pa
             )
         while True:
             for part in parts:
-                part.check()
+                if part is emulated:
+                    part.check()
+                else:
+                    part.keep_alive()
             time.sleep(0.5)
 
 

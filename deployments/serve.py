@@ -6,6 +6,7 @@ uses the Prefect server of ``PREFECT_API_URL`` and stays until it is ended.
 
 import asyncio
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -15,11 +16,17 @@ from prefect import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
+from prefect.states import Scheduled
 from prefect.types.entrypoint import EntrypointType
 
 from faceid import redaction
+from flows.dead_runs import silence
 from flows.deliver import deliver
+from flows.sweep import sweep
 from tasks.credentials import TencentCredentials
+
+SWEEP_SECONDS = 180
+"""Between two sweeps. What a dead worker dropped waits so long at most, and its heartbeats."""
 
 app = App(name="deployments.serve", help=__doc__)
 
@@ -40,6 +47,16 @@ async def close_schema(deployment_id: UUID) -> None:
         )
 
 
+async def sweep_soon(deployment_id: UUID) -> None:
+    """The worker before this one may have died with requests in its hands: what had begun is
+    found at once, and what had not by its silence."""
+    now = datetime.now(UTC)
+    async with get_client() as client:
+        for due in (now, now + silence()):
+            state = Scheduled(scheduled_time=due)
+            await client.create_flow_run_from_deployment(deployment_id, state=state)
+
+
 async def deployments() -> list[RunnerDeployment]:
     """The deployments of design §5.4, by module path: a file path would depend on a folder."""
     return [
@@ -48,7 +65,14 @@ async def deployments() -> list[RunnerDeployment]:
             description="One request, from its files to its verdict.",
             tags=["faceid"],
             entrypoint_type=EntrypointType.MODULE_PATH,
-        )
+        ),
+        await sweep.ato_deployment(
+            "default",
+            description="Upkeep: requests whose run died get another.",
+            tags=["faceid"],
+            interval=SWEEP_SECONDS,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        ),
     ]
 
 
@@ -66,7 +90,10 @@ async def serve(*, limit: int = 4, ready_file: Path | None = None) -> None:
     await TencentCredentials.aregister_type_and_schema()
     runner = _Runner(name="faceid", limit=limit, pause_on_shutdown=False)
     for deployment in await deployments():
-        await close_schema(await runner.aadd_deployment(deployment))
+        deployment_id = await runner.aadd_deployment(deployment)
+        await close_schema(deployment_id)
+        if deployment.flow_name == sweep.name:
+            await sweep_soon(deployment_id)
     if ready_file:
         await anyio.Path(ready_file).write_text("ready")
     await runner.start()

@@ -14,17 +14,24 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from faceid.command import stderr
 from faceid.errors import FaceIdError, InvalidInput
 
 START_SECONDS = 120.0
 """How long a child may take to be ready. A Prefect server migrates its database first."""
 
 STOP_SECONDS = 15.0
+
+MOST_RESTARTS = 5
+RESTARTS_SECONDS = 600.0
+"""A part of the stack that ends more often than that in that time is not started again."""
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of prctl(2)
 
 # Without these the default server loses task runs under load, and leases when it dies.
 SERVER_SETTINGS = {
@@ -47,20 +54,73 @@ class StackError(FaceIdError):
         super().__init__("LocalStack", f"{part} {message}")
 
 
-@dataclass
 class Child:
     """A child process, and the file its output goes to (``None``: our own stderr)."""
 
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path | None
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        environment: Mapping[str, str],
+        log: Path | None,
+        ready: Path | str,
+    ) -> None:
+        self.name = name
+        self._command = command
+        self._environment = dict(environment)
+        self._log = log
+        self._ready = ready
+        """A file that holds something, or a URL that answers, when the process is ready."""
+        self._restarts: list[float] = []
+        self.process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        if isinstance(self._ready, Path):
+            self._ready.unlink(missing_ok=True)
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(self._log.open("ab")) if self._log else None
+            return subprocess.Popen(  # noqa: S603 - our own commands
+                [sys.executable, "-m", *self._command],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                # What a child prints is for who starts it alone; its complaints are for all.
+                stdout=output or subprocess.DEVNULL,
+                stderr=output,
+                # A Ctrl-C in the terminal is ours to handle: children end in order.
+                process_group=0,
+                # The rule warns of threads; the commands start their children from their only one.
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            )
+
+    def wait_until_ready(self) -> None:
+        """Raises ``StackError`` when it ends before, or takes too long."""
+        deadline = time.monotonic() + START_SECONDS
+        while not _is_ready(self._ready):
+            self.check()
+            if time.monotonic() > deadline:
+                raise StackError(self.name, f"was not ready after {START_SECONDS:.0f} seconds")
+            time.sleep(0.1)
 
     def check(self) -> None:
         """Raises ``StackError`` when the process has ended."""
         code = self.process.poll()
         if code is not None:
-            tail = self.log.read_text(errors="replace")[-2000:] if self.log else ""
+            tail = self._log.read_text(errors="replace")[-2000:] if self._log else ""
             raise StackError(self.name, f"ended with exit code {code}. {tail}".rstrip())
+
+    def keep_alive(self) -> None:
+        """Starts the process again when it has ended; ``StackError`` when that happens often."""
+        if self.process.poll() is None:
+            return
+        now = time.monotonic()
+        self._restarts = [then for then in self._restarts if now - then < RESTARTS_SECONDS]
+        if len(self._restarts) == MOST_RESTARTS:
+            self.check()
+        self._restarts.append(now)
+        stderr.print(f"{self.name} ended with exit code {self.process.poll()}: starting it again")
+        self.stop()
+        self.process = self._start()
+        self.wait_until_ready()
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -75,42 +135,57 @@ class Child:
 
 @contextlib.contextmanager
 def child(
-    name: str, command: list[str], environment: Mapping[str, str], log: Path | None
+    name: str,
+    command: list[str],
+    environment: Mapping[str, str],
+    log: Path | None,
+    ready: Path | str,
 ) -> Generator[Child]:
-    with contextlib.ExitStack() as stack:
-        output = stack.enter_context(log.open("wb")) if log else None
-        process = subprocess.Popen(  # noqa: S603 - our own commands
-            [sys.executable, "-m", *command],
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            # What a child prints is for who starts it alone; its complaints are for all.
-            stdout=output or subprocess.DEVNULL,
-            stderr=output,
-            # A Ctrl-C in the terminal is ours to handle: children end in order.
-            process_group=0,
-            # The rule warns of threads; the commands start their children from their only one.
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
-        )
-        started = Child(name, process, log)
-        try:
-            yield started
-        finally:
-            started.stop()
+    """Starts the process and waits until it is ready; stops it at the end."""
+    started = Child(name, command, environment, log, ready)
+    try:
+        started.wait_until_ready()
+        yield started
+    finally:
+        started.stop()
+
+
+@contextlib.contextmanager
+def orphans_ended(parts: Sequence[Child]) -> Generator[None]:
+    """Ends, at the end, what killed children have left behind: a worker's runs go on without it,
+    and may bring their requests to an end until then. ``parts`` are none of them."""
+    if sys.platform != "linux":
+        yield
+        return
+    # Whoever loses its parent becomes our child.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        ours = {part.process.pid for part in parts}
+        for end in (signal.SIGTERM, signal.SIGKILL):
+            deadline = time.monotonic() + STOP_SECONDS
+            for orphan in _living_children(ours):
+                os.kill(orphan, end)
+            while _living_children(ours) and time.monotonic() < deadline:
+                time.sleep(0.1)
+
+
+def _living_children(but: set[int]) -> list[int]:
+    """Process IDs of our children; those that have ended are buried."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    living: list[int] = []
+    for pid in map(int, listed.split()):
+        if pid not in but:
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                    living.append(pid)
+    return living
 
 
 def _end_with_parent() -> None:
-    # In the child, before exec: PR_SET_PDEATHSIG, so that not even kill -9 of us leaves it behind.
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-def wait_until_ready(part: Child, ready: Path | str) -> None:
-    """Waits for a file to hold something, or a URL to answer. Raises ``StackError``."""
-    deadline = time.monotonic() + START_SECONDS
-    while not _is_ready(ready):
-        part.check()
-        if time.monotonic() > deadline:
-            raise StackError(part.name, f"was not ready after {START_SECONDS:.0f} seconds")
-        time.sleep(0.1)
+    # In the child, before exec, so that not even kill -9 of us leaves it behind.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _is_ready(ready: Path | str) -> bool:
@@ -164,8 +239,7 @@ def prefect_server(
     }
     variables.pop("PREFECT_API_URL", None)
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with child("the Prefect server", command, variables, log) as process:
-        wait_until_ready(process, f"{root}/api/health")
+    with child("the Prefect server", command, variables, log, f"{root}/api/health") as process:
         yield process, f"{root}/api"
 
 
@@ -209,8 +283,7 @@ def emulator(
         command = ["faceid", "emulator", "--ready-file", str(ready)]
         if "FACEID_EMULATOR_PORT" not in environment:
             command += ["--port", "0"]
-        with child("the emulator", command, environment, log) as process:
-            wait_until_ready(process, ready)
+        with child("the emulator", command, environment, log, ready) as process:
             yield process, EmulatorAddress(**json.loads(ready.read_text()))
 
 
@@ -223,11 +296,12 @@ def worker(
         ready = Path(folder) / "ready"
         variables = {
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+            # As often as can be: three that are missed tell the sweeper that a run died.
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "PREFECT_LOGGING_LEVEL": "WARNING",
             **environment,
             "PREFECT_API_URL": api_url,
         }
         command = ["deployments.serve", "--limit", str(limit), "--ready-file", str(ready)]
-        with child("the worker", command, variables, log) as process:
-            wait_until_ready(process, ready)
+        with child("the worker", command, variables, log, ready) as process:
             yield process

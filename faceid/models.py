@@ -21,6 +21,8 @@ Outcome = Literal[
     "windows-used-up",
     "outcome-unknown",
 ]
+RunEnd = Outcome | Literal["crashed", "cancelled"]
+"""An outcome, or one of Prefect's own ends: the run died, or a person cancelled it."""
 
 REQUEST_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 RequestId = Annotated[str, Field(pattern=REQUEST_ID_PATTERN)]

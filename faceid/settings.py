@@ -58,6 +58,10 @@ class FaceIdSettings(BaseSettings):
     """Fernet keys, newest first, comma-separated."""
     locks: str = ""
     """``redis://…`` where several machines share the storage; empty: files, for one machine."""
+    wait_in_run: float = Field(60, ge=0)
+    """Seconds that a run waits for an unavailable action before it leaves it to a later one."""
+    give_up_after: float = Field(86400, ge=0)
+    """Seconds after which a request that cannot be delivered fails as ``unavailable``."""
     resource_roots: Annotated[tuple[str, ...], NoDecode] = ()
     """Folders and URL prefixes that locations may point into; empty: the working folder."""
     actions: Path | None = None

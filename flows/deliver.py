@@ -4,9 +4,11 @@
 
     request_upload_url ──> upload_resource ──┐   (once per resource, in parallel)
                                              ├─> check_expiry ──> call_target_action ──> verdict
-    (another resource)  ─────────────────────┘
+    (another resource)  ─────────────────────┘        │
+                                                      └─ window over ──> a later run, window n+1
 
-Entry point ``flows.deliver.deliver``. The flow itself has no retries: its steps have.
+Entry point ``flows.deliver.deliver``. The flow itself has no retries: its steps have, and what they
+cannot mend in a minute is left to a later run (``flows.rerequest``).
 """
 
 import asyncio
@@ -27,6 +29,7 @@ from faceid.models import REQUEST_ID_PATTERN, ResourceFile, Upload, Verdict
 from faceid.resources import resolve_folder
 from faceid.settings import FaceIdSettings
 from flows.outcome import add_tags, error_of, outcome_of, report, result_of
+from flows.rerequest import Waits, leave_closed_window, leave_outage, this_run
 from tasks.call_target_action import call_target_action
 from tasks.check_expiry import check_expiry
 from tasks.credentials import load_credentials, open_client
@@ -87,9 +90,11 @@ async def deliver(
     settings = FaceIdSettings.load()
     record: Record | None = None
     failure: FaceIdError | None = None
+    waits: Waits | None = None
     unsaved: FaceIdError | None = None
-    await add_tags(f"request:{request_id}", f"service:{settings.service}")
     try:
+        run = await this_run(flow_run.id, settings.service)
+        await add_tags(f"request:{request_id}", f"service:{settings.service}")
         request = read_request(
             request_id=request_id,
             target_action=target_action,
@@ -107,25 +112,37 @@ async def deliver(
         store = RecordStore(open_storage(settings), settings.service, account)
         async with (
             open_client(settings, credentials, keys) as client,
-            taken_on(form, store, settings, str(flow_run.id)) as (record, checked),
+            taken_on(form, store, settings, run) as taken,
         ):
+            record = taken.record
             delivery = Delivery(
-                form.action, client, settings, account, store, record, checked, on_unknown_outcome
+                form.action,
+                client,
+                settings,
+                account,
+                store,
+                taken,
+                on_unknown_outcome,
+                wants_files=bool(folder),
             )
             verdict = await to_verdict(delivery, max_windows)
             if folder:
                 unsaved = await to_files(delivery, verdict, folder)
+    except Waits as ending:
+        waits = ending
     except FaceIdError as error:
         failure = error
     return await report(
         result_of(
             record,
             failure,
+            waits,
             request_id=request_id,
             target_action=target_action,
             service=settings.service,
             started_at=started_at,
         ),
+        waits,
         unsaved,
     )
 
@@ -133,8 +150,8 @@ async def deliver(
 async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
     """The stored verdict, or that of the window in which the action answered.
 
-    Opens windows until it has, ``max_windows`` at most in the request's life. However it ends,
-    the record says so.
+    ``max_windows`` at most are opened in the request's life. However it ends, the record says so.
+    Raises ``Waits`` when the request is left to a later run.
     """
     record = delivery.record
     url_was_refused = False
@@ -149,26 +166,35 @@ async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
             if record.window >= max_windows or not again:
                 await end_without_verdict(delivery, error)
                 raise
+            if isinstance(error, WindowOver) and not delivery.opens_windows:
+                raise await leave_closed_window(delivery, error) from None
             url_was_refused = isinstance(error, UrlRefused)
             record.window += 1
             await delivery.save()
         except FaceIdError as error:
-            await end_without_verdict(delivery, error)
-            raise
+            waits = await leave_outage(delivery, error)
+            if waits is None:
+                await end_without_verdict(delivery, error)
+                raise
+            raise waits from None
 
 
 async def to_files(delivery: Delivery, verdict: Verdict, folder: Path) -> FaceIdError | None:
     """Saves what the answer points to. The verdict stands, whatever becomes of that."""
+    unsaved: FaceIdError | None = None
     try:
         await save_files(delivery, verdict, folder)
     except FaceIdError as error:
-        return error
-    return None
+        unsaved = error
+    delivery.record.end("verdict")
+    with suppress(StorageError):  # the verdict itself is stored
+        await delivery.save()
+    return unsaved
 
 
 async def end_without_verdict(delivery: Delivery, failure: FaceIdError) -> None:
-    delivery.record.error = error_of(failure)
-    delivery.record.outcome = outcome_of(delivery.record.error)
+    error = error_of(failure)
+    delivery.record.end(outcome_of(error), error)
     with suppress(StorageError):  # what is to be told is the first failure
         await delivery.save()
 

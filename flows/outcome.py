@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed
 
 from faceid.errors import DeliveryFailed, ErrorKind, FaceIdError
 from faceid.models import DeliveryResult, Outcome, ResultError, Service
+from flows.rerequest import Waits
 from tasks.record import Record
 
 _OUTCOME_OF_ERROR: dict[ErrorKind, Outcome] = {
@@ -29,7 +30,9 @@ _OUTCOME_OF_ERROR: dict[ErrorKind, Outcome] = {
 }
 
 
-def outcome_of(error: ResultError | None) -> Outcome:
+def outcome_of(error: ResultError | None, waits: Waits | None = None) -> Outcome:
+    if waits is not None:
+        return "rerequested"
     return "verdict" if error is None else _OUTCOME_OF_ERROR[error.kind]
 
 
@@ -43,6 +46,7 @@ def verdict_word(result: DeliveryResult) -> str:
 def result_of(
     record: Record | None,
     failure: FaceIdError | None,
+    waits: Waits | None = None,
     *,
     request_id: str,
     target_action: str,
@@ -50,12 +54,13 @@ def result_of(
     started_at: datetime,
 ) -> DeliveryResult:
     """The result object of this run, from what the record says of the request's whole life."""
+    status = "waiting" if waits else "verdict" if failure is None else "failed"
     return DeliveryResult(
         request_id=request_id,
         service=service,
-        status="verdict" if failure is None else "failed",
+        status=status,
         target_action=target_action,
-        verdict=record.verdict if record and failure is None else None,
+        verdict=record.verdict if record and status == "verdict" else None,
         error=failure and error_of(failure),
         tencent_request_ids=record.tencent_request_ids if record else [],
         windows=record.window if record else 0,
@@ -82,28 +87,48 @@ async def add_tags(*tags: str) -> None:
         await client.update_flow_run(flow_run.id, tags=[*kept, *tags])
 
 
-async def report(result: DeliveryResult, unsaved: FaceIdError | None = None) -> State[Any]:
+async def report(
+    result: DeliveryResult, waits: Waits | None = None, unsaved: FaceIdError | None = None
+) -> State[Any]:
     """Writes the result where people look, and gives the state that the run ends in.
 
     A ``Completed`` state carries the result object; a ``Failed`` one ``DeliveryFailed``, so that
     a plain Python call of the flow raises it. ``unsaved`` says why the answer's files, which were
     asked for, could not be saved.
     """
-    outcome, word = outcome_of(result.error), verdict_word(result)
-    await add_tags(f"outcome:{outcome}", f"verdict:{word}")
+    outcome, word = outcome_of(result.error, waits), verdict_word(result)
+    tags = [f"outcome:{outcome}", f"verdict:{word}"]
+    if waits and waits.follow_up and waits.follow_up.flow_run_id:
+        tags.append(f"next:{waits.follow_up.flow_run_id}")
+    await add_tags(*tags)
     await Artifact(
         type="table",
         key=f"result-{flow_run.id}",
         description=f"Delivery of request {result.request_id} to the {result.service} service",
         data=[result.model_dump(mode="json")],
     ).acreate()
+    service = f"[{result.service}]"
+    if waits is not None:
+        return Completed(message=f"{outcome}: {_what_next(waits)} {service}", data=result)
     if result.error is not None:
-        message = f"{outcome}: {result.error.message} [{result.service}]"
+        message = f"{outcome}: {result.error.message} {service}"
         return Failed(message=message, data=DeliveryFailed(result))
     assert result.verdict is not None
     said = {"passed": "passed", "refused": "not passed", "none": "answered, no verdict to give"}
     detail = f", {result.verdict.result}" if result.verdict.result else ""
-    message = f"{outcome}: {said[word]}{detail} [{result.service}]"
+    message = f"{outcome}: {said[word]}{detail} {service}"
     if unsaved is not None:
         message += f"; its files were not saved: {unsaved}"
     return Completed(message=message, data=result)
+
+
+def _what_next(waits: Waits) -> str:
+    follow_up = waits.follow_up
+    if follow_up is None:
+        what = "no run is scheduled; deliver the same request again"
+    elif follow_up.flow_run_id is None:
+        what = "the next run could not be scheduled yet: its deployment is gone"
+    else:
+        due = follow_up.due.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        what = f"next run {follow_up.flow_run_id} at {due}"
+    return f"{what}; {waits.reason.code}: {waits.reason.message}"

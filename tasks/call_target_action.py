@@ -59,6 +59,8 @@ async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> V
     record.intent = None
     record.note(reply.tencent_request_id)
     record.reply, record.verdict = reply, verdict
+    if not delivery.wants_files:  # else its run is not at its end yet
+        record.end("verdict")
     await delivery.save()
     return verdict
 

@@ -10,7 +10,8 @@ from faceid.client import FaceIdClient
 from faceid.errors import FaceIdError
 from faceid.models import CheckedRequest
 from faceid.settings import FaceIdSettings
-from tasks.record import Record, RecordStore
+from tasks.record import RecordStore
+from tasks.take_on import TakenOn
 
 OnUnknownOutcome = Literal["call_again", "stop"]
 
@@ -28,18 +29,24 @@ class Delivery:
         settings: FaceIdSettings,
         account: str,
         store: RecordStore,
-        record: Record,
-        request: CheckedRequest | None,
+        taken: TakenOn,
         on_unknown_outcome: OnUnknownOutcome = "call_again",
+        *,
+        wants_files: bool = False,
     ) -> None:
         self.action = action
         self.client = client
         self.settings = settings
         self.account = account
         self.store = store
-        self.record = record
+        self.record = taken.record
+        self.is_follow_up = taken.is_follow_up
         self.on_unknown_outcome: OnUnknownOutcome = on_unknown_outcome
-        self._request = request
+        self.wants_files = wants_files
+        """Whether the files that the answer points to are to be saved after the verdict."""
+        self.opened = 0
+        """The number of the window whose tickets this run asked for; 0 while it uses an older."""
+        self._request = taken.request
 
     @property
     def request(self) -> CheckedRequest:
@@ -48,19 +55,19 @@ class Delivery:
         return self._request
 
     @property
-    def step_key(self) -> str:
-        """What cached steps of the open window are kept under."""
-        record = self.record
-        parts = (self.settings.service, self.account, record.request_id, record.generation)
-        return "\n".join((*parts, str(record.window)))
-
-    @property
     def may_call(self) -> bool:
         """Whether the target action may be called: not after its verdict, nor where a call's
         outcome is unknown and that is to stop the delivery."""
         record = self.record
         stopped = record.intent is not None and self.on_unknown_outcome == "stop"
         return record.verdict is None and not stopped
+
+    @property
+    def opens_windows(self) -> bool:
+        """Whether this run itself opens the next window when one is over, and leaves it to no
+        other: where no other can be scheduled, or where it came late for a window of before."""
+        came_late = self.is_follow_up and self.opened == 0
+        return self.record.origin is None or came_late
 
     def note(self, answer: str | FaceIdError) -> None:
         """Keeps the Tencent request ID of an answer, or of an error that has one."""

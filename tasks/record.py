@@ -9,6 +9,7 @@ Only the holder of the request's lock (``tasks.locks``) writes it.
 """
 
 import hashlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -19,10 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from faceid.errors import StorageError
 from faceid.intake import Form
-from faceid.models import CheckedRequest, Outcome, Reply, ResultError, Verdict
+from faceid.models import CheckedRequest, Reply, ResultError, RunEnd, Service, Verdict
 from tasks.storage import Storage
 
 FOLDER = "records"
+OPEN_FOLDER = "open"
+"""Names the requests that a deployment's runs have still to bring to an end. The sweeper reads
+these, and not every record there ever was."""
 
 
 class Intent(BaseModel):
@@ -30,6 +34,44 @@ class Intent(BaseModel):
 
     window: int
     at: datetime
+
+
+class Origin(BaseModel):
+    """What a run was started with, so that another can go on in its place."""
+
+    deployment: str
+    """``flow/deployment``: its ID would not outlive the server's database."""
+    parameters: dict[str, Any] = Field(repr=False)
+    job_variables: dict[str, Any] | None = Field(default=None, repr=False)
+    work_queue: str | None = None
+
+
+class FollowUp(BaseModel):
+    """The run that goes on with a request, scheduled or about to be."""
+
+    attempt: int
+    previous: str
+    """The flow run that left the request to it, or died with it."""
+    due: datetime
+    flow_run_id: str | None = None
+    """``None`` until Prefect has it."""
+
+
+class Setbacks(BaseModel):
+    """What kept a request waiting, in a row: an outage, runs that died."""
+
+    since: datetime
+    count: int = 0
+
+
+class RunEntry(BaseModel):
+    """A flow run that took the request on."""
+
+    flow_run_id: str
+    window: int
+    """The number of the window it was in at last."""
+    outcome: RunEnd | None = None
+    """``None`` while it is at work, or when it died and nobody has noticed yet."""
 
 
 class Record(BaseModel):
@@ -57,11 +99,33 @@ class Record(BaseModel):
     reply: Reply | None = None
     """The answer, whole. With it the request is done."""
     verdict: Verdict | None = None
-    outcome: Outcome | None = None
+    outcome: RunEnd | None = None
     """How the last run ended; ``None`` while one is at work, or died."""
     error: ResultError | None = None
-    flow_run_ids: list[str] = []
+    runs: list[RunEntry] = []
+    """Those that took the request on, in that order."""
+    origin: Origin | None = None
+    """Of the last run; ``None`` where that had no deployment, and none can be scheduled."""
+    follow_up: FollowUp | None = None
+    attempt: int = 0
+    """Counts the follow-ups of the request's whole life."""
+    setbacks: Setbacks | None = None
+    saved_files: list[str] = Field(default=[], repr=False)
+    """Where files that the answer points to were saved."""
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether runs of a deployment have still to bring it to an end."""
+        return self.origin is not None and self.outcome in (None, "rerequested")
+
+    def end(self, outcome: RunEnd, error: ResultError | None = None) -> None:
+        """How the run that took it on last has ended, and with it, maybe, the request."""
+        self.outcome, self.error = outcome, error
+        if self.runs[-1].outcome is None:
+            self.runs[-1].outcome, self.runs[-1].window = outcome, self.window
+        if outcome not in ("rerequested", "crashed"):
+            self.setbacks = None
 
     def note(self, tencent_request_id: str | None) -> None:
         if tencent_request_id and tencent_request_id not in self.tencent_request_ids:
@@ -86,14 +150,18 @@ def _digest(parts: list[Any]) -> str:
 class RecordStore:
     """Records by request ID, of one service and account."""
 
-    def __init__(self, storage: Storage, service: str, account: str) -> None:
+    def __init__(self, storage: Storage, service: Service, account: str) -> None:
         self.storage = storage
-        self._folder = f"{FOLDER}/{service}/{account}"
+        self.service: Service = service
+        self.account = account
 
     def name(self, request_id: str) -> str:
+        return f"{FOLDER}/{self._path(request_id)}"
+
+    def _path(self, request_id: str) -> str:
         # A digest: the ID may be a person's, and some file systems know no upper case.
         digest = hashlib.sha256(request_id.encode()).hexdigest()
-        return f"{self._folder}/{digest[:2]}/{digest}.json"
+        return f"{self.service}/{self.account}/{digest[:2]}/{digest}.json"
 
     async def load(self, request_id: str) -> Record | None:
         """Raises ``StorageError`` when there is one that cannot be read."""
@@ -104,17 +172,41 @@ class RecordStore:
         record.updated_at = datetime.now(UTC)
         await anyio.to_thread.run_sync(self._save, record)
 
+    async def remove(self, record: Record) -> None:
+        """Raises ``StorageError``."""
+        await anyio.to_thread.run_sync(self._remove, record)
+
     def _save(self, record: Record) -> None:
         name = self.name(record.request_id)
         stored = self._load(name, record.request_id)
         if stored is not None and stored.fence > record.fence:
             raise StorageError("Overtaken", "another run has taken this request on")
+        # Named as open before it is, and as long as it may be: a crash in between does no harm.
+        was_open = stored is not None and stored.is_open
+        if record.is_open and not was_open:
+            self.storage.write(
+                self._open_name(record.request_id), {"request_id": record.request_id}
+            )
         self.storage.write(name, record.model_dump(mode="json"))
+        if was_open and not record.is_open:
+            self.storage.remove(self._open_name(record.request_id))
 
-    def all(self) -> "list[Record]":
+    def _remove(self, record: Record) -> None:
+        self.storage.remove(self.name(record.request_id))
+        self.storage.remove(self._open_name(record.request_id))
+
+    def _open_name(self, request_id: str) -> str:
+        return f"{OPEN_FOLDER}/{self._path(request_id)}"
+
+    def close(self, request_id: str) -> None:
+        """Takes a name away that a crash left among the open ones. Blocks."""
+        self.storage.remove(self._open_name(request_id))
+
+    def all(self) -> Iterator[Record]:
         """Every record; for looking one up by something else than its request ID. Blocks."""
-        found = (self._load(name) for name in self.storage.names(self._folder))
-        return [record for record in found if record is not None]
+        for name in self.storage.names(f"{FOLDER}/{self.service}/{self.account}"):
+            if (record := self._load(name)) is not None:
+                yield record
 
     def _load(self, name: str, request_id: str | None = None) -> Record | None:
         content = self.storage.read(name)
@@ -127,3 +219,11 @@ class RecordStore:
         if request_id is not None and record.request_id != request_id:
             raise StorageError("MisplacedDocument", f"{name} is another request's record")
         return record
+
+
+def open_requests(storage: Storage, service: Service) -> Iterator[tuple[str, str]]:
+    """Account and request ID of each request that is, or a moment ago was, open. Blocks."""
+    for name in storage.names(f"{OPEN_FOLDER}/{service}"):
+        content = storage.read(name)
+        if content is not None:
+            yield name.split("/")[2], content["request_id"]

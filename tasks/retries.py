@@ -1,7 +1,9 @@
 """Who retries what: Prefect's task retries own backoff, so that every retry shows in the dashboard.
 
 An error's class says whether trying again can help (``faceid.errors.NextStep``). The delays grow
-and are jittered, so that runs that failed together do not come back together.
+and are jittered, so that runs that failed together do not come back together. A run waits
+``FACEID_WAIT_IN_RUN`` seconds in all; what takes longer is for a later run
+(``flows.rerequest``), so that nobody sits in a worker's slot.
 """
 
 from collections.abc import Callable
@@ -11,17 +13,24 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 
 from faceid.errors import FaceIdError, NextStep
+from faceid.settings import FaceIdSettings
 
-DELAYS: list[float] = [1, 2, 4, 8, 15, 30]
-"""Seconds before each retry: a minute in all."""
+DELAYS: list[float] = [1.0, 2.0, 4.0, 8.0, 15.0] + [30.0] * 45
+"""Seconds before each retry: the first six are a minute. Prefect takes 50 at most."""
 
 _WORTH_RETRYING = {NextStep.RETRY, NextStep.WAIT, NextStep.CHECK_RESOURCE}
 
 
-def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Prefect's ``retry_condition_fn``: it has to be a plain function."""
-    error = state.data
+def is_passing(error: object) -> bool:
+    """Whether the error may pass by itself, so that trying again can help."""
     return isinstance(error, FaceIdError) and error.next_step in _WORTH_RETRYING
+
+
+def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's ``retry_condition_fn``: it has to be a plain function."""
+    # Counted by the delays as they stand there, jitter aside: the same number of tries each time.
+    waited = sum(DELAYS[: run.run_count])
+    return is_passing(state.data) and waited <= FaceIdSettings.load().wait_in_run
 
 
 class Retries(TypedDict):

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import IO
@@ -32,20 +31,25 @@ async def save_files(delivery: Delivery, verdict: Verdict, folder: Path) -> int:
     ``WindowOver`` when the files have expired at the service.
     """
     reply = delivery.record.reply
-    assert reply is not None
+    if reply is None:
+        raise StorageError("AnswerForgotten", "only the verdict was kept")
     found = 0
     for file in delivery.action.files:
         url = field_of(reply, file.url)
         if isinstance(url, str) and url:
             found += 1
-            await _save(delivery, file, reply, SecretStr(url), folder)
+            path = file_path(folder, delivery.record.request_id, file)
+            # Known before it is there, so that it can be forgotten wherever this run ends.
+            if str(path) not in delivery.record.saved_files:
+                delivery.record.saved_files.append(str(path))
+                await delivery.save()
+            await _save(delivery, file, reply, SecretStr(url), path)
     return found
 
 
 async def _save(
-    delivery: Delivery, file: AnswerFile, reply: Reply, url: SecretStr, folder: Path
+    delivery: Delivery, file: AnswerFile, reply: Reply, url: SecretStr, path: Path
 ) -> None:
-    path = file_path(folder, delivery.record.request_id, file)
     try:
         with _draft_of(path) as draft:
             if draft is None:
@@ -68,14 +72,20 @@ def _draft_of(path: Path) -> Generator[IO[bytes] | None]:
         yield None
         return
     make_private_folder(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")  # 0600
-    draft = Path(name)
+    draft = draft_path(path)
+    draft.unlink(missing_ok=True)  # a killed run's
+    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def draft_path(path: Path) -> Path:
+    """Where a file is until it is whole: known by its name, as a killed run leaves it behind."""
+    return path.with_name(f".{path.name}.part")
 
 
 def file_path(folder: Path, request_id: str, file: AnswerFile) -> Path:

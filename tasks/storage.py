@@ -88,6 +88,24 @@ class Storage:
         except Exception as error:
             raise _failed("write", name, error) from None
 
+    def remove(self, name: str) -> bool:
+        """Says whether there was one. Raises ``StorageError``."""
+        try:
+            if self.folder:
+                path = self.folder / name
+                path.unlink()
+                _sync_names(path.parent)
+            else:
+                path = f"{self._root}/{name}"
+                if not self._files.exists(path):  # an object store removes what is not there, too
+                    return False
+                self._files.rm_file(path)
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            raise _failed("remove", name, error) from None
+        return True
+
     def names(self, folder: str) -> Iterator[str]:
         """The names of all documents in a folder of the storage."""
         try:
@@ -98,6 +116,15 @@ class Storage:
             name = path.removeprefix(self._root).lstrip("/")
             if not name.rpartition("/")[2].startswith("."):
                 yield name
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders that lie right in a folder of the storage."""
+        try:
+            found = cast("list[dict[str, Any]]", self._files.ls(f"{self._root}/{folder}"))
+        except FileNotFoundError:
+            return []
+        paths = sorted(one["name"].rstrip("/") for one in found if one["type"] == "directory")
+        return [path.rpartition("/")[2] for path in paths]
 
 
 def write_private_file(path: Path, content: bytes) -> None:

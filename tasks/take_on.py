@@ -8,6 +8,8 @@ a wrong file) the new input is taken, in a new window.
 
 import contextlib
 from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import NamedTuple
 
 import anyio.to_thread
 from prefect.settings import PREFECT_HOME
@@ -16,8 +18,26 @@ from faceid.errors import RequestIdConflict
 from faceid.intake import Form, check_files
 from faceid.models import CheckedRequest
 from faceid.settings import FaceIdSettings
-from tasks.locks import held
-from tasks.record import Record, RecordStore, form_digest, input_digest
+from tasks.locks import Waiting, held
+from tasks.record import Origin, Record, RecordStore, RunEntry, form_digest, input_digest
+
+
+class ThisRun(NamedTuple):
+    """The flow run that takes a request on."""
+
+    flow_run_id: str
+    origin: Origin | None = None
+    """``None`` for a run without a deployment: no other can be scheduled in its place."""
+
+
+class TakenOn(NamedTuple):
+    """A request in a run's hands."""
+
+    record: Record
+    request: CheckedRequest | None
+    """``None`` where the request has its verdict: its files are not needed any more."""
+    is_follow_up: bool
+    """Whether an earlier run left it to this one."""
 
 
 class _Input:
@@ -50,10 +70,36 @@ async def has_verdict(form: Form, store: RecordStore) -> bool:
     )
 
 
+def lock_of(
+    store: RecordStore, settings: FaceIdSettings, request_id: str, waiting: Waiting
+) -> contextlib.AbstractAsyncContextManager[None]:
+    """The request's lock, to be held; ``waiting`` is called when it is not free at once."""
+    folder: Path = (store.storage.folder or PREFECT_HOME.value() / "faceid") / "locks"
+    return held(settings.locks, folder, store.name(request_id), waiting)
+
+
+class IsHeld(Exception):
+    """A run is at work on the request."""
+
+
+async def refuse_to_wait() -> None:
+    """For ``lock_of``: raises ``IsHeld`` at once."""
+    raise IsHeld
+
+
+async def is_held(store: RecordStore, settings: FaceIdSettings, request_id: str) -> bool:
+    """Whether a run is at work on the request."""
+    try:
+        async with lock_of(store, settings, request_id, refuse_to_wait):
+            return False
+    except IsHeld:
+        return True
+
+
 @contextlib.asynccontextmanager
 async def taken_on(
-    form: Form, store: RecordStore, settings: FaceIdSettings, flow_run_id: str
-) -> AsyncGenerator[tuple[Record, CheckedRequest | None]]:
+    form: Form, store: RecordStore, settings: FaceIdSettings, run: ThisRun
+) -> AsyncGenerator[TakenOn]:
     """Holds the request; gives its record, and the request where it still has to be delivered.
 
     Waits for another run that is at work on the same input. Raises ``RequestIdConflict``,
@@ -67,8 +113,7 @@ async def taken_on(
         if record is not None and not await given.is_that_of(record):
             raise _conflict(request_id, "a run is at work on it")
 
-    folder = (store.storage.folder or PREFECT_HOME.value() / "faceid") / "locks"
-    async with held(settings.locks, folder, store.name(request_id), waiting):
+    async with lock_of(store, settings, request_id, waiting):
         record = await store.load(request_id)
         if record is not None and record.verdict is not None:
             if not await given.is_that_of(record):
@@ -77,11 +122,24 @@ async def taken_on(
         else:
             checked = await given.checked()
             record = _continued(record, given, checked)
-        record.fence += 1
-        record.flow_run_ids.append(flow_run_id)
-        record.error = record.outcome = None
+        is_follow_up = _begin(record, run)
         await store.save(record)
-        yield record, checked
+        yield TakenOn(record, checked, is_follow_up)
+
+
+def _begin(record: Record, run: ThisRun) -> bool:
+    """Enters the run in the record; says whether an earlier one left the request to it."""
+    record.fence += 1
+    record.runs.append(RunEntry(flow_run_id=run.flow_run_id, window=record.window))
+    record.origin = run.origin
+    is_follow_up = record.follow_up is not None and record.follow_up.flow_run_id == run.flow_run_id
+    if is_follow_up:
+        record.follow_up = None
+    if record.verdict is not None:
+        record.end("verdict")
+    else:
+        record.error = record.outcome = None
+    return is_follow_up
 
 
 def _continued(record: Record | None, given: _Input, checked: CheckedRequest) -> Record:

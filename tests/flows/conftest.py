@@ -18,6 +18,7 @@ from tasks.check_expiry import check_expiry
 from tasks.request_upload_url import request_upload_url
 from tasks.save_files import save_files
 from tasks.upload_resource import upload_resource
+from tests.flows.deployed import REQUEST, Worker
 
 
 class Delivered(NamedTuple):
@@ -30,22 +31,18 @@ class Delivered(NamedTuple):
 
 Deliver = Callable[..., Coroutine[Any, Any, Delivered]]
 
-REQUEST: dict[str, Any] = {
-    "request_id": "r-1",
-    "target_action": "VideoLivenessCompare",
-    "region": "ap-singapore",
-    "resources": {"ImageUrl": "alder.jpg", "VideoUrl": "alder.mp4"},
-    "action_parameters": {"LivenessType": "SILENT"},
-}
+
+@pytest.fixture
+def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries stay, their delays go."""
+    steps = (request_upload_url, upload_resource, check_expiry, call_target_action, save_files)
+    for step in steps:
+        monkeypatch.setattr(step, "retry_delay_seconds", [0] * (step.retries or 0))
 
 
 @pytest.fixture
-def run_deliver(prefect_api: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Deliver:
+def run_deliver(prefect_api: str, emulator: Emulator, no_delays: None) -> Deliver:
     """Runs the flow on the sample request, with what the test changes of it."""
-    steps = (request_upload_url, upload_resource, check_expiry, call_target_action, save_files)
-    for step in steps:
-        # Retries stay, their delays go.
-        monkeypatch.setattr(step, "retry_delay_seconds", [0] * (step.retries or 0))
 
     async def run_flow(**changes: Any) -> Delivered:
         state: State[Any] = await cast("Any", deliver)(**REQUEST | changes, return_state=True)
@@ -58,6 +55,12 @@ def run_deliver(prefect_api: str, emulator: Emulator, monkeypatch: pytest.Monkey
         return Delivered(state, result, run)
 
     return run_flow
+
+
+@pytest.fixture
+async def worker(prefect_api: str, emulator: Emulator, no_delays: None) -> Worker:
+    """A worker's part, played by the test."""
+    return await Worker.of_a_deployment(prefect_api)
 
 
 async def artifact_of(run: FlowRun) -> Any:

@@ -253,8 +253,21 @@ async def test_calls_count_what_was_sent_and_not_throttled(
     assert result.calls == emulator.stats()["calls"]["VideoLivenessCompare"] == 3
 
 
-async def test_what_stays_down_is_given_up_as_unavailable(run_deliver: Deliver, emulator: Emulator):
+async def test_what_stays_down_waits_and_is_given_up_as_unavailable(
+    run_deliver: Deliver, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+):
     emulator.add_fault("CreateUploadUrl", "http:503", times=0)
+    state, result, run = await run_deliver()
+    assert state.is_completed()
+    assert state.message is not None
+    assert state.message.startswith("rerequested: no run is scheduled; deliver the same request")
+    assert "HTTP 503" in state.message
+    assert result.status == "waiting"
+    assert (result.error, result.verdict, result.calls) == (None, None, 0)
+    assert "outcome:rerequested" in run.tags
+    assert "verdict:none" in run.tags
+
+    monkeypatch.setenv("FACEID_GIVE_UP_AFTER", "0")
     state, result, run = await run_deliver()
     assert state.is_failed()
     assert state.message is not None
@@ -263,6 +276,21 @@ async def test_what_stays_down_is_given_up_as_unavailable(run_deliver: Deliver, 
     assert result.error.kind == "unavailable"
     assert "outcome:unavailable" in run.tags
     assert result.calls == 0
+
+
+@pytest.mark.parametrize(("seconds", "tries"), [("0", 1), ("2.9", 2), ("60", 7), ("100", 8)])
+async def test_a_run_waits_as_long_as_it_is_told(
+    run_deliver: Deliver,
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: str,
+    tries: int,
+):
+    monkeypatch.setenv("FACEID_WAIT_IN_RUN", seconds)
+    emulator.add_fault("VideoLivenessCompare", "http:503", times=0)
+    _, result, _ = await run_deliver()
+    assert result.status == "waiting"
+    assert emulator.stats()["calls"]["VideoLivenessCompare"] == tries
 
 
 async def test_what_the_service_says_of_the_input_is_not_retried(

@@ -224,8 +224,9 @@ class Life(RuleBasedStateMachine):
         return result
 
     def _compare(self, result: DeliveryResult, photo: str) -> None:
-        """A run that ended has a verdict or says clearly why not."""
-        assert (result.status == "verdict") == (result.error is None)
+        """A run that ended has a verdict, or waits, or says clearly why not."""
+        assert (result.status == "verdict") == (result.verdict is not None)
+        assert (result.status == "failed") == (result.error is not None)
         if self.verdict is None and result.verdict is not None:
             self._seen(result.verdict, photo)
         elif self.verdict is not None and photo == self.photo:

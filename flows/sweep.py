@@ -1,0 +1,227 @@
+"""``sweep``: requests whose run died get another, and nobody has to look.
+
+Workers are killed, servers restart, machines go. What is open is in the records: a request that is
+at work although nobody holds its lock has lost its run; one that waits for a follow-up that is not
+there, or ended before it began, has lost that. Each gets a new follow-up, once, however many sweeps
+there are: what is to be done next stands in the record, and the idempotency key of the run is made
+from it. What a person cancelled is left alone.
+
+It tells counts, and no request by its ID: its own runs are not to be forgotten with a request.
+"""
+
+import contextlib
+import hashlib
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import anyio.to_thread
+from prefect import flow, get_client, get_run_logger
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_HOME
+from prefect.states import Completed
+
+from faceid import redaction
+from faceid.errors import FaceIdError, InvalidInput
+from faceid.models import ResultError
+from faceid.settings import FaceIdSettings
+from flows.dead_runs import crashed_deliveries, delete_late_runs, mark_crashed, mark_dead_runs
+from flows.rerequest import (
+    after_setback,
+    create_run,
+    delay_after,
+    is_to_come,
+    origin_of,
+    read_run,
+    schedule,
+    submit,
+)
+from tasks.credentials import load_credentials
+from tasks.locks import held
+from tasks.record import Record, RecordStore, open_requests
+from tasks.storage import Storage, open_storage
+from tasks.take_on import IsHeld, is_held, lock_of, refuse_to_wait
+
+MOST_DEATHS = 8
+"""How many runs of a request may die one after the other before one of them took it on."""
+
+
+@flow(name="sweep", flow_run_name="sweep", persist_result=False)
+async def sweep() -> State[Any]:
+    """Schedules follow-ups for requests whose run died, and marks dead runs Crashed."""
+    redaction.install()
+    settings = FaceIdSettings.load()
+    storage = open_storage(settings)
+    folder = (storage.folder or PREFECT_HOME.value() / "faceid") / "locks"
+    try:
+        async with (
+            held(settings.locks, folder, f"sweep/{settings.service}", refuse_to_wait),
+            get_client() as client,
+        ):
+            done = await _Sweep(client, settings, storage).run()
+    except IsHeld:
+        return Completed(message="another sweep is at work")
+    said = [f"{count} {what}" for what, count in sorted(done.items())]
+    return Completed(message=", ".join(said) or "nothing is open")
+
+
+class _Sweep:
+    """One look at everything that is open."""
+
+    def __init__(self, client: PrefectClient, settings: FaceIdSettings, storage: Storage) -> None:
+        self.client = client
+        self.settings = settings
+        self.storage = storage
+        self.done: Counter[str] = Counter()
+
+    async def run(self) -> Counter[str]:
+        await delete_late_runs(self.client, "sweep", but=UUID(flow_run.id))
+        self.done["marked Crashed"] += await mark_dead_runs(self.client, self._is_at_work)
+        service = self.settings.service
+        opened = await anyio.to_thread.run_sync(lambda: list(open_requests(self.storage, service)))
+        for account, request_id in opened:
+            await self._look_after(RecordStore(self.storage, service, account), request_id)
+        since = datetime.now(UTC) - timedelta(seconds=self.settings.give_up_after)
+        for run in await crashed_deliveries(self.client, since):
+            await self._replace(run)
+        return +self.done
+
+    async def _is_at_work(self, run: FlowRun) -> bool:
+        if "request_id" not in run.parameters or not self._locks_tell:
+            return False
+        store = await self._store_of(run)
+        request_id = str(run.parameters["request_id"])
+        record = await store.load(request_id)
+        took_it_on = record is not None and record.runs[-1].flow_run_id == str(run.id)
+        return took_it_on and await is_held(store, self.settings, request_id)
+
+    @property
+    def _locks_tell(self) -> bool:
+        """Whether a lock that is free is free on every machine."""
+        return self.storage.folder is not None or bool(self.settings.locks)
+
+    async def _store_of(self, run: FlowRun) -> RecordStore:
+        account = self.settings.account
+        with contextlib.suppress(InvalidInput):  # its block is gone
+            block = str(run.parameters.get("credentials", ""))
+            account, _ = await load_credentials(self.settings, block)
+        return RecordStore(self.storage, self.settings.service, account)
+
+    async def _look_after(self, store: RecordStore, request_id: str) -> None:
+        try:
+            async with lock_of(store, self.settings, request_id, refuse_to_wait):
+                record = await store.load(request_id)
+                if record is None or not record.is_open:
+                    await anyio.to_thread.run_sync(store.close, request_id)
+                else:
+                    self.done[await self._take_up(store, record)] += 1
+        except IsHeld:
+            self.done["at work"] += 1
+        except FaceIdError as error:
+            # The others are looked after all the same.
+            get_run_logger().warning("an open request could not be looked after: %s", error)
+            self.done["not looked after"] += 1
+
+    async def _take_up(self, store: RecordStore, record: Record) -> str:
+        """Brings an open request on its way again where it has lost it; says what was done."""
+        if record.outcome is None:
+            return await self._after_death(store, record)
+        follow_up = record.follow_up
+        if follow_up is None or follow_up.flow_run_id is None:
+            # Whoever planned it did not come to schedule it.
+            await submit(self.client, store, record)
+            return "scheduled"
+        run = await read_run(self.client, follow_up.flow_run_id)
+        if run is None or run.state is None:
+            # Deleted, or the server has a new database.
+            return await self._schedule(store, record, follow_up.due)
+        if run.state.is_cancelled():
+            return await self._cancelled(store, record)
+        if run.state.is_final():
+            # It ended before it took the request on.
+            return await self._schedule_after_setback(store, record, run)
+        return "waiting"
+
+    async def _after_death(self, store: RecordStore, record: Record) -> str:
+        """The run that took the request on last holds its lock no more, and has not said how it
+        ended."""
+        run = await read_run(self.client, record.runs[-1].flow_run_id)
+        if run is not None and run.state is not None:
+            if run.state.is_cancelling():
+                return "at work"
+            if run.state.is_cancelled():
+                return await self._cancelled(store, record)
+            if not run.state.is_final():
+                if not self._locks_tell:
+                    return "at work"
+                await mark_crashed(self.client, run.id)
+                self.done["marked Crashed"] += 1
+        record.end("crashed")
+        if await is_to_come(self.client, record.follow_up):
+            record.end("rerequested")
+            await store.save(record)
+            return "waiting"
+        return await self._schedule_after_setback(store, record, run)
+
+    async def _schedule_after_setback(
+        self, store: RecordStore, record: Record, dead: FlowRun | None
+    ) -> str:
+        due = after_setback(record, self.settings, at_once=True)
+        if due is None:
+            message = "its runs died, one after the other; look at the worker's log"
+            error = ResultError(code="RunsDied", message=message, kind="unavailable")
+            record.end("unavailable", error)
+            await store.save(record)
+            return "given up"
+        return await self._schedule(store, record, due, dead)
+
+    async def _schedule(
+        self, store: RecordStore, record: Record, due: datetime, dead: FlowRun | None = None
+    ) -> str:
+        await schedule(self.client, store, record, due, dead and str(dead.id))
+        if dead and record.follow_up and record.follow_up.flow_run_id:
+            await self._link(dead, record.follow_up.flow_run_id)
+        return "scheduled"
+
+    async def _cancelled(self, store: RecordStore, record: Record) -> str:
+        record.follow_up = None
+        record.end("cancelled")
+        await store.save(record)
+        return "cancelled"
+
+    async def _link(self, dead: FlowRun, flow_run_id: str) -> None:
+        await self.client.update_flow_run(dead.id, tags=[*dead.tags, f"next:{flow_run_id}"])
+
+    async def _replace(self, run: FlowRun) -> None:
+        """Another run for one that died before it took its request on."""
+        if any(tag.startswith(("next:", "window:")) for tag in run.tags):
+            return  # it has been replaced, or is the record's to replace
+        store = await self._store_of(run)
+        record = await store.load(str(run.parameters["request_id"]))
+        if record and any(entry.flow_run_id == str(run.id) for entry in record.runs):
+            return
+        attempt = 1 + _attempt(run)
+        origin = await origin_of(self.client, run)
+        if origin is None or attempt > MOST_DEATHS:
+            return
+        delay = 0 if attempt == 1 else delay_after(attempt - 1, self.settings)
+        new = await create_run(
+            self.client,
+            origin,
+            key=hashlib.sha256(f"replaces {run.id}".encode()).hexdigest(),
+            due=datetime.now(UTC) + timedelta(seconds=delay),
+            service=self.settings.service,
+            tags=[f"previous:{run.id}", f"attempt:{attempt}"],
+        )
+        if new is not None:
+            await self._link(run, str(new.id))
+            self.done["scheduled"] += 1
+
+
+def _attempt(run: FlowRun) -> int:
+    """How many runs died before this one did, each before it took the request on."""
+    numbers = [tag.removeprefix("attempt:") for tag in run.tags if tag.startswith("attempt:")]
+    return next((int(number) for number in numbers if number.isdecimal()), 0)

@@ -1,0 +1,56 @@
+"""Where a request may have left traces: the storage, folders, Prefect's database."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from faceid.settings import FaceIdSettings
+from tasks.cache import FOLDER as CACHE
+from tasks.record import FOLDER as RECORDS
+from tasks.record import OPEN_FOLDER
+from tasks.storage import open_storage
+from tests.environment import HOME
+
+EVENTS = {"events", "event_resources"}
+"""The tables that nobody can delete from."""
+
+
+def database() -> sqlite3.Connection:
+    """That of the tests' Prefect server."""
+    return sqlite3.connect(Path(HOME) / "prefect.db", timeout=30)
+
+
+def rows_with(text: str) -> set[str]:
+    """The columns of Prefect's database that hold the text, events aside."""
+    found: set[str] = set()
+    with closing(database()) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        for (table,) in tables.fetchall():
+            if table in EVENTS:
+                continue
+            rows = connection.execute(f'SELECT * FROM "{table}"')
+            columns = [column[0] for column in rows.description]
+            for row in rows:
+                found |= {
+                    f"{table}.{column}"
+                    for column, value in zip(columns, row, strict=True)
+                    if text
+                    in (value.decode(errors="replace") if isinstance(value, bytes) else str(value))
+                }
+    return found
+
+
+def documents_with(text: str) -> list[str]:
+    """The documents of the storage that hold the text, once they are decrypted."""
+    storage = open_storage(FaceIdSettings.load())
+    names = [name for folder in (CACHE, RECORDS, OPEN_FOLDER) for name in storage.names(folder)]
+    return [name for name in names if text in str(storage.read(name))]
+
+
+def files_with(text: str, folder: Path) -> list[Path]:
+    """The files below a folder that have the text in their name or their content."""
+    return [
+        path
+        for path in folder.rglob("*")
+        if text in path.name or (path.is_file() and text.encode() in path.read_bytes())
+    ]
