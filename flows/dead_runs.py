@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.filters import (
     EventFilter,
@@ -120,13 +120,13 @@ async def _runs(
 
 async def _is_silent(client: PrefectClient, run: FlowRun) -> bool:
     assert run.state is not None
-    since = datetime.now(UTC) - silence()
-    if run.state.timestamp > since:
+    if _is_young(run.state):
         return False
     if run.state.is_pending():
         return True
     if get_current_settings().flows.heartbeat_frequency is None:
         return False
+    since = datetime.now(UTC) - silence()
     heartbeats = EventFilter(
         occurred=EventOccurredFilter(since=cast("Any", since)),
         event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
@@ -134,3 +134,7 @@ async def _is_silent(client: PrefectClient, run: FlowRun) -> bool:
     )
     page = await client.read_events(heartbeats, limit=1)
     return not page.events
+
+
+def _is_young(state: State[Any]) -> bool:
+    return state.timestamp > datetime.now(UTC) - silence()

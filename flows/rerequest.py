@@ -54,10 +54,15 @@ async def this_run(flow_run_id: str, service: Service) -> ThisRun:
     """
     async with get_client() as client:
         run = await client.read_flow_run(UUID(flow_run_id))
-        scheduled_for = next((tag for tag in run.tags if tag.startswith("service:")), None)
-        if scheduled_for not in (None, f"service:{service}"):
-            raise InvalidInput("OtherService", f"the run was scheduled for {scheduled_for}")
+        if (other := scheduled_for(run)) not in (None, service):
+            raise InvalidInput("OtherService", f"the run was scheduled for the {other} service")
         return ThisRun(flow_run_id, await origin_of(client, run))
+
+
+def scheduled_for(run: FlowRun) -> str | None:
+    """The service of a run that has begun, or goes on from one that had."""
+    tags = (tag.partition(":") for tag in run.tags)
+    return next((value for name, _, value in tags if name == "service"), None)
 
 
 async def origin_of(client: PrefectClient, run: FlowRun) -> Origin | None:

@@ -37,6 +37,7 @@ from flows.rerequest import (
     origin_of,
     read_run,
     schedule,
+    scheduled_for,
     submit,
 )
 from tasks.credentials import load_credentials
@@ -199,6 +200,8 @@ class _Sweep:
         """Another run for one that died before it took its request on."""
         if any(tag.startswith(("next:", "window:")) for tag in run.tags):
             return  # it has been replaced, or is the record's to replace
+        if scheduled_for(run) not in (None, self.settings.service):
+            return  # its record is in another's storage
         store = await self._store_of(run)
         record = await store.load(str(run.parameters["request_id"]))
         if record and any(entry.flow_run_id == str(run.id) for entry in record.runs):

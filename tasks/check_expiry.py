@@ -25,6 +25,7 @@ async def check_expiry(delivery: Delivery, uploads: list[Upload]) -> OpenWindow:
     await delivery.client.learn_clock()
     for upload in uploads:
         raise_if_over(upload.ticket, delivery)
+    delivery.saw_open_window = True
     return OpenWindow(tuple(uploads))
 
 
@@ -40,5 +41,5 @@ def raise_if_over(ticket: UploadTicket, delivery: Delivery) -> None:
         raise WindowOver(
             "WindowOver",
             f"resource {ticket.field}: the upload ticket has {max(left.total_seconds(), 0):.0f} "
-            f"seconds left, and {margin.total_seconds():.0f} are needed",
+            f"seconds left, and more than {margin.total_seconds():.0f} are needed",
         )

@@ -44,8 +44,8 @@ class Delivery:
         self.on_unknown_outcome: OnUnknownOutcome = on_unknown_outcome
         self.wants_files = wants_files
         """Whether the files that the answer points to are to be saved after the verdict."""
-        self.opened = 0
-        """The number of the window whose tickets this run asked for; 0 while it uses an older."""
+        self.saw_open_window = False
+        """Whether this run opened a window, or found one that is open."""
         self._request = taken.request
 
     @property
@@ -65,8 +65,8 @@ class Delivery:
     @property
     def opens_windows(self) -> bool:
         """Whether this run itself opens the next window when one is over, and leaves it to no
-        other: where no other can be scheduled, or where it came late for a window of before."""
-        came_late = self.is_follow_up and self.opened == 0
+        other: where no other can be scheduled, or where it came late for the one of before."""
+        came_late = self.is_follow_up and not self.saw_open_window
         return self.record.origin is None or came_late
 
     def note(self, answer: str | FaceIdError) -> None:

@@ -28,5 +28,5 @@ async def request_upload_url(delivery: Delivery, file: ResourceFile) -> UploadTi
         delivery.note(error)
         raise
     delivery.note(ticket.tencent_request_id)
-    delivery.opened = delivery.record.window
+    delivery.saw_open_window = True
     return ticket

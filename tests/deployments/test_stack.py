@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from deployments.stack import StackError, child, wait_until_ready
+from deployments.stack import MOST_RESTARTS, StackError, child
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
 from tests.deployments.conftest import REQUEST, assert_all_gone, final_state, trigger, until
@@ -161,7 +161,30 @@ def test_a_part_that_ends_is_told_with_its_last_words(tmp_path: Path):
     log = tmp_path / "log"
     command = ["json.tool", str(tmp_path / "none.json")]
     with (
-        child("the oracle", command, os.environ, log) as part,
         pytest.raises(StackError, match=r"(?s)the oracle ended with exit code 2.*No such file"),
+        child("the oracle", command, os.environ, log, tmp_path / "never"),
     ):
-        wait_until_ready(part, tmp_path / "never")
+        pass
+
+
+def test_a_part_that_dies_is_started_again_but_not_for_ever(tmp_path: Path):
+    ready = tmp_path / "ready"
+    # Stays until it is killed.
+    script = f"import pathlib, signal; pathlib.Path({str(ready)!r}).write_text('x'); signal.pause()"
+    module = tmp_path / "part_that_stays.py"
+    module.write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    log = tmp_path / "log"
+    with child("the part", ["part_that_stays"], environment, log, ready) as part:
+        for _ in range(MOST_RESTARTS):
+            before = part.process.pid
+            part.keep_alive()
+            assert part.process.pid == before
+            part.process.kill()
+            part.process.wait()
+            part.keep_alive()
+            assert part.process.pid != before
+        part.process.kill()
+        part.process.wait()
+        with pytest.raises(StackError, match="the part ended with exit code -9"):
+            part.keep_alive()

@@ -1,6 +1,7 @@
 """Flows run in this process, recorded by a real Prefect server, against the real emulator."""
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
@@ -58,9 +59,17 @@ def run_deliver(prefect_api: str, emulator: Emulator, no_delays: None) -> Delive
 
 
 @pytest.fixture
-async def worker(prefect_api: str, emulator: Emulator, no_delays: None) -> Worker:
+async def worker(prefect_api: str, emulator: Emulator, no_delays: None) -> AsyncGenerator[Worker]:
     """A worker's part, played by the test."""
-    return await Worker.of_a_deployment(prefect_api)
+    worker = await Worker.of_a_deployment(prefect_api)
+    yield worker
+    await worker.leave_nothing()
+
+
+@pytest.fixture
+def runner(prefect_api: str) -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
 
 
 async def artifact_of(run: FlowRun) -> Any:

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import httpx
 import orjson
 from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flow_engine import run_flow_async
 from prefect.states import Pending, Scheduled
@@ -69,6 +70,13 @@ class Worker:
             await client.set_flow_run_state(run_id, Scheduled(scheduled_time=datetime.now(UTC)))
             await client.set_flow_run_state(run_id, Pending())
             return await client.read_flow_run(run_id)
+
+    async def leave_nothing(self) -> None:
+        """For other tests' sweeps to find."""
+        mine = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[self.deployment_id]))
+        async with get_client() as client:
+            for run in await client.read_flow_runs(flow_run_filter=mine):
+                await client.delete_flow_run(run.id)
 
     async def deliver(self, **changes: Any) -> State[Any]:
         return await self.work(await self.trigger(**changes))

@@ -10,7 +10,6 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -265,12 +264,6 @@ class Life(RuleBasedStateMachine):
             assert self._calls() == self.calls_at_verdict, "called again with the answer stored"
             assert record.intent is None
         assert 1 <= record.window <= 12
-
-
-@pytest.fixture
-def runner(prefect_api: str) -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as runner:
-        yield runner
 
 
 @pytest.mark.timeout(timedelta(minutes=20).total_seconds())

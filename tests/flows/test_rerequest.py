@@ -212,7 +212,7 @@ async def test_a_follow_up_is_not_for_another_service(
     state = await worker.work(follow_up)
     assert state.is_failed()
     assert (state.message or "").startswith("invalid-input: ")
-    assert "service:emulator" in (state.message or "")
+    assert "for the emulator service" in (state.message or "")
 
 
 async def test_without_a_deployment_the_same_call_continues(

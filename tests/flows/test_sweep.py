@@ -1,0 +1,397 @@
+"""The sweeper: requests whose run died get another, once; what a person cancelled is left alone."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+from prefect import get_client
+from prefect.events import emit_event
+from prefect.states import Cancelled, Cancelling, Crashed, Running
+from prefect.types.entrypoint import EntrypointType
+
+from faceid.emulator import Emulator
+from flows import dead_runs, rerequest
+from flows.sweep import sweep
+from tasks.locks import held
+from tasks.storage import Storage
+from tasks.take_on import refuse_to_wait
+from tests.environment import wait_until
+from tests.flows.deployed import Worker, delete_deployment, next_run, swept, tag
+from tests.flows.helpers import (
+    ACTION,
+    called,
+    calls_of,
+    nobody_at_work,
+    record_file,
+    record_of,
+    records,
+)
+
+PASSED = "verdict: passed, Success [emulator]"
+
+
+class Gone(BaseException):
+    """The process is gone."""
+
+
+@pytest.fixture
+def die(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaitable[UUID]]:
+    """Lets a run of the request die after it took the request on; gives its ID."""
+
+    async def run_and_die(flow_run_id: UUID | str | None = None) -> UUID:
+        flow_run_id = UUID(str(flow_run_id or await worker.trigger()))
+
+        async def dead(*_: object) -> None:
+            raise Gone
+
+        with monkeypatch.context() as patch:
+            patch.setattr("flows.deliver.to_verdict", dead)
+            with pytest.raises(Gone):
+                await worker.work(flow_run_id)
+        # One that was killed tells nobody: for Prefect it is at work.
+        async with get_client() as client:
+            await client.set_flow_run_state(flow_run_id, Running(), force=True)
+        return flow_run_id
+
+    return run_and_die
+
+
+@pytest.fixture
+def silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time after which a run that is not heard of is taken for dead has passed for all."""
+    monkeypatch.setattr(dead_runs, "silence", lambda: timedelta(0))
+
+
+def never(_: object) -> bool:
+    return False
+
+
+async def state_of(flow_run_id: UUID | str) -> str | None:
+    async with get_client() as client:
+        return (await client.read_flow_run(UUID(str(flow_run_id)))).state_name
+
+
+async def set_state(flow_run_id: UUID | str, state: object) -> None:
+    async with get_client() as client:
+        await client.set_flow_run_state(UUID(str(flow_run_id)), state, force=True)  # pyright: ignore[reportArgumentType]
+
+
+async def test_a_request_whose_run_died_gets_another_once(
+    worker: Worker, die: Callable[..., Awaitable[UUID]]
+):
+    dead = await die()
+    assert await state_of(dead) == "Running"
+    said = await swept()
+    assert said.split(", ") == ["1 marked Crashed", "1 scheduled"]
+    for _ in range(9):
+        assert await swept() == "1 waiting"
+    first, second = worker.chain()
+    assert first["id"] == str(dead)
+    assert first["state"]["name"] == "Crashed"
+    assert tag(first, "next") == second["id"]
+    assert tag(second, "previous") == first["id"]
+    due = datetime.fromisoformat(second["expected_start_time"])
+    assert due <= datetime.now(UTC)
+
+    assert (await worker.work(second["id"])).message == PASSED
+    assert worker.result(second["id"]).calls == 1
+    assert await swept() == "nothing is open"
+    record = await record_of(worker.request_id)
+    assert [run.outcome for run in record.runs] == ["crashed", "verdict"]
+
+
+async def test_a_process_that_was_killed_is_noticed_by_its_lock(
+    worker: Worker, emulator: Emulator, prefect_api: str
+):
+    emulator.add_fault(ACTION, "stall:60")
+    run = await worker.taken(await worker.trigger())
+    process = subprocess.Popen(  # noqa: ASYNC220 - it does not block
+        [sys.executable, "-m", "prefect.engine"],
+        env=os.environ | {"PREFECT__FLOW_RUN_ID": str(run.id), "PREFECT_API_URL": prefect_api},
+    )
+    try:
+        await called(emulator)
+        assert await swept() == "1 at work"
+    finally:
+        process.kill()
+        process.wait()
+    assert await state_of(run.id) == "Running"
+    assert await swept() == "1 marked Crashed, 1 scheduled"
+    emulator.clear_faults()
+    newest = worker.newest()
+    assert (await worker.work(newest["id"])).message == PASSED
+    # The call that was cut off may have been made.
+    assert worker.result(newest["id"]).calls == 2
+
+
+async def test_runs_that_die_again_and_again_come_back_later_and_are_given_up(
+    worker: Worker, die: Callable[..., Awaitable[UUID]], monkeypatch: pytest.MonkeyPatch
+):
+    await die()
+    delays: list[float] = []
+    for _ in range(3):
+        await swept()
+        newest = worker.newest()
+        due = datetime.fromisoformat(newest["expected_start_time"])
+        delays.append((due - datetime.now(UTC)).total_seconds())
+        await die(newest["id"])
+    assert delays[0] <= 0
+    assert 90 <= delays[1] <= 150
+    assert 180 <= delays[2] <= 300
+    monkeypatch.setenv("FACEID_GIVE_UP_AFTER", "0")
+    assert await swept() == "1 given up, 1 marked Crashed"
+    assert await swept() == "nothing is open"
+    record = await record_of(worker.request_id)
+    assert record.error is not None
+    assert (record.outcome, record.error.kind) == ("unavailable", "unavailable")
+    assert len(worker.chain()) == 4
+
+
+async def test_a_run_that_was_never_begun_is_replaced_once(
+    worker: Worker, silence: None, emulator: Emulator
+):
+    run = await worker.taken(await worker.trigger())
+    # The worker died with it: it is Pending for ever.
+    said = await swept()
+    assert "scheduled" in said
+    await swept()
+    await swept()
+    assert await state_of(run.id) == "Crashed"
+    (newest,) = worker.chain()  # the dead one had no time for a tag
+    assert tag(newest, "previous") == str(run.id)
+    assert newest["parameters"] == run.parameters
+    assert (await worker.work(newest["id"])).message == PASSED
+    assert calls_of(emulator) == 1
+
+
+async def test_runs_that_are_never_begun_come_to_an_end(worker: Worker, silence: None):
+    await worker.taken(await worker.trigger())
+    for _ in range(8):
+        await swept()
+        await worker.taken(worker.newest()["id"])
+    await swept()
+    await swept()
+    assert len(worker.chain()) == 8
+
+
+async def test_a_follow_up_that_died_before_it_began_is_scheduled_again(
+    worker: Worker, silence: None, emulator: Emulator
+):
+    emulator.add_fault(ACTION, "expire-now")
+    follow_up, _ = next_run(await worker.deliver())
+    await worker.taken(follow_up)
+    said = await swept()
+    assert "1 scheduled" in said
+    assert "1 waiting" in await swept()
+    _, dead, last = worker.chain()
+    assert dead["state"]["name"] == "Crashed"
+    assert (tag(dead, "next"), tag(last, "previous")) == (last["id"], dead["id"])
+    assert tag(last, "attempt") == "2"
+    assert (await worker.work(last["id"])).message == PASSED
+    assert worker.result(last["id"]).windows == 2
+
+
+async def test_a_follow_up_that_the_server_has_lost_is_scheduled_again(
+    worker: Worker, emulator: Emulator
+):
+    emulator.add_fault(ACTION, "expire-now")
+    follow_up, _ = next_run(await worker.deliver())
+    async with get_client() as client:
+        await client.delete_flow_run(UUID(follow_up))
+    assert await swept() == "1 scheduled"
+    newest = worker.newest()
+    assert newest["id"] != follow_up
+    assert (await worker.work(newest["id"])).message == PASSED
+
+
+@pytest.mark.parametrize("lost", ["before it was scheduled", "before its ID was stored"])
+async def test_a_run_that_dies_while_it_schedules_has_its_follow_up_scheduled_once(
+    worker: Worker, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, lost: str
+):
+    create_run = rerequest.create_run
+
+    async def cut_off(*args: object, **more: object) -> None:
+        if lost == "before its ID was stored":
+            await create_run(*args, **more)  # pyright: ignore[reportArgumentType]
+        raise Gone
+
+    emulator.add_fault(ACTION, "expire-now")
+    with monkeypatch.context() as patch:
+        patch.setattr(rerequest, "create_run", cut_off)
+        with pytest.raises(Gone):
+            await worker.deliver()
+    assert await swept() == "1 scheduled"
+    assert await swept() == "1 waiting"
+    _, follow_up = worker.chain()
+    assert (await worker.work(follow_up["id"])).message == PASSED
+    assert len(worker.chain()) == 2
+
+
+async def test_a_cancelled_follow_up_is_left_alone(worker: Worker, emulator: Emulator):
+    emulator.add_fault(ACTION, "expire-now")
+    follow_up, _ = next_run(await worker.deliver())
+    await set_state(follow_up, Cancelled())
+    assert await swept() == "1 cancelled"
+    assert await swept() == "nothing is open"
+    assert len(worker.chain()) == 2
+    record = await record_of(worker.request_id)
+    assert (record.outcome, record.follow_up) == ("cancelled", None)
+    # Who wants it after all triggers it again.
+    assert (await worker.deliver()).message == PASSED
+
+
+async def test_a_cancelled_run_is_left_alone(worker: Worker, die: Callable[..., Awaitable[UUID]]):
+    dead = await die()
+    await set_state(dead, Cancelling())
+    assert await swept() == "1 at work"
+    await set_state(dead, Cancelled())
+    assert await swept() == "1 cancelled"
+    assert len(worker.chain()) == 1
+    assert (await record_of(worker.request_id)).outcome == "cancelled"
+
+
+async def test_a_run_that_is_heard_of_is_not_taken_for_dead(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+):
+    run = await worker.taken(await worker.trigger())
+    await set_state(run.id, Running())
+    # An hour ago it began; what was heard of it since is what counts.
+    monkeypatch.setattr(dead_runs, "_is_young", never)
+    monkeypatch.setattr(dead_runs, "silence", lambda: timedelta(hours=1))
+    emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run.id}"})
+
+    async def heard() -> bool:
+        query = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
+        reply = await asyncio.to_thread(httpx.post, f"{worker.api_url}/events/filter", json=query)
+        return str(run.id) in reply.text
+
+    await wait_until(heard, "the heartbeat in the database")
+    await swept()
+    assert await state_of(run.id) == "Running"
+    monkeypatch.setattr(dead_runs, "silence", lambda: timedelta(0))
+    await swept()
+    assert await state_of(run.id) == "Crashed"
+
+
+async def test_a_run_that_holds_its_lock_lives_though_nothing_is_heard(
+    worker: Worker, die: Callable[..., Awaitable[UUID]], silence: None
+):
+    run = await die()
+    async with nobody_at_work(worker.request_id):  # the test holds the lock in its place
+        assert "1 at work" in await swept()
+        assert await state_of(run) == "Running"
+    assert "1 scheduled" in await swept()
+
+
+async def test_a_second_run_that_died_leaves_the_first_ones_follow_up(
+    worker: Worker, die: Callable[..., Awaitable[UUID]], emulator: Emulator
+):
+    emulator.add_fault(ACTION, "expire-now")
+    follow_up, _ = next_run(await worker.deliver())
+    await die()
+    assert await swept() == "1 marked Crashed, 1 waiting"
+    assert len(worker.chain()) == 3
+    assert (await worker.work(follow_up)).message == PASSED
+
+
+async def test_a_record_that_cannot_be_read_does_not_hinder_the_others(
+    worker: Worker, die: Callable[..., Awaitable[UUID]], samples: Path
+):
+    await die()
+    damaged = record_file(samples / "storage")
+    content = damaged.read_bytes()
+    other = Worker(worker.api_url, worker.deployment_id, worker.request_id + "-2")
+    await worker.taken(run := await other.trigger())
+    await set_state(run, Crashed())
+    damaged.write_bytes(b"{}")
+    assert await swept() == "1 not looked after, 1 scheduled"
+    assert damaged.read_bytes() == b"{}"
+    damaged.write_bytes(content)
+    assert await swept() == "1 marked Crashed, 1 scheduled"
+
+
+async def test_requests_wait_for_a_deployment_that_is_gone(
+    worker: Worker, die: Callable[..., Awaitable[UUID]]
+):
+    await die()
+    await delete_deployment(worker)
+    await swept()
+    assert len(worker.chain()) == 1
+    again = await Worker.of_a_deployment(worker.api_url)
+    record = await record_of(worker.request_id)
+    assert record.origin
+    # The same name, registered anew, has another ID.
+    async with get_client() as client:
+        name = (await client.read_deployment(again.deployment_id)).name
+    record.origin.deployment = f"deliver/{name}"
+    await records().save(record)
+    assert await swept() == "1 scheduled"
+    assert (await worker.work(worker.newest()["id"])).message == PASSED
+
+
+async def test_what_no_deployment_started_is_for_its_caller_to_continue(
+    worker: Worker, die: Callable[..., Awaitable[UUID]]
+):
+    await die()
+    record = await record_of(worker.request_id)
+    record.origin = None
+    await records().save(record)
+    assert await swept() == "nothing is open"
+    assert len(worker.chain()) == 1
+
+
+async def test_late_sweeps_do_the_work_of_one(
+    worker: Worker, die: Callable[..., Awaitable[UUID]], prefect_api: str
+):
+    deployment = await sweep.ato_deployment(
+        "late", interval=60, entrypoint_type=EntrypointType.MODULE_PATH
+    )
+    deployment_id = await deployment.aapply()
+    now = datetime.now(UTC)
+    span = {"start_time": str(now - timedelta(minutes=10)), "end_time": str(now), "max_runs": 10}
+    async with httpx.AsyncClient(base_url=prefect_api) as api:
+        (await api.post(f"/deployments/{deployment_id}/schedule", json=span)).raise_for_status()
+        query = {"flow_runs": {"deployment_id": {"any_": [str(deployment_id)]}}}
+        late = (await api.post("/flow_runs/filter", json=query)).json()
+        overdue = [r for r in late if datetime.fromisoformat(r["expected_start_time"]) < now]
+        assert len(overdue) >= 9
+        await die()
+        assert "1 scheduled" in await swept()
+        left = (await api.post("/flow_runs/filter", json=query)).json()
+        assert not {run["id"] for run in overdue} & {run["id"] for run in left}
+        (await api.delete(f"/deployments/{deployment_id}")).raise_for_status()
+    assert len(worker.chain()) == 2
+
+
+async def test_one_sweep_at_a_time(worker: Worker, die: Callable[..., Awaitable[UUID]]):
+    await die()
+    folder = records().storage.folder
+    assert folder
+    async with held("", folder / "locks", "sweep/emulator", refuse_to_wait):
+        assert await swept() == "another sweep is at work"
+    await asyncio.gather(*(swept() for _ in range(3)))
+    assert len(worker.chain()) == 2
+
+
+async def test_a_name_that_a_crash_left_among_the_open_ones_is_put_away(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, samples: Path
+):
+    def left(storage: Storage, name: str) -> None:
+        raise Gone
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "remove", left)
+        with pytest.raises(Gone):
+            await worker.deliver()
+    assert list((samples / "storage" / "open").rglob("*.json"))
+    await swept()
+    assert not list((samples / "storage" / "open").rglob("*.json"))
+    assert (await record_of(worker.request_id)).outcome == "verdict"
+    assert len(worker.chain()) == 1
