@@ -87,7 +87,7 @@ class Worker:
         A caller sorts by the time they are due. Here that may be the future: in the order made.
         """
         query = {"flow_runs": {"tags": {"all_": [f"request:{self.request_id}"]}}}
-        reply = httpx.post(f"{self.api_url}/flow_runs/filter", json=query)
+        reply = httpx.post(f"{self.api_url}/flow_runs/filter", json=query, timeout=30)
         return sorted(reply.raise_for_status().json(), key=lambda run: run["created"])
 
     def newest(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Worker:
     def result(self, flow_run_id: UUID | str) -> DeliveryResult:
         """The result object of a run, from its artifact."""
         query = {"artifacts": {"key": {"any_": [f"result-{flow_run_id}"]}}}
-        reply = httpx.post(f"{self.api_url}/artifacts/filter", json=query)
+        reply = httpx.post(f"{self.api_url}/artifacts/filter", json=query, timeout=30)
         (artifact,) = reply.raise_for_status().json()
         (result,) = orjson.loads(artifact["data"])
         return DeliveryResult.model_validate(result)

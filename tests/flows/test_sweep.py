@@ -4,7 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -12,9 +13,12 @@ from uuid import UUID
 import httpx
 import pytest
 from prefect import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
 from prefect.states import Cancelled, Cancelling, Crashed, Running
 from prefect.types.entrypoint import EntrypointType
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from faceid.emulator import Emulator
 from flows import dead_runs, rerequest
@@ -34,6 +38,7 @@ from tests.flows.helpers import (
     records,
 )
 
+REDIS = os.environ.get("FACEID_TEST_REDIS", "redis://127.0.0.1:6379/9")
 PASSED = "verdict: passed, Success [emulator]"
 
 
@@ -107,28 +112,58 @@ async def test_a_request_whose_run_died_gets_another_once(
     assert [run.outcome for run in record.runs] == ["crashed", "verdict"]
 
 
-async def test_a_process_that_was_killed_is_noticed_by_its_lock(
-    worker: Worker, emulator: Emulator, prefect_api: str
-):
+@asynccontextmanager
+async def calling(worker: Worker, emulator: Emulator) -> AsyncGenerator[FlowRun]:
+    """A run in a process of its own, in the middle of its call; killed at the end."""
     emulator.add_fault(ACTION, "stall:60")
     run = await worker.taken(await worker.trigger())
     process = subprocess.Popen(  # noqa: ASYNC220 - it does not block
         [sys.executable, "-m", "prefect.engine"],
-        env=os.environ | {"PREFECT__FLOW_RUN_ID": str(run.id), "PREFECT_API_URL": prefect_api},
+        env=os.environ | {"PREFECT__FLOW_RUN_ID": str(run.id), "PREFECT_API_URL": worker.api_url},
     )
     try:
         await called(emulator)
-        assert await swept() == "1 at work"
+        yield run
     finally:
         process.kill()
         process.wait()
+        emulator.clear_faults()
+
+
+async def test_a_process_that_was_killed_is_noticed_by_its_lock(worker: Worker, emulator: Emulator):
+    async with calling(worker, emulator) as run:
+        assert await swept() == "1 at work"
     assert await state_of(run.id) == "Running"
     assert await swept() == "1 marked Crashed, 1 scheduled"
-    emulator.clear_faults()
     newest = worker.newest()
     assert (await worker.work(newest["id"])).message == PASSED
     # The call that was cut off may have been made.
     assert worker.result(newest["id"]).calls == 2
+
+
+@pytest.mark.services
+async def test_a_process_that_was_killed_is_noticed_when_its_lease_ends(
+    worker: Worker, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FACEID_LOCKS", REDIS)
+    async with Redis.from_url(REDIS) as redis:
+        try:
+            await redis.ping()
+        except RedisError:
+            if os.environ.get("FACEID_TEST_SERVICES") == "required":
+                raise
+            pytest.skip("no Redis on this machine")
+        async with calling(worker, emulator):
+            assert await swept() == "1 at work"
+        assert await swept() == "1 at work"
+        # Half a minute passes.
+        await redis.pexpire(f"faceid:lock:{records().name(worker.request_id)}", 1)
+
+        async def noticed() -> bool:
+            return await swept() == "1 marked Crashed, 1 scheduled"
+
+        await wait_until(noticed, "the end of the lease")
+    assert (await worker.work(worker.newest()["id"])).message == PASSED
 
 
 async def test_runs_that_die_again_and_again_come_back_later_and_are_given_up(
@@ -269,7 +304,9 @@ async def test_a_run_that_is_heard_of_is_not_taken_for_dead(
 
     async def heard() -> bool:
         query = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
-        reply = await asyncio.to_thread(httpx.post, f"{worker.api_url}/events/filter", json=query)
+        reply = await asyncio.to_thread(
+            httpx.post, f"{worker.api_url}/events/filter", json=query, timeout=30
+        )
         return str(run.id) in reply.text
 
     await wait_until(heard, "the heartbeat in the database")
@@ -356,7 +393,7 @@ async def test_late_sweeps_do_the_work_of_one(
     deployment_id = await deployment.aapply()
     now = datetime.now(UTC)
     span = {"start_time": str(now - timedelta(minutes=10)), "end_time": str(now), "max_runs": 10}
-    async with httpx.AsyncClient(base_url=prefect_api) as api:
+    async with httpx.AsyncClient(base_url=prefect_api, timeout=30) as api:
         (await api.post(f"/deployments/{deployment_id}/schedule", json=span)).raise_for_status()
         query = {"flow_runs": {"deployment_id": {"any_": [str(deployment_id)]}}}
         late = (await api.post("/flow_runs/filter", json=query)).json()
