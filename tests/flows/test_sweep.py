@@ -27,6 +27,7 @@ from tasks.locks import held
 from tasks.storage import Storage
 from tasks.take_on import refuse_to_wait
 from tests.environment import wait_until
+from tests.flows.conftest import Deliver
 from tests.flows.deployed import Worker, delete_deployment, next_run, swept, tag
 from tests.flows.helpers import (
     ACTION,
@@ -373,15 +374,20 @@ async def test_requests_wait_for_a_deployment_that_is_gone(
     assert (await worker.work(worker.newest()["id"])).message == PASSED
 
 
-async def test_what_no_deployment_started_is_for_its_caller_to_continue(
-    worker: Worker, die: Callable[..., Awaitable[UUID]]
+async def test_what_a_caller_took_over_is_for_the_caller_to_continue(
+    worker: Worker,
+    die: Callable[..., Awaitable[UUID]],
+    run_deliver: Deliver,
+    emulator: Emulator,
 ):
     await die()
-    record = await record_of(worker.request_id)
-    record.origin = None
-    await records().save(record)
+    emulator.add_fault(ACTION, "http:503", times=7)
+    state, result, _ = await run_deliver(request_id=worker.request_id)
+    assert result.status == "waiting"
+    assert "no run is scheduled" in (state.message or "")
     assert await swept() == "nothing is open"
-    assert len(worker.chain()) == 1
+    _, result, _ = await run_deliver(request_id=worker.request_id)
+    assert result.status == "verdict"
 
 
 async def test_late_sweeps_do_the_work_of_one(
