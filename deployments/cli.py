@@ -5,6 +5,12 @@ inside the commands: it takes seconds, and it reads its home and its API's URL f
 when it is imported.
 """
 
-from deployments import command_deliver, command_demo, command_records, command_up
+from deployments import command_deliver, command_demo, command_forget, command_records, command_up
 
-__all__ = ["command_deliver", "command_demo", "command_records", "command_up"]
+__all__ = [
+    "command_deliver",
+    "command_demo",
+    "command_forget",
+    "command_records",
+    "command_up",
+]

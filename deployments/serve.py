@@ -15,13 +15,16 @@ from cyclopts import App
 from prefect import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
+from prefect.schedules import Cron
 from prefect.states import Scheduled
 from prefect.types.entrypoint import EntrypointType
 
 from faceid import redaction
 from flows.dead_runs import silence
 from flows.deliver import deliver
+from flows.forget import forget
 from flows.sweep import sweep
 from tasks.credentials import TencentCredentials
 
@@ -73,7 +76,24 @@ async def deployments() -> list[RunnerDeployment]:
             interval=SWEEP_SECONDS,
             entrypoint_type=EntrypointType.MODULE_PATH,
         ),
+        await forget.ato_deployment(
+            "default",
+            description="Retention: erases what is stored about requests that nobody touched for "
+            "so long. Off until its schedule is switched on.",
+            tags=["faceid"],
+            schedule=Cron("0 3 * * *", timezone="UTC", active=False),
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        ),
     ]
+
+
+async def keep_schedules(deployment: RunnerDeployment) -> None:
+    """A schedule made or switched on in the dashboard stays: Prefect would replace it by ours."""
+    async with get_client() as client:
+        with suppress(ObjectNotFound):
+            await client.read_deployment_by_name(deployment.full_name)
+            deployment.schedules = None
+            deployment.model_fields_set.discard("schedules")
 
 
 @app.default
@@ -90,6 +110,7 @@ async def serve(*, limit: int = 4, ready_file: Path | None = None) -> None:
     await TencentCredentials.aregister_type_and_schema()
     runner = _Runner(name="faceid", limit=limit, pause_on_shutdown=False)
     for deployment in await deployments():
+        await keep_schedules(deployment)
         deployment_id = await runner.aadd_deployment(deployment)
         await close_schema(deployment_id)
         if deployment.flow_name == sweep.name:

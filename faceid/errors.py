@@ -184,6 +184,9 @@ ADVICE = {
     "LockLost": "Deliver the same request again: it goes on from here.",
     "CannotSave": "Look at the folder of save_files_to.",
     "FilesExpired": "They live two hours; the verdict stands.",
+    "AnswerForgotten": "The verdict stands; what the answer pointed to is gone with it.",
+    "CannotDelete": "Delete it, then forget the request again.",
+    "PrefectUnavailable": "Look at PREFECT_API_URL, and whether the server runs.",
     "InvalidAction": "This endpoint does not know the action: check FACEID_ENDPOINT.",
 }
 

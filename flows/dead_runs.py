@@ -6,15 +6,13 @@ ever, or Pending if it was killed before its flow began. A living run sends a he
 Crashed, so that the dashboard, its automations and ``flows.sweep`` see it.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterDeploymentId,
     FlowRunFilterEndTime,
@@ -23,7 +21,6 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.filters import (
     EventFilter,
     EventNameFilter,
@@ -33,14 +30,13 @@ from prefect.events.filters import (
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
+from flows.runs import list_runs
+
 OUR_FLOWS = ["deliver", "sweep", "forget"]
 
 HEARTBEATS_MISSED = 3
 DEFAULT_HEARTBEAT = 180
 """Seconds; Prefect's own. For how long a run may be Pending where heartbeats are switched off."""
-
-PAGE = 200
-"""As many as the API gives at a time."""
 
 
 def silence() -> timedelta:
@@ -61,7 +57,7 @@ async def mark_dead_runs(
         type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
     )
     marked = 0
-    async for run in _runs(client, OUR_FLOWS, FlowRunFilter(state=at_work)):
+    for run in await list_runs(client, OUR_FLOWS, FlowRunFilter(state=at_work)):
         if await _is_silent(client, run) and not await is_at_work(run):
             await mark_crashed(client, run.id)
             marked += 1
@@ -81,41 +77,19 @@ async def crashed_deliveries(client: PrefectClient, since: datetime) -> list[Flo
         end_time=FlowRunFilterEndTime(after_=cast("Any", since)),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
     )
-    return [run async for run in _runs(client, ["deliver"], crashed)]
+    return await list_runs(client, ["deliver"], crashed)
 
 
-async def delete_late_runs(client: PrefectClient, flow: str, but: UUID) -> int:
+async def delete_late_runs(client: PrefectClient, flow: str, but: UUID) -> None:
     """Deletes runs of a schedule whose time has passed, and that nobody has begun: they would do
-    what was just done. Gives how many."""
+    what was just done."""
     late = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
         expected_start_time=FlowRunFilterExpectedStartTime(before_=cast("Any", datetime.now(UTC))),
     )
-    # Listed before the first is deleted: pages would shift.
-    runs = [run async for run in _runs(client, [flow], late) if run.auto_scheduled]
-    for run in runs:
-        if run.id != but:
+    for run in await list_runs(client, [flow], late):
+        if run.auto_scheduled and run.id != but:
             await client.delete_flow_run(run.id)
-    return len(runs)
-
-
-async def _runs(
-    client: PrefectClient, flows: list[str], runs: FlowRunFilter
-) -> AsyncIterator[FlowRun]:
-    found: list[FlowRun] = []
-    while True:
-        page = await client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=flows)),
-            flow_run_filter=runs,
-            sort=FlowRunSort.ID_DESC,
-            limit=PAGE,
-            offset=len(found),
-        )
-        found += page
-        if len(page) < PAGE:
-            break
-    for run in found:
-        yield run
 
 
 async def _is_silent(client: PrefectClient, run: FlowRun) -> bool:

@@ -23,6 +23,7 @@ from prefect.states import Scheduled
 from faceid.errors import FaceIdError, InvalidInput
 from faceid.models import Service
 from faceid.settings import FaceIdSettings
+from flows.runs import tag_of
 from tasks.delivery import Delivery
 from tasks.record import FollowUp, Origin, Record, RecordStore, Setbacks
 from tasks.retries import is_passing
@@ -54,15 +55,9 @@ async def this_run(flow_run_id: str, service: Service) -> ThisRun:
     """
     async with get_client() as client:
         run = await client.read_flow_run(UUID(flow_run_id))
-        if (other := scheduled_for(run)) not in (None, service):
+        if (other := tag_of(run, "service")) not in (None, service):
             raise InvalidInput("OtherService", f"the run was scheduled for the {other} service")
         return ThisRun(flow_run_id, await origin_of(client, run))
-
-
-def scheduled_for(run: FlowRun) -> str | None:
-    """The service of a run that has begun, or goes on from one that had."""
-    tags = (tag.partition(":") for tag in run.tags)
-    return next((value for name, _, value in tags if name == "service"), None)
 
 
 async def origin_of(client: PrefectClient, run: FlowRun) -> Origin | None:

@@ -9,7 +9,6 @@ from it. What a person cancelled is left alone.
 It tells counts, and no request by its ID: its own runs are not to be forgotten with a request.
 """
 
-import contextlib
 import hashlib
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -25,7 +24,7 @@ from prefect.settings import PREFECT_HOME
 from prefect.states import Completed
 
 from faceid import redaction
-from faceid.errors import FaceIdError, InvalidInput
+from faceid.errors import FaceIdError
 from faceid.models import ResultError
 from faceid.settings import FaceIdSettings
 from flows.dead_runs import crashed_deliveries, delete_late_runs, mark_crashed, mark_dead_runs
@@ -37,10 +36,10 @@ from flows.rerequest import (
     origin_of,
     read_run,
     schedule,
-    scheduled_for,
     submit,
 )
-from tasks.credentials import load_credentials
+from flows.runs import tag_of
+from tasks.credentials import account_of
 from tasks.locks import held
 from tasks.record import Record, RecordStore, open_requests
 from tasks.storage import Storage, open_storage
@@ -95,9 +94,13 @@ class _Sweep:
             return False
         store = await self._store_of(run)
         request_id = str(run.parameters["request_id"])
-        record = await store.load(request_id)
-        took_it_on = record is not None and record.runs[-1].flow_run_id == str(run.id)
-        return took_it_on and await is_held(store, self.settings, request_id)
+        try:
+            record = await store.load(request_id)
+        except FaceIdError as error:
+            self._tell(error)
+            return True  # for all we know
+        took_it_on = record and record.runs and record.runs[-1].flow_run_id == str(run.id)
+        return bool(took_it_on) and await is_held(store, self.settings, request_id)
 
     @property
     def _locks_tell(self) -> bool:
@@ -105,10 +108,7 @@ class _Sweep:
         return self.storage.folder is not None or bool(self.settings.locks)
 
     async def _store_of(self, run: FlowRun) -> RecordStore:
-        account = self.settings.account
-        with contextlib.suppress(InvalidInput):  # its block is gone
-            block = str(run.parameters.get("credentials", ""))
-            account, _ = await load_credentials(self.settings, block)
+        account = await account_of(self.settings, str(run.parameters.get("credentials", "")))
         return RecordStore(self.storage, self.settings.service, account)
 
     async def _look_after(self, store: RecordStore, request_id: str) -> None:
@@ -122,9 +122,12 @@ class _Sweep:
         except IsHeld:
             self.done["at work"] += 1
         except FaceIdError as error:
-            # The others are looked after all the same.
-            get_run_logger().warning("an open request could not be looked after: %s", error)
-            self.done["not looked after"] += 1
+            self._tell(error)
+
+    def _tell(self, error: FaceIdError) -> None:
+        """The others are looked after all the same."""
+        get_run_logger().warning("an open request could not be looked after: %s", error)
+        self.done["not looked after"] += 1
 
     async def _take_up(self, store: RecordStore, record: Record) -> str:
         """Brings an open request on its way again where it has lost it; says what was done."""
@@ -198,15 +201,26 @@ class _Sweep:
 
     async def _replace(self, run: FlowRun) -> None:
         """Another run for one that died before it took its request on."""
-        if any(tag.startswith(("next:", "window:")) for tag in run.tags):
+        if tag_of(run, "next") or tag_of(run, "window"):
             return  # it has been replaced, or is the record's to replace
-        if scheduled_for(run) not in (None, self.settings.service):
+        if tag_of(run, "service") not in (None, self.settings.service):
             return  # its record is in another's storage
-        store = await self._store_of(run)
-        record = await store.load(str(run.parameters["request_id"]))
+        store, request_id = await self._store_of(run), str(run.parameters["request_id"])
+        try:
+            # With the lock held: the request may just be being forgotten.
+            async with lock_of(store, self.settings, request_id, refuse_to_wait):
+                if await read_run(self.client, str(run.id)) is not None:
+                    await self._replace_unless_taken_on(run, await store.load(request_id))
+        except IsHeld:
+            pass  # for the next sweep
+        except FaceIdError as error:
+            self._tell(error)
+
+    async def _replace_unless_taken_on(self, run: FlowRun, record: Record | None) -> None:
         if record and any(entry.flow_run_id == str(run.id) for entry in record.runs):
             return
-        attempt = 1 + _attempt(run)
+        # How many died in a row, each before it took the request on.
+        attempt = 1 + _number(tag_of(run, "attempt"))
         origin = await origin_of(self.client, run)
         if origin is None or attempt > MOST_DEATHS:
             return
@@ -224,7 +238,6 @@ class _Sweep:
             self.done["scheduled"] += 1
 
 
-def _attempt(run: FlowRun) -> int:
-    """How many runs died before this one did, each before it took the request on."""
-    numbers = [tag.removeprefix("attempt:") for tag in run.tags if tag.startswith("attempt:")]
-    return next((int(number) for number in numbers if number.isdecimal()), 0)
+def _number(text: str | None) -> int:
+    """0 for what is none: a person may have tagged the run, too."""
+    return int(text) if text and text.isdecimal() else 0

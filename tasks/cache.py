@@ -11,9 +11,10 @@ Prefect takes whatever goes wrong here for a miss: then a ticket is asked for on
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast, get_args
 from uuid import UUID
 
 import anyio.to_thread
@@ -28,9 +29,12 @@ from faceid.errors import FaceIdError
 from faceid.models import Upload, UploadTicket
 from faceid.settings import FaceIdSettings
 from tasks.delivery import Delivery
+from tasks.record import Record, RecordStore
 from tasks.storage import open_storage
 
 FOLDER = "cache"
+
+Step = Literal["ticket", "upload"]
 
 NOTHING = b"null"
 """How a step's error is serialized: Prefect would keep those, too, and nobody would read them."""
@@ -38,11 +42,25 @@ NOTHING = b"null"
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class PerRequest(CachePolicy):
-    """The cache key of a step on one resource of a request, in one window."""
+def step_key(step: Step, store: RecordStore, record: Record, window: int, field: str) -> str:
+    """What a step on one resource of a request is kept under, in one window."""
+    parts = (store.service, store.account, record.request_id, record.generation, window, field)
+    return hashlib.sha256("\n".join(map(str, (step, *parts))).encode()).hexdigest()
 
-    step: str = ""
+
+def cached_steps(store: RecordStore, record: Record, fields: set[str]) -> Iterator[str]:
+    """The names that a request's cached steps may have in the storage."""
+    for window in range(1, record.window + 1):
+        for step in get_args(Step):
+            for field in fields:
+                yield f"{FOLDER}/{step_key(step, store, record, window, field)}"
+
+
+@dataclass(kw_only=True)
+class PerRequest(CachePolicy):
+    """The cache key of a step on one resource of a request, in the window that is open."""
+
+    step: Step
 
     # Prefect calls it with all of these.
     def compute_key(
@@ -53,8 +71,8 @@ class PerRequest(CachePolicy):
         **kwargs: Any,  # noqa: ARG002
     ) -> str:
         delivery = cast("Delivery", inputs["delivery"])
-        parts = f"{self.step}\n{delivery.step_key}\n{inputs['file'].field}"
-        return hashlib.sha256(parts.encode()).hexdigest()
+        record, field = delivery.record, inputs["file"].field
+        return step_key(self.step, delivery.store, record, record.window, field)
 
 
 class StepStorage(WritableFileSystem):

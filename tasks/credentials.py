@@ -47,6 +47,16 @@ async def load_credentials(settings: FaceIdSettings, block: str) -> tuple[str, C
     return loaded.account, loaded.credentials()
 
 
+async def account_of(settings: FaceIdSettings, block: str) -> str:
+    """The name of the account that a run had its keys of; the environment's where the block that
+    it named is gone."""
+    try:
+        account, _ = await load_credentials(settings, block)
+    except InvalidInput:
+        return settings.account
+    return account
+
+
 def open_client(settings: FaceIdSettings, block: str, credentials: Credentials) -> FaceIdClient:
     """A client of the settings' endpoint. Use it as a context manager.
 

@@ -118,11 +118,14 @@ class Storage:
                 yield name
 
     def folders(self, folder: str) -> list[str]:
-        """The names of the folders that lie right in a folder of the storage."""
+        """The names of the folders right in a folder of the storage. Raises ``StorageError``."""
         try:
-            found = cast("list[dict[str, Any]]", self._files.ls(f"{self._root}/{folder}"))
+            listed = self._files.ls(f"{self._root}/{folder}", detail=True)
         except FileNotFoundError:
             return []
+        except Exception as error:
+            raise _failed("list", folder, error) from None
+        found = cast("list[dict[str, Any]]", listed)
         paths = sorted(one["name"].rstrip("/") for one in found if one["type"] == "directory")
         return [path.rpartition("/")[2] for path in paths]
 

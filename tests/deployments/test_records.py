@@ -1,5 +1,6 @@
 """``faceid status`` and ``faceid answer``: what is kept about requests."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from cryptography.fernet import Fernet
 
 from faceid.emulator import Emulator
-from tests.deployments.conftest import Ended, deliver_tokens
+from tests.deployments.conftest import Ended, deliver_tokens, until
+from tests.flows.deployed import Worker, next_run
+from tests.flows.helpers import start_deliver
 
 Faceid = Callable[..., Ended]
 ACTION = "VideoLivenessCompare"
@@ -43,7 +46,8 @@ def test_status_tells_a_verdict(faceid: Faceid, delivered: Callable[..., dict[st
         "verdict": result["verdict"],
         "error": None,
         "tencent_request_ids": result["tencent_request_ids"],
-        "flow_run_ids": [result["flow_run_id"]],
+        "flow_runs": [{"flow_run_id": result["flow_run_id"], "window": 1, "outcome": "verdict"}],
+        "next": None,
     }
 
 
@@ -70,7 +74,53 @@ def test_status_tells_a_failure_and_its_runs(
     assert shown["verdict"] is None
     assert shown["error"]["code"] == "FailedOperation.ImageDecodeFailed"
     assert (shown["windows"], shown["calls"]) == (1, 2)
-    assert shown["flow_run_ids"] == runs
+    assert [run["flow_run_id"] for run in shown["flow_runs"]] == runs
+    assert [run["outcome"] for run in shown["flow_runs"]] == ["invalid-input"] * 2
+
+
+def test_status_tells_who_is_at_work_and_who_was(
+    faceid: Faceid, emulator: Emulator, prefect_api: str
+):
+    emulator.add_fault(ACTION, "stall:60")
+    process = start_deliver(prefect_api, "r-1")
+    try:
+        until(lambda: emulator.stats()["calls"].get(ACTION), "the call")
+        _, out, _ = faceid("status", "r-1")
+        assert json.loads(out)["state"] == "at work"
+    finally:
+        process.kill()
+        process.communicate()
+    _, out, _ = faceid("status", "r-1")
+    assert json.loads(out)["state"] == "outcome-unknown"
+
+    emulator.clear_faults()
+    emulator.add_fault("PutObject", "stall:60")
+    process = start_deliver(prefect_api, "r-2")
+    try:
+        until(lambda: emulator.stats()["calls"].get("PutObject"), "an upload")
+    finally:
+        process.kill()
+        process.communicate()
+    _, out, _ = faceid("status", "r-2")
+    assert json.loads(out)["state"] == "interrupted"
+
+
+def test_status_tells_what_comes_next(faceid: Faceid, emulator: Emulator, prefect_api: str):
+    emulator.add_fault(ACTION, "expire-now")
+
+    async def deliver() -> tuple[str, str]:
+        worker = await Worker.of_a_deployment(prefect_api)
+        state = await worker.deliver()
+        await worker.leave_nothing()
+        return worker.request_id, next_run(state)[0]
+
+    request_id, follow_up = asyncio.run(deliver())
+    _, out, _ = faceid("status", request_id)
+    shown = json.loads(out)
+    assert (shown["state"], shown["windows"]) == ("rerequested", 2)
+    assert shown["next"]["flow_run_id"] == follow_up
+    assert shown["next"]["due"]
+    assert [run["outcome"] for run in shown["flow_runs"]] == ["rerequested"]
 
 
 def test_status_tells_an_unknown_outcome(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -93,6 +94,51 @@ def test_up_serves_the_deployment_to_the_api(up: Callable[[], dict[str, str]]):
         ended = final_state(api, trigger(api))
         assert ended["type"] == "COMPLETED"
         assert ended["message"] == "verdict: passed, Success [emulator]"
+
+
+def test_up_looks_after_itself_and_keeps_what_was_made_in_the_dashboard(
+    up: Callable[[], dict[str, str]],
+):
+    def schedules(api: httpx.Client, name: str) -> list[dict[str, Any]]:
+        return api.get(f"/deployments/name/{name}/default").json()["schedules"]
+
+    ready = up()
+    with httpx.Client(base_url=ready["api_url"], timeout=30) as api:
+        (sweep,), (forget,) = schedules(api, "sweep"), schedules(api, "forget")
+        assert (sweep["active"], sweep["schedule"]["interval"]) == (True, 180)
+        assert (forget["active"], forget["schedule"]["cron"]) == (False, "0 3 * * *")
+
+        def scheduled() -> bool:
+            query = {"flows": {"name": {"any_": ["sweep"]}}}
+            runs = api.post("/flow_runs/filter", json=query).json()
+            swept = [run for run in runs if run["state"]["message"] == "nothing is open"]
+            return bool(swept) and any(run["auto_scheduled"] for run in runs)
+
+        until(scheduled, "a sweep at the start, and some on the schedule")
+
+        # What people do in the dashboard.
+        of_forget = api.get("/deployments/name/forget/default").json()["id"]
+        path = f"/deployments/{of_forget}/schedules/{forget['id']}"
+        api.patch(path, json={"active": True}).raise_for_status()
+        deliver = api.get("/deployments/name/deliver/default").json()["id"]
+        daily = [{"schedule": {"cron": "0 6 * * *"}, "active": True, "parameters": REQUEST}]
+        api.post(f"/deployments/{deliver}/schedules", json=daily).raise_for_status()
+
+        before = api.get("/deployments/name/forget/default").json()["updated"]
+        worker = next(
+            process
+            for process in psutil.Process().children(recursive=True)
+            if "deployments.serve" in process.cmdline()
+        )
+        worker.kill()
+
+        def back() -> bool:
+            updated = api.get("/deployments/name/forget/default").json()["updated"]
+            return updated > before and len(schedules(api, "sweep")) == 1
+
+        until(back, "the worker started again, and its deployments registered")
+        assert schedules(api, "forget")[0]["active"] is True
+        assert [entry["schedule"]["cron"] for entry in schedules(api, "deliver")] == ["0 6 * * *"]
 
 
 def test_two_deployed_runs_of_a_request_make_one_set_of_calls(

@@ -46,7 +46,7 @@ class Worker:
     async def of_a_deployment(cls, api_url: str) -> Self:
         name = f"test-{uuid4().hex[:12]}"
         deployment = await deliver.ato_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH)
-        return cls(api_url, cast("UUID", await deployment.aapply()), f"r-{uuid4().hex[:12]}")
+        return cls(api_url, await deployment.aapply(), f"r-{uuid4().hex[:12]}")
 
     async def trigger(self, **changes: Any) -> UUID:
         parameters = REQUEST | {"request_id": self.request_id} | changes
@@ -59,7 +59,7 @@ class Worker:
     async def work(self, flow_run_id: UUID | str) -> State[Any]:
         """Runs it as a worker would, whatever time it is due: that is now."""
         run = await self.taken(flow_run_id)
-        parameters = cast("dict[str, Any]", run.parameters)
+        parameters = run.parameters
         ended = await run_flow_async(deliver, run, parameters, return_type="state")
         return cast("State[Any]", ended)
 

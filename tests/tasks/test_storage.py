@@ -66,6 +66,36 @@ def test_documents_are_listed_by_name_and_drafts_are_not(
     assert list(opened.names("records")) == ["records/a/1.json", "records/b/2.json"]
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_document_is_removed_once_and_folders_are_listed(
+    storage: Callable[..., Storage],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    elsewhere: bool,
+):
+    if elsewhere:
+        monkeypatch.setenv("FACEID_STORAGE", f"memory://{tmp_path.name}")
+    opened = storage(new_key())
+    assert opened.folders("records/emulator") == []
+    other = NAME.replace("default", "other")
+    for name in (NAME, other, "records/emulator/no-folder.json"):
+        opened.write(name, CONTENT)
+    assert opened.folders("records/emulator") == ["default", "other"]
+    assert (opened.remove(NAME), opened.remove(NAME)) == (True, False)
+    assert opened.read(NAME) is None
+    assert opened.read(other) == CONTENT
+
+
+def test_what_cannot_be_removed_or_listed_is_told(storage: Callable[..., Storage], root: Path):
+    opened = storage()
+    (root / NAME).mkdir(parents=True)
+    with pytest.raises(StorageError, match=f"cannot remove {NAME} "):
+        opened.remove(NAME)
+    (root / "records" / "a-file").write_text("")
+    with pytest.raises(StorageError, match="cannot list records/a-file/below "):
+        opened.folders("records/a-file/below")
+
+
 def test_nothing_can_be_read_on_disk(storage: Callable[..., Storage], root: Path):
     storage().write(NAME, CONTENT)
     for path in filter(Path.is_file, root.rglob("*")):

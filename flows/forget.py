@@ -1,0 +1,268 @@
+"""``forget``: what is stored about requests is erased, by ``faceid forget`` or on a schedule.
+
+Of a request there are flow runs in Prefect, files that its answer pointed to, cached steps, and its
+record. The record goes last, as it says where the others are: whoever is stopped in between does
+the same again, and goes on from there. A request that a run is at work on is left alone.
+
+What a record is about may be known by its ID alone, so the flow tells counts and no IDs: its own
+runs are not forgotten.
+"""
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import anyio.to_thread
+from prefect import flow, get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Completed, Failed
+from pydantic import Field, ValidationError
+
+from faceid import redaction
+from faceid.errors import FaceIdError, InvalidInput, StorageError
+from faceid.settings import FaceIdSettings
+from flows.request_runs import RequestRuns
+from tasks.cache import cached_steps
+from tasks.record import FOLDER, Record, RecordStore
+from tasks.save_files import draft_path
+from tasks.storage import Storage, open_storage
+from tasks.take_on import IsHeld, lock_of, refuse_to_wait
+
+AGE_PATTERN = r"^[0-9]+[dhms]$"
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+
+# Only the form and the API check the pattern: a Python check would crash the run where the
+# flow has a clear line to say.
+Age = Annotated[str, Field(json_schema_extra={"pattern": AGE_PATTERN})]
+
+# What the result line tells, and what tells that the same input comes again.
+_RESULT_LINE = {"request_id", "target_action", "verdict", "window", "calls", "tencent_request_ids"}
+_IDENTITY = {"region", "form_digest", "input_digest", "generation", "fence", "updated_at"}
+
+
+@flow(name="forget", flow_run_name="forget older than {older_than}", persist_result=False)
+async def forget(older_than: Age = "30d", keep_verdict: bool = False) -> State[Any]:
+    """Erases what is stored about requests that are done and that nobody asked for lately.
+
+    Args:
+        older_than: How long ago a request was touched last, such as 30d, 12h, 90m or 45s.
+        keep_verdict: Whether to keep the result line, so that the same request, triggered again,
+            still has its verdict.
+    """
+    redaction.install()
+    settings = FaceIdSettings.load()
+    done: Counter[str] = Counter()
+    try:
+        before = moment(older_than)
+        async with open_forgetting(settings, keep_verdict=keep_verdict) as forgetting:
+            for store in forgetting.stores():
+                async for one in forgetting.older(store, before):
+                    is_done = isinstance(one, Forgotten)
+                    done["forgotten" if is_done else f"not forgotten ({one.code})"] += 1
+    except FaceIdError as error:
+        return Failed(message=str(error))
+    said = ", ".join(f"{count} {what}" for what, count in sorted(done.items()))
+    ending = Completed if set(done) <= {"forgotten"} else Failed
+    return ending(message=said or "nothing is old enough")
+
+
+class Forgotten(NamedTuple):
+    """What was erased of one request."""
+
+    request_id: str
+    flow_runs: int
+    saved_files: int
+    cached_steps: int
+    verdict_kept: bool
+
+
+class Left(NamedTuple):
+    """Why a request is not forgotten."""
+
+    code: str
+    """Names no request."""
+    reason: str
+
+
+AT_WORK = "AtWork"
+
+
+@contextlib.asynccontextmanager
+async def open_forgetting(
+    settings: FaceIdSettings, *, keep_verdict: bool, has_server: bool = True
+) -> AsyncGenerator["Forgetting"]:
+    """``has_server``: whether there is a Prefect server to ask for flow runs.
+
+    Raises ``StorageError`` where that does not answer.
+    """
+    storage = open_storage(settings)
+    if not has_server:
+        yield Forgetting(settings, storage, None, keep_verdict=keep_verdict)
+        return
+    async with get_client() as client:
+        runs = RequestRuns(client, settings)
+        await runs.look()
+        yield Forgetting(settings, storage, runs, keep_verdict=keep_verdict)
+
+
+class Forgetting:
+    """Forgets requests of one service, one after the other."""
+
+    def __init__(
+        self,
+        settings: FaceIdSettings,
+        storage: Storage,
+        runs: RequestRuns | None,
+        *,
+        keep_verdict: bool,
+    ) -> None:
+        self.settings = settings
+        self.storage = storage
+        self.runs = runs
+        self.keep_verdict = keep_verdict
+        self.files_missing = 0
+        """Saved files that were not where they had been saved."""
+        actions = settings.target_actions().values()
+        self._fields = {field.name for action in actions for field in action.resources}
+
+    def stores(self) -> list[RecordStore]:
+        """Those of all accounts."""
+        service = self.settings.service
+        accounts = {self.settings.account, *self.storage.folders(f"{FOLDER}/{service}")}
+        return [RecordStore(self.storage, service, account) for account in sorted(accounts)]
+
+    async def forget(
+        self, store: RecordStore, request_id: str, before: datetime | None = None
+    ) -> Forgotten | None:
+        """Erases what is stored about a request; ``None`` where that is nothing.
+
+        With ``before`` also where it is open, or was touched since. Raises ``IsHeld`` where a run
+        is at work on it, and ``StorageError``: then the same again goes on from there.
+        """
+        async with lock_of(store, self.settings, request_id, refuse_to_wait):
+            record = await store.load(request_id)
+            runs = await self.runs.of(store, request_id, record) if self.runs else []
+            if before and not self._is_due(record, runs, before):
+                return None
+            if record is None:
+                # Its removal was interrupted, maybe.
+                await anyio.to_thread.run_sync(store.close, request_id)
+                if not runs:
+                    return None
+            return await self._erase(store, request_id, record, runs)
+
+    async def _erase(
+        self, store: RecordStore, request_id: str, record: Record | None, runs: list[FlowRun]
+    ) -> Forgotten:
+        flow_runs = await self.runs.delete(runs, record) if self.runs else 0
+        if record is None:
+            return Forgotten(request_id, flow_runs, 0, 0, verdict_kept=False)
+        saved_files = await anyio.to_thread.run_sync(self._delete_files, record)
+        steps = await anyio.to_thread.run_sync(self._remove_steps, store, record)
+        kept = verdict_alone(record) if self.keep_verdict else None
+        if kept is None:
+            await store.remove(record)
+        else:
+            await store.save(kept)
+        return Forgotten(request_id, flow_runs, saved_files, steps, kept is not None)
+
+    def _delete_files(self, record: Record) -> int:
+        deleted = 0
+        failures: list[str] = []
+        for path in map(Path, record.saved_files):
+            try:
+                draft_path(path).unlink(missing_ok=True)
+                path.unlink()
+                deleted += 1
+            except (FileNotFoundError, NotADirectoryError):
+                self.files_missing += 1
+            except OSError as error:
+                failures.append(f"{path} ({error.strerror})")
+        if failures:
+            raise StorageError("CannotDelete", f"cannot delete {', '.join(failures)}")
+        return deleted
+
+    def _remove_steps(self, store: RecordStore, record: Record) -> int:
+        names = cached_steps(store, record, self._fields)
+        return sum(self.storage.remove(name) for name in names)
+
+    async def each(
+        self, store: RecordStore, request_ids: Iterable[str]
+    ) -> AsyncGenerator[Forgotten | Left]:
+        """Forgets the requests of an account that have these IDs."""
+        for request_id in dict.fromkeys(request_ids):
+            one = await self._try(store, request_id)
+            yield one or Left("Unknown", f"nothing is known about {request_id}")
+
+    async def older(self, store: RecordStore, before: datetime) -> AsyncGenerator[Forgotten | Left]:
+        """Forgets the requests of an account that nobody touched since."""
+        due, others, unreadable = await anyio.to_thread.run_sync(self._read_all, store, before)
+        for error in unreadable:
+            yield Left(error.code, f"a record is left: {error}")
+        if self.runs:
+            # A request that was refused has no record.
+            due |= await self.runs.ended(before) - others
+        for request_id in sorted(due):
+            one = await self._try(store, request_id, before)
+            if one and not (isinstance(one, Left) and one.code == AT_WORK):
+                yield one
+
+    async def _try(
+        self, store: RecordStore, request_id: str, before: datetime | None = None
+    ) -> Forgotten | Left | None:
+        try:
+            return await self.forget(store, request_id, before)
+        except IsHeld:
+            reason = f"a run is at work on {request_id}: wait for its end, or cancel it"
+            return Left(AT_WORK, reason)
+        except FaceIdError as error:
+            return Left(error.code, f"{request_id} is not forgotten: {error}")
+
+    def _read_all(
+        self, store: RecordStore, before: datetime
+    ) -> tuple[set[str], set[str], list[StorageError]]:
+        """The requests that have a record: those that are due, and the others."""
+        due: set[str] = set()
+        others: set[str] = set()
+        unreadable: list[StorageError] = []
+        for name in self.storage.names(f"{FOLDER}/{store.service}/{store.account}"):
+            try:
+                content = self.storage.read(name)
+                if content is None:
+                    continue  # it went away meanwhile
+                record = Record.model_validate(content)
+            except StorageError as error:
+                unreadable.append(error)
+            except ValidationError:
+                unreadable.append(StorageError("DamagedDocument", f"{name} is no record"))
+            else:
+                (due if self._is_due(record, [], before) else others).add(record.request_id)
+        return due, others, unreadable
+
+    def _is_due(self, record: Record | None, runs: list[FlowRun], before: datetime) -> bool:
+        if any(run.state and run.state.is_scheduled() for run in runs):
+            return False  # somebody wants it
+        if record is None:
+            return all(run.end_time and run.end_time < before for run in runs)
+        is_reduced = self.keep_verdict and verdict_alone(record) == record
+        return record.updated_at < before and not record.is_open and not is_reduced
+
+
+def verdict_alone(record: Record) -> Record | None:
+    """The record without all that a verdict can do without; ``None`` where there is none."""
+    if record.verdict is None:
+        return None
+    return Record(**record.model_dump(include=_RESULT_LINE | _IDENTITY), outcome="verdict")
+
+
+def moment(older_than: str) -> datetime:
+    """So long ago. Raises ``InvalidInput``."""
+    if re.fullmatch(AGE_PATTERN, older_than):
+        with contextlib.suppress(OverflowError):
+            age = timedelta(**{_UNITS[older_than[-1]]: int(older_than[:-1])})
+            return datetime.now(UTC) - age
+    raise InvalidInput("InvalidRequest", f"{older_than!r} is no age: such as 30d, 12h, 90m or 45s")

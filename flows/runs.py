@@ -1,0 +1,31 @@
+"""Flow runs as the Prefect server lists them."""
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
+
+PAGE = 200
+"""As many as the API gives at a time."""
+
+
+async def list_runs(client: PrefectClient, flows: list[str], runs: FlowRunFilter) -> list[FlowRun]:
+    """All runs of these flows that pass the filter. Whole, as pages shift when runs are deleted."""
+    found: list[FlowRun] = []
+    while True:
+        page = await client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=flows)),
+            flow_run_filter=runs,
+            sort=FlowRunSort.ID_DESC,
+            limit=PAGE,
+            offset=len(found),
+        )
+        found += page
+        if len(page) < PAGE:
+            return found
+
+
+def tag_of(run: FlowRun, name: str) -> str | None:
+    """The value of the run's tag ``name:value``."""
+    tags = (tag.partition(":") for tag in run.tags)
+    return next((value for found, _, value in tags if found == name), None)
