@@ -40,23 +40,24 @@ format: $(VENV)/installed-dev ## let ruff write what it can
 bench: $(VENV)/installed-dev ## benchmarks: figures of one run on this machine
 	$(BIN)/python -m benchmarks
 
-# Extras stay: pip looks for a package with extras beside the one without, and for the newest.
 lock: $(VENV)/installed-dev ## resolve the locks anew (needs uv)
 	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-header --no-annotate --no-strip-extras --group build --upgrade -o requirements.lock
+	  --no-emit-find-links --no-header --no-annotate --group build --upgrade -o requirements.lock
 	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-header --no-annotate --no-strip-extras --group build --group dev \
+	  --no-emit-find-links --no-header --no-annotate --group build --group dev \
 	  -c requirements.lock -o requirements-dev.lock
 
 clean: ## remove .venv and what tools left
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build dist
 
+# As constraints, too: pip takes a package with extras (sqlalchemy[asyncio]) for one of its own, that
+# the lock alone does not pin, and would look for its newest.
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --require-hashes -r requirements.lock -c requirements.lock
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
-	$(PIP) install --require-hashes -r requirements-dev.lock
+	$(PIP) install --require-hashes -r requirements-dev.lock -c requirements-dev.lock
 	@touch $@
