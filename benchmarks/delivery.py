@@ -39,7 +39,7 @@ def _nothing_kept() -> Generator[None]:
     """The steps without Prefect's cache, and records that are neither written nor found."""
     from prefect.cache_policies import NO_CACHE
 
-    from flows import deliver as flow
+    from flows import request as flow
     from tasks.storage import Storage
 
     with ExitStack() as stack:

@@ -1,20 +1,11 @@
-"""``deliver``: one request, from its files to its verdict.
+"""``deliver``: one request, as a flow: what people fill in, and what they are told.
 
-::
-
-    request_upload_url ──> upload_resource ──┐   (once per resource, in parallel)
-                                             ├─> check_expiry ──> call_target_action ──> verdict
-    (another resource)  ─────────────────────┘        │
-                                                      └─ window over ──> a later run, window n+1
-
-Entry point ``flows.deliver.deliver``. The flow itself has no retries: its steps have, and what they
-cannot mend in a minute is left to a later run (``flows.rerequest``).
+What is done with it is in ``flows.request``. Entry point ``flows.deliver.deliver``. The flow itself
+has no retries: its steps have, and what they cannot mend in a minute is left to a later run
+(``flows.rerequest``).
 """
 
-import asyncio
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prefect import flow, get_run_logger
@@ -23,23 +14,19 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from faceid import redaction
-from faceid.errors import FaceIdError, StorageError, UrlRefused, WindowOver
+from faceid.errors import FaceIdError
 from faceid.intake import check_form, read_request
-from faceid.models import REQUEST_ID_PATTERN, ResourceFile, Upload, Verdict
+from faceid.models import REQUEST_ID_PATTERN
 from faceid.resources import resolve_folder
 from faceid.settings import FaceIdSettings
-from flows.outcome import add_tags, error_of, outcome_of, report, result_of
-from flows.rerequest import Waits, leave_closed_window, leave_outage, this_run
-from tasks.call_target_action import call_target_action
-from tasks.check_expiry import check_expiry
+from flows.outcome import Ending, add_tags, report, result_of
+from flows.request import Terms, deliver_request
+from flows.rerequest import this_run
 from tasks.credentials import load_credentials, open_client
-from tasks.delivery import Delivery, OnUnknownOutcome
-from tasks.record import Record, RecordStore
-from tasks.request_upload_url import request_upload_url
-from tasks.save_files import save_files
+from tasks.delivery import OnUnknownOutcome
+from tasks.pacing import open_pacers
+from tasks.record import RecordStore
 from tasks.storage import open_storage
-from tasks.take_on import taken_on
-from tasks.upload_resource import upload_resource
 
 if TYPE_CHECKING:
     TargetActionName = str
@@ -88,10 +75,7 @@ async def deliver(
     redaction.install()
     started_at = datetime.now(UTC)
     settings = FaceIdSettings.load()
-    record: Record | None = None
-    failure: FaceIdError | None = None
-    waits: Waits | None = None
-    unsaved: FaceIdError | None = None
+    ending = Ending()
     try:
         run = await this_run(flow_run.id, settings.service)
         await add_tags(f"request:{request_id}", f"service:{settings.service}")
@@ -109,108 +93,19 @@ async def deliver(
         if form.action.notice:
             get_run_logger().warning("%s: %s", target_action, form.action.notice)
         account, keys = await load_credentials(settings, credentials)
-        store = RecordStore(open_storage(settings), settings.service, account)
-        async with (
-            open_client(settings, credentials, keys) as client,
-            taken_on(form, store, settings, run) as taken,
-        ):
-            record = taken.record
-            delivery = Delivery(
-                form.action,
-                client,
-                settings,
-                account,
-                store,
-                taken,
-                on_unknown_outcome,
-                wants_files=bool(folder),
-            )
-            verdict = await to_verdict(delivery, max_windows)
-            if folder:
-                unsaved = await to_files(delivery, verdict, folder)
-    except Waits as ending:
-        waits = ending
+        storage = open_storage(settings)
+        store = RecordStore(storage, settings.service, account)
+        pacers = open_pacers(settings, storage, account, first=True)
+        terms = Terms(folder or None, max_windows, on_unknown_outcome)
+        async with open_client(settings, credentials, keys, pacers) as client:
+            ending = await deliver_request(form, client, settings, store, run, terms)
     except FaceIdError as error:
-        failure = error
-    return await report(
-        result_of(
-            record,
-            failure,
-            waits,
-            request_id=request_id,
-            target_action=target_action,
-            service=settings.service,
-            started_at=started_at,
-        ),
-        waits,
-        unsaved,
+        ending = Ending(failure=error)
+    result = result_of(
+        ending,
+        request_id=request_id,
+        target_action=target_action,
+        service=settings.service,
+        started_at=started_at,
     )
-
-
-async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
-    """The stored verdict, or that of the window in which the action answered.
-
-    ``max_windows`` at most are opened in the request's life. However it ends, the record says so.
-    Raises ``Waits`` when the request is left to a later run.
-    """
-    record = delivery.record
-    url_was_refused = False
-    while True:
-        try:
-            if not delivery.may_call:
-                return await call_target_action(delivery, None)
-            return await in_one_window(delivery)
-        except (WindowOver, UrlRefused) as error:
-            # The store may refuse a URL that the service signed once; twice is no accident.
-            again = isinstance(error, WindowOver) or not url_was_refused
-            if record.window >= max_windows or not again:
-                await end_without_verdict(delivery, error)
-                raise
-            if isinstance(error, WindowOver) and not delivery.opens_windows:
-                raise await leave_closed_window(delivery, error) from None
-            url_was_refused = isinstance(error, UrlRefused)
-            record.window += 1
-            await delivery.save()
-        except FaceIdError as error:
-            waits = await leave_outage(delivery, error)
-            if waits is None:
-                await end_without_verdict(delivery, error)
-                raise
-            raise waits from None
-
-
-async def to_files(delivery: Delivery, verdict: Verdict, folder: Path) -> FaceIdError | None:
-    """Saves what the answer points to. The verdict stands, whatever becomes of that."""
-    unsaved: FaceIdError | None = None
-    try:
-        await save_files(delivery, verdict, folder)
-    except FaceIdError as error:
-        unsaved = error
-    delivery.record.end("verdict")
-    with suppress(StorageError):  # the verdict itself is stored
-        await delivery.save()
-    return unsaved
-
-
-async def end_without_verdict(delivery: Delivery, failure: FaceIdError) -> None:
-    error = error_of(failure)
-    delivery.record.end(outcome_of(error), error)
-    with suppress(StorageError):  # what is to be told is the first failure
-        await delivery.save()
-
-
-async def in_one_window(delivery: Delivery) -> Verdict:
-    uploads = await asyncio.gather(
-        *(to_upload(delivery, file) for file in delivery.request.files), return_exceptions=True
-    )
-    # All have come to their end before one's failure ends the request: nothing runs on behind it.
-    failures = [upload for upload in uploads if isinstance(upload, BaseException)]
-    if failures:
-        raise failures[0]
-    window = await check_expiry(delivery, [u for u in uploads if isinstance(u, Upload)])
-    return await call_target_action(delivery, window)
-
-
-async def to_upload(delivery: Delivery, file: ResourceFile) -> Upload:
-    ticket = await request_upload_url(delivery, file)
-    return await upload_resource(delivery, ticket, file)
+    return await report(result, ending)

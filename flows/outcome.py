@@ -6,7 +6,7 @@ of the state's message, a tag, and the result object in an artifact (design §5.
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import get_client
 from prefect.artifacts import Artifact
@@ -30,6 +30,17 @@ _OUTCOME_OF_ERROR: dict[ErrorKind, Outcome] = {
 }
 
 
+class Ending(NamedTuple):
+    """How a run of a request ended: with a verdict in its record, or with the reason for none."""
+
+    record: Record | None = None
+    """``None`` where the request was not even taken on."""
+    failure: FaceIdError | None = None
+    waits: Waits | None = None
+    unsaved: FaceIdError | None = None
+    """Why the answer's files, which were asked for, could not be saved."""
+
+
 def outcome_of(error: ResultError | None, waits: Waits | None = None) -> Outcome:
     if waits is not None:
         return "rerequested"
@@ -44,9 +55,7 @@ def verdict_word(result: DeliveryResult) -> str:
 
 
 def result_of(
-    record: Record | None,
-    failure: FaceIdError | None,
-    waits: Waits | None = None,
+    ending: Ending,
     *,
     request_id: str,
     target_action: str,
@@ -54,7 +63,8 @@ def result_of(
     started_at: datetime,
 ) -> DeliveryResult:
     """The result object of this run, from what the record says of the request's whole life."""
-    status = "waiting" if waits else "verdict" if failure is None else "failed"
+    record, failure = ending.record, ending.failure
+    status = "waiting" if ending.waits else "verdict" if failure is None else "failed"
     return DeliveryResult(
         request_id=request_id,
         service=service,
@@ -87,15 +97,13 @@ async def add_tags(*tags: str) -> None:
         await client.update_flow_run(flow_run.id, tags=[*kept, *tags])
 
 
-async def report(
-    result: DeliveryResult, waits: Waits | None = None, unsaved: FaceIdError | None = None
-) -> State[Any]:
+async def report(result: DeliveryResult, ending: Ending) -> State[Any]:
     """Writes the result where people look, and gives the state that the run ends in.
 
     A ``Completed`` state carries the result object; a ``Failed`` one ``DeliveryFailed``, so that
-    a plain Python call of the flow raises it. ``unsaved`` says why the answer's files, which were
-    asked for, could not be saved.
+    a plain Python call of the flow raises it.
     """
+    waits = ending.waits
     outcome, word = outcome_of(result.error, waits), verdict_word(result)
     tags = [f"outcome:{outcome}", f"verdict:{word}"]
     if waits and waits.follow_up and waits.follow_up.flow_run_id:
@@ -117,8 +125,8 @@ async def report(
     said = {"passed": "passed", "refused": "not passed", "none": "answered, no verdict to give"}
     detail = f", {result.verdict.result}" if result.verdict.result else ""
     message = f"{outcome}: {said[word]}{detail} {service}"
-    if unsaved is not None:
-        message += f"; its files were not saved: {unsaved}"
+    if ending.unsaved is not None:
+        message += f"; its files were not saved: {ending.unsaved}"
     return Completed(message=message, data=result)
 
 

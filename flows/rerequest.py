@@ -121,6 +121,10 @@ def delay_after(setbacks: int, settings: FaceIdSettings) -> float:
 
 async def _leave(delivery: Delivery, due: datetime) -> FollowUp | None:
     record = delivery.record
+    if record.origin is None and record.follow_up is None:
+        record.end("rerequested")
+        await delivery.save()
+        return None
     async with get_client() as client:
         # An earlier run may have left the request to one that is still to come.
         if await is_to_come(client, record.follow_up):

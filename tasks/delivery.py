@@ -27,7 +27,6 @@ class Delivery:
         action: TargetAction,
         client: FaceIdClient,
         settings: FaceIdSettings,
-        account: str,
         store: RecordStore,
         taken: TakenOn,
         on_unknown_outcome: OnUnknownOutcome = "call_again",
@@ -37,7 +36,6 @@ class Delivery:
         self.action = action
         self.client = client
         self.settings = settings
-        self.account = account
         self.store = store
         self.record = taken.record
         self.is_follow_up = taken.is_follow_up

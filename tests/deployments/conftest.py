@@ -109,6 +109,16 @@ def final_state(api: httpx.Client, run_id: str) -> dict[str, Any]:
     return cast("dict[str, Any]", until(look, "the run's end"))
 
 
+def parts_of_up() -> list[psutil.Process]:
+    """What ``faceid up`` has started, and what these have."""
+    (up,) = [
+        process
+        for process in psutil.Process().children()
+        if {"faceid", "up"} <= set(process.cmdline())
+    ]
+    return up.children(recursive=True)
+
+
 def assert_all_gone(processes: list[psutil.Process]) -> None:
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert alive == []

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
-from tests.deployments.conftest import REQUEST, Ended, trigger, until
+from tests.deployments.conftest import REQUEST, Ended, parts_of_up, trigger, until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -48,12 +47,12 @@ def chain(api: httpx.Client) -> list[dict[str, Any]]:
 
 
 def kill(*commands: str) -> None:
-    """kill -9 to our children that run one of these."""
+    """kill -9 to those parts of the stack that run one of these."""
     killed: list[str] = []
-    for process in psutil.Process().children(recursive=True):
-        line = " ".join(process.cmdline())
-        killed += [command for command in commands if command in line]
-        if any(command in line for command in commands):
+    for process in parts_of_up():
+        found = [command for command in commands if command in " ".join(process.cmdline())]
+        killed += found
+        if found:
             process.kill()
     assert set(killed) == set(commands)
 

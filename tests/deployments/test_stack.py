@@ -16,7 +16,14 @@ import pytest
 from deployments.stack import MOST_RESTARTS, StackError, child
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
-from tests.deployments.conftest import REQUEST, assert_all_gone, final_state, trigger, until
+from tests.deployments.conftest import (
+    REQUEST,
+    assert_all_gone,
+    final_state,
+    parts_of_up,
+    trigger,
+    until,
+)
 from tests.flows.helpers import nobody_at_work
 
 pytestmark = pytest.mark.timeout(300)
@@ -126,9 +133,7 @@ def test_up_looks_after_itself_and_keeps_what_was_made_in_the_dashboard(
 
         before = api.get("/deployments/name/forget/default").json()["updated"]
         worker = next(
-            process
-            for process in psutil.Process().children(recursive=True)
-            if "deployments.serve" in process.cmdline()
+            process for process in parts_of_up() if "deployments.serve" in process.cmdline()
         )
         worker.kill()
 

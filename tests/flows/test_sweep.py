@@ -58,7 +58,7 @@ def die(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaita
             raise Gone
 
         with monkeypatch.context() as patch:
-            patch.setattr("flows.deliver.to_verdict", dead)
+            patch.setattr("flows.request.to_verdict", dead)
             with pytest.raises(Gone):
                 await worker.work(flow_run_id)
         # One that was killed tells nobody: for Prefect it is at work.
