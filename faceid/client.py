@@ -31,6 +31,7 @@ from faceid.errors import (
     ClockSkewed,
     InvalidInput,
     NoAnswer,
+    RateLimited,
     ServiceRefused,
     ServiceUnavailable,
     TokenExpired,
@@ -78,8 +79,8 @@ class _Answer:
 class FaceIdClient:
     """One account's way to the service. Use as an async context manager, in one event loop.
 
-    ``rates`` gives the requests per second of an action, ``None`` for no limit. ``renew`` reads
-    the credentials again when a temporary token died.
+    ``pacers`` gives what paces an action, ``None`` for no limit; ``renew`` reads the credentials
+    again when a temporary token died.
     """
 
     def __init__(
@@ -87,16 +88,16 @@ class FaceIdClient:
         endpoint: str,
         credentials: Credentials,
         *,
-        rates: Callable[[str], float | None] | None = None,
+        pacers: Callable[[str], Pacer | None] | None = None,
         renew: Callable[[], Awaitable[Credentials]] | None = None,
         timeouts: Timeouts = Timeouts(),
     ) -> None:
         self.endpoint = endpoint
         self.host = urlsplit(endpoint).netloc
         self.service = service_of(endpoint)
-        self._rates = rates
+        self._pacers = pacers
         self._renew = renew
-        self._pacers: dict[str, Pacer | None] = {}
+        self._paced: dict[str, Pacer | None] = {}
         self._clock_offset: float | None = None
         """Seconds that the server's clock is ahead; ``None`` until a reply told."""
         self._signing_offset = 0.0
@@ -123,6 +124,9 @@ class FaceIdClient:
 
     async def __aexit__(self, *exception: object) -> None:
         await self._http.aclose()
+        for pacer in self._paced.values():
+            if pacer:
+                await pacer.close()
 
     def _use(self, credentials: Credentials) -> None:
         self._credentials = credentials
@@ -221,8 +225,10 @@ class FaceIdClient:
         body = orjson.dumps(fields)
         renewed = False
         signed_again = False
+        pacer = self._pacer(action)
         while True:
-            await self._pace(action)
+            if pacer:
+                await pacer.slot()
             try:
                 answer = await self._exchange(
                     "POST",
@@ -231,6 +237,10 @@ class FaceIdClient:
                     content=body,
                 )
                 return read_reply(answer.status, answer.body, self.host)
+            except RateLimited:
+                if pacer:
+                    await pacer.throttled()
+                raise
             except ClockSkewed:
                 if signed_again:
                     # The server's clock did not help either: do not keep signing with it.
@@ -259,13 +269,10 @@ class FaceIdClient:
             body=body,
         )
 
-    async def _pace(self, action: str) -> None:
-        if action not in self._pacers:
-            rate = self._rates(action) if self._rates else None
-            self._pacers[action] = Pacer(rate) if rate else None
-        pacer = self._pacers[action]
-        if pacer:
-            await pacer.slot()
+    def _pacer(self, action: str) -> Pacer | None:
+        if action not in self._paced:
+            self._paced[action] = self._pacers(action) if self._pacers else None
+        return self._paced[action]
 
     async def _exchange(
         self,

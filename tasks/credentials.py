@@ -1,11 +1,14 @@
 """Where the keys come from: the environment, or a Prefect block ``tencent-credentials/<name>``."""
 
+from collections.abc import Callable
+
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
 from faceid.client import FaceIdClient
 from faceid.errors import InvalidInput
 from faceid.models import Credentials
+from faceid.pacing import Pacer
 from faceid.settings import FaceIdSettings
 
 
@@ -57,7 +60,12 @@ async def account_of(settings: FaceIdSettings, block: str) -> str:
     return account
 
 
-def open_client(settings: FaceIdSettings, block: str, credentials: Credentials) -> FaceIdClient:
+def open_client(
+    settings: FaceIdSettings,
+    block: str,
+    credentials: Credentials,
+    pacers: Callable[[str], Pacer | None],
+) -> FaceIdClient:
     """A client of the settings' endpoint. Use it as a context manager.
 
     A temporary token that dies while the client lives is read again, once, from the same place.
@@ -67,4 +75,4 @@ def open_client(settings: FaceIdSettings, block: str, credentials: Credentials) 
         _, renewed = await load_credentials(FaceIdSettings.load(), block)
         return renewed
 
-    return FaceIdClient(settings.endpoint, credentials, rates=settings.rate, renew=renew)
+    return FaceIdClient(settings.endpoint, credentials, pacers=pacers, renew=renew)

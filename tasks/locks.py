@@ -41,13 +41,17 @@ async def held(locks: str, folder: Path, name: str, waiting: Waiting) -> AsyncGe
 
     ``locks`` is ``FACEID_LOCKS``: empty for files in ``folder``, or a ``redis://`` URL.
     """
-    if not locks:
-        async with _file_lock(folder / hashlib.sha256(name.encode()).hexdigest(), waiting):
-            yield
-    elif urlsplit(locks).scheme in ("redis", "rediss", "unix"):
+    if locks:
+        check_locks(locks)
         async with _redis_lock(locks, f"faceid:lock:{name}", waiting):
             yield
     else:
+        async with _file_lock(folder / hashlib.sha256(name.encode()).hexdigest(), waiting):
+            yield
+
+
+def check_locks(locks: str) -> None:
+    if urlsplit(locks).scheme not in ("redis", "rediss", "unix"):
         raise InvalidInput("Configuration", "FACEID_LOCKS: must be a redis:// URL, or not be set")
 
 

@@ -26,6 +26,7 @@ from faceid.errors import (
     WindowOver,
 )
 from faceid.models import Credentials, ResourceFile, UploadTicket
+from faceid.pacing import Pacer
 from faceid.samples import copy_samples
 
 ACTION = "VideoLivenessCompare"
@@ -317,7 +318,7 @@ async def test_temporary_credentials_are_sent(tmp_path: Path):
 
 async def test_a_crowd_of_requests_is_never_throttled(faceid_emulator: Emulator):
     async with FaceIdClient(
-        faceid_emulator.url, credentials_of(faceid_emulator), rates=lambda action: 20
+        faceid_emulator.url, credentials_of(faceid_emulator), pacers=lambda action: Pacer(20)
     ) as client:
         await asyncio.gather(*(ticket_of(client) for _ in range(30)))
     stats = faceid_emulator.stats()
