@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-services test-browser lint format bench lock clean
+.PHONY: help install demo up test coverage test-services test-browser lint format bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -21,11 +21,14 @@ up: $(VENV)/installed ## the local stack with the dashboard, on the emulator, un
 test: $(VENV)/installed-dev ## the test suite
 	$(BIN)/python -m pytest
 
+coverage: $(VENV)/installed-dev ## the test suite, and the lines and branches it covers
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
 test-services: $(VENV)/installed-dev ## tests that need PostgreSQL and Redis on this machine
-	$(BIN)/python -m pytest --no-cov -m services --override-ini="addopts=" -ra
+	$(BIN)/python -m pytest -m services --override-ini="addopts=" -ra
 
 test-browser: $(VENV)/installed-dev ## tests that look at the dashboard with chromium
-	$(BIN)/python -m pytest --no-cov -m browser --override-ini="addopts=" -ra
+	$(BIN)/python -m pytest -m browser --override-ini="addopts=" -ra
 
 lint: $(VENV)/installed-dev ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -5,9 +5,17 @@ inside the commands: it takes seconds, and it reads its home and its API's URL f
 when it is imported.
 """
 
-from deployments import command_deliver, command_demo, command_forget, command_records, command_up
+from deployments import (
+    command_batch,
+    command_deliver,
+    command_demo,
+    command_forget,
+    command_records,
+    command_up,
+)
 
 __all__ = [
+    "command_batch",
     "command_deliver",
     "command_demo",
     "command_forget",

@@ -2,12 +2,12 @@
 
 import asyncio
 import os
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 
-from deployments.stack import temporary_prefect_server
+from deployments.run_here import run_here
 from faceid.command import Exit, app, stderr
 from faceid.errors import DeliveryFailed, InvalidInput, StorageError
 from faceid.intake import Form, check_files, check_form, read_request
@@ -80,15 +80,13 @@ def deliver(
     stderr.print(
         f"{request_id}: {len(form.locations)} files to {action}, {settings.service} service"
     )
-    result = _run_flow(
-        {
-            **arguments,
-            "credentials": credentials,
-            "save_files_to": save_files_to,
-            "max_windows": max_windows,
-            "on_unknown_outcome": on_unknown_outcome,
-        }
-    )
+    more: dict[str, Any] = {
+        "credentials": credentials,
+        "save_files_to": save_files_to,
+        "max_windows": max_windows,
+        "on_unknown_outcome": on_unknown_outcome,
+    }
+    result = run_here(lambda: _run_flow(arguments | more))
     print(result.model_dump_json())  # noqa: T201 - results go to stdout
     if result.error is not None:
         stderr.print(f"faceid: {result.error.message}", markup=False)
@@ -130,29 +128,14 @@ def exit_code(result: DeliveryResult, *, require_passed: bool) -> int:
     return 3 if require_passed and result.verdict.passed is False else 0
 
 
-def _run_flow(arguments: dict[str, Any]) -> DeliveryResult:
-    """Runs the flow in this process, recorded at PREFECT_API_URL or in a temporary server."""
-    from prefect.logging.handlers import APILogHandler
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
+async def _run_flow(arguments: dict[str, Any]) -> DeliveryResult:
     from flows.deliver import deliver as flow
 
-    async def run() -> DeliveryResult:
-        # Prefect types an async flow that returns a state as a state.
-        state: State[Any] = await cast("Any", flow)(**arguments, return_state=True)
-        outcome: Any = await state.aresult(raise_on_failure=False)
-        if isinstance(outcome, DeliveryFailed):
-            return outcome.result
-        if isinstance(outcome, DeliveryResult):
-            return outcome
-        raise outcome if isinstance(outcome, Exception) else RuntimeError(state.message)
-
-    with ExitStack() as stack:
-        if not PREFECT_API_URL.value():
-            stderr.print("PREFECT_API_URL is not set: recording in a temporary Prefect server")
-            api_url = stack.enter_context(temporary_prefect_server(os.environ))
-            stack.enter_context(temporary_settings({PREFECT_API_URL: api_url}))
-        try:
-            return asyncio.run(run())
-        finally:
-            APILogHandler().flush()  # while the server is there
+    # Prefect types an async flow that returns a state as a state.
+    state: State[Any] = await cast("Any", flow)(**arguments, return_state=True)
+    outcome: Any = await state.aresult(raise_on_failure=False)
+    if isinstance(outcome, DeliveryFailed):
+        return outcome.result
+    if isinstance(outcome, DeliveryResult):
+        return outcome
+    raise outcome if isinstance(outcome, Exception) else RuntimeError(state.message)

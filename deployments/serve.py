@@ -24,6 +24,7 @@ from prefect.types.entrypoint import EntrypointType
 from faceid import redaction
 from flows.dead_runs import silence
 from flows.deliver import deliver
+from flows.deliver_batch import deliver_batch
 from flows.forget import forget
 from flows.sweep import sweep
 from tasks.credentials import TencentCredentials
@@ -66,6 +67,12 @@ async def deployments() -> list[RunnerDeployment]:
         await deliver.ato_deployment(
             "default",
             description="One request, from its files to its verdict.",
+            tags=["faceid"],
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        ),
+        await deliver_batch.ato_deployment(
+            "default",
+            description="The requests of a manifest, each to its verdict.",
             tags=["faceid"],
             entrypoint_type=EntrypointType.MODULE_PATH,
         ),

@@ -34,8 +34,8 @@ class _Data(BaseModel):
 class ResourceField(_Data):
     """A field of a target action that takes a URL.
 
-    ``inline`` names the field that takes the same file as base64 text instead; we never send it,
-    so a required resource is required from our callers whether or not the API has an inline form.
+    ``inline`` names the field that takes the same file as base64 text instead; sent only where a
+    manifest gives it, so a required resource is required from our callers whether or not the API has an inline form.
     """
 
     name: str
@@ -99,7 +99,7 @@ class TargetAction(_Data):
     resources: tuple[ResourceField, ...]
     parameters: tuple[Parameter, ...] = ()
     personal_parameters: tuple[str, ...] = ()
-    """Parameters that carry a person's data and override the resource: never taken from callers."""
+    """They carry a person's data and override the resource: taken from a manifest only."""
     regions: tuple[str, ...]
     rate: float | None = None
     """Requests per second and account; ``None``: not documented."""

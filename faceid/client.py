@@ -8,6 +8,7 @@ The client signs again once when its clock is off, and reads temporary credentia
 their token died. Every other retry is its caller's: two owners would multiply.
 """
 
+import asyncio
 import base64
 import hashlib
 import ssl
@@ -28,7 +29,9 @@ from pydantic import SecretStr
 from faceid import __version__
 from faceid.actions import API_VERSION, CREATE_UPLOAD_URL, SERVICE
 from faceid.errors import (
+    AccountError,
     ClockSkewed,
+    FaceIdError,
     InvalidInput,
     NoAnswer,
     RateLimited,
@@ -101,6 +104,10 @@ class FaceIdClient:
         self._clock_offset: float | None = None
         """Seconds that the server's clock is ahead; ``None`` until a reply told."""
         self._signing_offset = 0.0
+        self._alone = asyncio.Lock()
+        self._was_accepted = False
+        self._refusal: AccountError | None = None
+        self._tries = 0
         self._use(credentials)
         self._http = httpx.AsyncClient(
             http2=False,
@@ -222,6 +229,32 @@ class FaceIdClient:
         return await self._post(target_action, region, fields)
 
     async def _post(self, action: str, region: str, fields: Mapping[str, Any]) -> Reply:
+        """The first call goes alone: a wrong key is refused once, and not to a crowd."""
+        tries = self._tries
+        if not self._was_accepted:
+            async with self._alone:
+                if self._refusal is not None and self._tries > tries:
+                    raise self._refusal  # told while this one waited for its turn
+                if not self._was_accepted:
+                    return await self._try_first(action, region, fields)
+        return await self._send(action, region, fields)
+
+    async def _try_first(self, action: str, region: str, fields: Mapping[str, Any]) -> Reply:
+        self._refusal = None
+        try:
+            reply = await self._send(action, region, fields)
+        except AccountError as refusal:
+            self._refusal = refusal
+            raise
+        except FaceIdError:
+            self._was_accepted = True  # for all that is known
+            raise
+        finally:
+            self._tries += 1
+        self._was_accepted = True
+        return reply
+
+    async def _send(self, action: str, region: str, fields: Mapping[str, Any]) -> Reply:
         body = orjson.dumps(fields)
         renewed = False
         signed_again = False

@@ -182,6 +182,7 @@ ADVICE = {
     "ActionOffline": "The vendor has withdrawn this action.",
     "LocksUnavailable": "Look at FACEID_LOCKS, and whether the Redis server runs.",
     "LockLost": "Deliver the same request again: it goes on from here.",
+    "CannotSpool": "Look at the folder for temporary files (TMPDIR): is there room?",
     "CannotSave": "Look at the folder of save_files_to.",
     "FilesExpired": "They live two hours; the verdict stands.",
     "AnswerForgotten": "The verdict stands; what the answer pointed to is gone with it.",

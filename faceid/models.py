@@ -46,9 +46,9 @@ class Request(_Shape):
     request_id: RequestId
     target_action: str
     region: str
-    resources: dict[str, str]
+    resources: dict[str, str] = Field(repr=False)
     """The API's URL field to a location: a local path or any fsspec URL."""
-    action_parameters: dict[str, str] = {}
+    action_parameters: dict[str, str] = Field(default={}, repr=False)
 
 
 class ResourceFile(_Shape):

@@ -32,7 +32,7 @@ from prefect.states import Crashed
 
 from flows.runs import list_runs
 
-OUR_FLOWS = ["deliver", "sweep", "forget"]
+OUR_FLOWS = ["deliver", "deliver-batch", "deliver-shard", "sweep", "forget"]
 
 HEARTBEATS_MISSED = 3
 DEFAULT_HEARTBEAT = 180

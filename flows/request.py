@@ -39,6 +39,8 @@ class Terms(NamedTuple):
     """For the files that the answer points to; ``None``: they are not fetched."""
     max_windows: int = 12
     on_unknown_outcome: OnUnknownOutcome = "call_again"
+    in_batch: bool = False
+    """Then steps are named by the request, too, and a stored verdict is no step."""
 
 
 async def deliver_request(
@@ -63,6 +65,7 @@ async def deliver_request(
                 taken,
                 terms.on_unknown_outcome,
                 wants_files=terms.folder is not None,
+                in_batch=terms.in_batch,
             )
             verdict = await to_verdict(delivery, terms.max_windows)
             if terms.folder:
@@ -84,6 +87,8 @@ async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
     url_was_refused = False
     while True:
         try:
+            if delivery.in_batch and record.verdict is not None:
+                return record.verdict
             if not delivery.may_call:
                 return await call_target_action(delivery, None)
             return await in_one_window(delivery)

@@ -223,11 +223,19 @@ async def create_run(
     service: Service,
     tags: list[str],
 ) -> FlowRun | None:
-    """Another run of the deployment, or the one that has the key already.
+    """Another run for the request, or the one that has the key already.
 
     ``None`` where there is no such deployment.
     """
     request_id = origin.parameters["request_id"]
+    tags = [f"request:{request_id}", f"service:{service}", *tags]
+    return await create_from(client, origin, key, due, f"deliver {request_id}", tags)
+
+
+async def create_from(
+    client: PrefectClient, origin: Origin, key: str, due: datetime, name: str, tags: list[str]
+) -> FlowRun | None:
+    """A run of the deployment that another run came from; ``None`` where that is gone."""
     try:
         deployment = await client.read_deployment_by_name(origin.deployment)
     except ObjectNotFound:
@@ -236,8 +244,8 @@ async def create_run(
         deployment.id,
         parameters=origin.parameters,
         state=Scheduled(scheduled_time=due),
-        name=f"deliver {request_id}",
-        tags=[f"request:{request_id}", f"service:{service}", *tags],
+        name=name,
+        tags=tags,
         idempotency_key=key,
         job_variables=origin.job_variables,
         work_queue_name=origin.work_queue,

@@ -29,7 +29,7 @@ from tasks.retries import RETRIES
 
 
 @task(
-    task_run_name="call {delivery.action.name}",
+    task_run_name="call {delivery.action.name}{delivery.suffix}",
     cache_policy=NO_CACHE,
     **RETRIES,
 )

@@ -12,7 +12,7 @@ from tasks.retries import RETRIES
 
 
 @task(
-    task_run_name="check expiry",
+    task_run_name="check expiry{delivery.suffix}",
     cache_policy=NO_CACHE,
     **RETRIES,
 )

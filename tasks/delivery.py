@@ -32,6 +32,7 @@ class Delivery:
         on_unknown_outcome: OnUnknownOutcome = "call_again",
         *,
         wants_files: bool = False,
+        in_batch: bool = False,
     ) -> None:
         self.action = action
         self.client = client
@@ -42,6 +43,7 @@ class Delivery:
         self.on_unknown_outcome: OnUnknownOutcome = on_unknown_outcome
         self.wants_files = wants_files
         """Whether the files that the answer points to are to be saved after the verdict."""
+        self.in_batch = in_batch
         self.saw_open_window = False
         """Whether this run opened a window, or found one that is open."""
         self._request = taken.request
@@ -51,6 +53,11 @@ class Delivery:
         """The request with its files measured; a request that has its verdict has no need of it."""
         assert self._request is not None
         return self._request
+
+    @property
+    def suffix(self) -> str:
+        """What steps are named by besides: the request, where a flow run has many."""
+        return f" {self.record.request_id}" if self.in_batch else ""
 
     @property
     def may_call(self) -> bool:
@@ -86,6 +93,7 @@ def step_name(step: str) -> Callable[[], str]:
     def name() -> str:
         parameters = task_run.parameters
         window = parameters["delivery"].record.window
-        return f"{step} {parameters['file'].field}" + (f", window {window}" if window > 1 else "")
+        later = f", window {window}" if window > 1 else ""
+        return f"{step} {parameters['file'].field}{parameters['delivery'].suffix}{later}"
 
     return name

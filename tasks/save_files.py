@@ -20,7 +20,7 @@ from tasks.storage import make_private_folder
 
 
 @task(
-    task_run_name="save files",
+    task_run_name="save files{delivery.suffix}",
     cache_policy=NO_CACHE,
     **RETRIES,
 )

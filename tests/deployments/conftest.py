@@ -142,7 +142,7 @@ def up(samples: Path, tmp_path: Path) -> Iterator[Callable[[], dict[str, str]]]:
             assert process.poll() is None
             return ready.exists()
 
-        until(look, "the ready file")
+        until(look, "the ready file", 180)
         assert ready.stat().st_mode & 0o777 == 0o600
         return json.loads(ready.read_text())
 

@@ -9,8 +9,9 @@ from typing import Any
 import fsspec
 import pytest
 
+from faceid.actions import TARGET_ACTIONS
 from faceid.errors import InvalidInput
-from faceid.intake import check_files, check_form, read_request
+from faceid.intake import check_files, check_form, personal_parameters, read_request
 from faceid.models import CheckedRequest
 from faceid.resources import format_of
 from faceid.samples import copy_samples
@@ -188,3 +189,61 @@ def test_roots_open_other_folders_and_close_all_the_rest(folder: Path, remote: s
         check(elsewhere, resources={"ImageUrl": remote, "VideoUrl": "alder.mp4"})
     inside = with_roots(str(folder), "memory://in/")
     assert check(inside, resources={"ImageUrl": remote, "VideoUrl": "alder.mp4"})
+
+
+LINK = "https://host/photo.jpg?q-signature=topsecret"
+
+
+def test_a_manifest_may_hold_links_and_peoples_data(folder: Path):
+    request = read_request(
+        request_id="r-1",
+        target_action="IdCardOCRVerification",
+        region="ap-singapore",
+        resources={"ImageUrl": LINK},
+        action_parameters={"IdCard": "11010119900307", "Name": "", "Encryption": '{"A": 1}'},
+    )
+    settings = FaceIdSettings.load()
+    form = check_form(request, settings, from_manifest=True)
+    assert form.locations == {"ImageUrl": LINK}
+    assert form.parameters == {"IdCard": "11010119900307", "Encryption": {"A": 1}}
+    with pytest.raises(InvalidInput, match="parameter IdCard carries a person's data"):
+        check_form(request, settings)
+    with pytest.raises(InvalidInput, match="a link with a query"):
+        check_form(request.model_copy(update={"action_parameters": {}}), settings)
+
+
+def test_inline_forms_are_peoples_data_by_the_tables_names():
+    assert personal_parameters(TARGET_ACTIONS["ApplyCardVerification"]) == {
+        "ImageBase64Front",
+        "ImageBase64Back",
+    }
+    assert personal_parameters(TARGET_ACTIONS["IdCardOCRVerification"]) == {
+        "IdCard",
+        "Name",
+        "ImageBase64",
+    }
+    assert personal_parameters(TARGET_ACTIONS["VideoLivenessCompare"]) == set()
+
+
+def test_a_manifest_cannot_hold_any_name_for_peoples_data(folder: Path):
+    with pytest.raises(InvalidInput, match="parameter SecretBase64 carries a person's data"):
+        check_form(
+            read_request(
+                request_id="r-1",
+                target_action="GenerateReflectSequence",
+                region="ap-singapore",
+                resources={"DeviceDataUrl": "data.txt"},
+                action_parameters={"SecretBase64": "aGVsbG8="},
+            ),
+            FaceIdSettings.load(),
+            from_manifest=True,
+        )
+
+
+def test_a_parameter_that_is_nested_too_deeply_is_refused(folder: Path):
+    with pytest.raises(InvalidInput, match="a parameter is nested too deeply"):
+        check(
+            target_action="CheckIdCardInformation",
+            resources={"ImageUrl": "alder.jpg"},
+            action_parameters={"Config": "[" * 200_000},
+        )

@@ -203,7 +203,7 @@ def test_every_chain_comes_to_its_end(
     live(
         ChainLife,
         settings=settings(
-            max_examples=int(LIVES or 8),
+            max_examples=int(LIVES or 6),
             derandomize=not LIVES,
             stateful_step_count=8,
             deadline=None,

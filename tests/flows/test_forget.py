@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from faceid.emulator import Emulator
 from faceid.errors import StorageError
 from faceid.settings import FaceIdSettings
-from flows import request_runs
+from flows import request_runs, runs
 from flows.forget import Forgotten, Left, forget, moment, open_forgetting
 from tasks.credentials import TencentCredentials
 from tests.environment import wait_until
@@ -273,7 +273,7 @@ async def test_a_follow_up_never_runs(worker: Worker, emulator: Emulator):
 async def test_runs_that_did_not_come_to_be_tagged_are_found(
     worker: Worker, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(request_runs, "PAGE", 2)
+    monkeypatch.setattr(runs, "PAGE", 2)
     request_id = worker.request_id
     triggered = [await worker.trigger() for _ in range(7)]
     cancelled, died, renamed, of_live, *_ = triggered

@@ -276,7 +276,7 @@ def test_every_life_is_lived_by_the_rules(
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=int(LIVES or 16),
+            max_examples=int(LIVES or 10),
             derandomize=not LIVES,
             stateful_step_count=STEPS,
             deadline=None,

@@ -132,15 +132,15 @@ async def test_what_cannot_be_delivered_in_time_is_given_up(
 ):
     monkeypatch.setenv("FACEID_GIVE_UP_AFTER", "90")
     emulator.add_fault(ACTION, "http:503", times=0)
-    began = datetime.now(UTC)
     state = await worker.deliver()
     follow_up, first_due = next_run(state)
+    record = await record_of(worker.request_id)
+    assert record.setbacks
+    began = record.setbacks.since
     state = await worker.work(follow_up)
     follow_up, last_due = next_run(state)
     # The last try is made when the time is up, and not after.
     assert first_due < last_due <= began + timedelta(seconds=91)
-    record = await record_of(worker.request_id)
-    assert record.setbacks
     monkeypatch.setenv("FACEID_GIVE_UP_AFTER", "0")  # as if the time had come
     state = await worker.work(follow_up)
     assert state.is_failed()

@@ -1,0 +1,201 @@
+"""``faceid batch``: the requests of a manifest, run in this process."""
+
+import asyncio
+import os
+import shutil
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from cyclopts import Parameter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from deployments.run_here import run_here
+from faceid.actions import CREATE_UPLOAD_URL
+from faceid.command import Exit, app, stderr
+from faceid.errors import FaceIdError, InvalidInput
+from faceid.intake import Rules, check_files
+from faceid.settings import FaceIdSettings
+from faceid.spool import BadManifest, Spooled, take_in
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+    from faceid.models import DeliveryResult
+    from flows.batch import Batch, Books
+
+PLAIN_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
+
+
+@app.command
+def batch(
+    manifest: str,
+    *,
+    results: Path | None = None,
+    failures: Path | None = None,
+    check: Annotated[bool, Parameter(negative=())] = False,
+    concurrency: int = 32,
+    max_failed_percent: float = 100,
+    credentials: str = "",
+    save_files_to: str = "",
+    max_windows: int = 12,
+    on_unknown_outcome: Literal["call_again", "stop"] = "call_again",
+    require_passed: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Deliver every request of a manifest, and print a result line for each.
+
+    Lines come in the order in which requests come to their end. Running the same manifest again
+    delivers what has no verdict yet.
+
+    Parameters
+    ----------
+    manifest
+        A JSONL or CSV file that lists the requests: a path, a glob or any fsspec URL.
+    results
+        File for the result lines, in the manifest's order at the end; without it they are printed.
+    failures
+        File for the result lines of requests that failed.
+    check
+        Open everything, say how many calls and minutes it will take, and send nothing.
+    concurrency
+        How many requests are at work at a time.
+    max_failed_percent
+        Stop when more than that have failed.
+    credentials
+        Name of a Prefect block tencent-credentials; without it the environment's keys.
+    save_files_to
+        Folder for the files that the answers point to.
+    max_windows
+        How many times at most files are uploaded afresh when two hours ran out.
+    on_unknown_outcome
+        What to do when an action was called and no answer came. Calling again may be billed.
+    require_passed
+        Exit with 3 when some verdict is negative.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    settings = FaceIdSettings.load()
+    if not 1 <= concurrency <= 256:
+        raise InvalidInput("InvalidRequest", "--concurrency must be 1 to 256")
+    if not 0 <= max_failed_percent <= 100:
+        raise InvalidInput("InvalidRequest", "--max-failed-percent must be 0 to 100")
+    if max_windows < 1:
+        raise InvalidInput("InvalidRequest", "--max-windows must be 1 or more")
+    if not credentials and not check:
+        settings.credentials()
+    # All of it is checked again by the flow; here a mistake costs no server start.
+    with TemporaryDirectory(prefix="faceid-batch-") as folder:
+        spooled = _take_in(manifest, settings, Path(folder))
+        _estimate(spooled, settings)
+        if check:
+            raise Exit(_check_all(spooled, settings))
+    arguments: dict[str, Any] = {
+        "manifest": manifest,
+        "concurrency": concurrency,
+        "max_failed_percent": max_failed_percent,
+        "credentials": credentials,
+        "save_files_to": save_files_to,
+        "max_windows": max_windows,
+        "on_unknown_outcome": on_unknown_outcome,
+    }
+    code = run_here(lambda: _run_flow(arguments, results, failures, require_passed=require_passed))
+    raise Exit(code)
+
+
+def _take_in(manifest: str, settings: FaceIdSettings, folder: Path) -> Spooled:
+    try:
+        return take_in(manifest, settings, folder)
+    except BadManifest as bad:
+        for line in bad.lines:
+            stderr.print(f"faceid: {line}", markup=False)
+        raise
+
+
+def _estimate(spooled: Spooled, settings: FaceIdSettings) -> None:
+    calls = {CREATE_UPLOAD_URL: spooled.resources, **spooled.per_action}
+    minutes = max(count / (settings.rate(action) or 20) / 60 for action, count in calls.items())
+    counts = ", ".join(f"{count:,} {action}" for action, count in calls.items())
+    stderr.print(f"{spooled.count:,} requests: {counts}; {minutes:.1f} minutes at the API's rates")
+
+
+def _check_all(spooled: Spooled, settings: FaceIdSettings) -> int:
+    """Opens the files of every request; gives the exit code."""
+    rules = Rules.load(settings, from_manifest=True)
+    wrong = 0
+    for request in spooled.entries():
+        try:
+            check_files(rules.check(request))
+        except FaceIdError as error:
+            wrong += 1
+            stderr.print(f"faceid: {request.request_id}: {error}", markup=False)
+    stderr.print(f"{spooled.count - wrong:,} requests can be sent, {wrong:,} cannot")
+    return 1 if wrong else 0
+
+
+async def _run_flow(
+    arguments: dict[str, Any],
+    results: Path | None,
+    failures: Path | None,
+    *,
+    require_passed: bool,
+) -> int:
+    from flows.deliver_batch import WATCH, deliver_batch
+
+    watched: list[Batch] = []
+    with ExitStack() as stack:
+        lines = stack.enter_context(results.open("w")) if results else None
+
+        def tell(result: "DeliveryResult") -> None:
+            print(result.model_dump_json(), file=lines, flush=True)
+
+        def watch(batch: "Batch") -> None:
+            watched.append(batch)
+            batch.tell = tell
+            # Ends with the loop, if not before.
+            background.add(asyncio.create_task(_show(batch.books)))
+
+        background: set[asyncio.Task[None]] = set()
+        WATCH.set(watch)
+        try:
+            state: State[Any] = await cast("Any", deliver_batch)(**arguments, return_state=True)
+        finally:
+            for task in background:
+                task.cancel()
+            for copy, name in ((results, "results.jsonl"), (failures, "failures.jsonl")):
+                if copy and watched:
+                    shutil.copyfile(watched[0].results.folder / name, copy)
+    stderr.print(f"faceid: {state.message}", markup=False)
+    return _exit_code(state, watched[0].books if watched else None, require_passed=require_passed)
+
+
+def _exit_code(state: "State[Any]", books: "Books | None", *, require_passed: bool) -> int:
+    if books is None:
+        return 0 if state.is_completed() else 2
+    if state.is_failed() or books.status["verdict"] < books.total:
+        return 1
+    return 3 if require_passed and books.verdicts["refused"] else 0
+
+
+async def _show(books: "Books") -> None:
+    """A progress bar, or a line now and then where there is no terminal."""
+    began = time.monotonic()
+
+    def said() -> str:
+        rate = books.done / max(time.monotonic() - began, 0.001)
+        status = books.status
+        return f"{status['failed']} failed, {status['waiting']} waiting, {rate:.1f}/s"
+
+    if not stderr.is_terminal:
+        while True:
+            await asyncio.sleep(PLAIN_SECONDS)
+            stderr.print(f"{books.done} of {books.total} done, {said()}")
+    text = TextColumn("{task.fields[said]}")
+    with Progress(
+        BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn(), console=stderr
+    ) as bar:
+        task = bar.add_task("", total=books.total, said="")
+        while True:
+            bar.update(task, completed=books.done, said=said())
+            await asyncio.sleep(0.5)

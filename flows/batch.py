@@ -1,0 +1,178 @@
+"""What a batch's requests share, and the books that are kept about them.
+
+A request of a batch goes the same way as a single one (``flows.request``). Here stands what is
+between them: how many are at work at a time, when it is time to stop, and what came of each.
+"""
+
+import asyncio
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import anyio.to_thread
+from prefect.runtime import flow_run
+
+from faceid.client import FaceIdClient
+from faceid.errors import AccountError, FaceIdError
+from faceid.intake import Rules
+from faceid.models import DeliveryResult, Request
+from faceid.settings import FaceIdSettings
+from faceid.spool import Spooled
+from flows.batch_results import BatchResults
+from flows.outcome import Ending, result_of, verdict_word
+from flows.request import Terms, deliver_request
+from tasks.record import RecordStore
+from tasks.take_on import ThisRun
+
+COUNTED_FROM = 20
+"""So many requests have to be done before their share of failures says anything."""
+
+EXAMPLES = 3
+"""Request IDs that stand for all that failed the same way."""
+
+_READ_AT_A_TIME = 50
+
+
+class Failures(NamedTuple):
+    """Requests that failed the same way."""
+
+    requests: int
+    examples: list[str]
+    message: str
+
+
+class Books:
+    """What came of the requests so far."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.status: Counter[str] = Counter()
+        """``verdict``, ``failed``, ``waiting``."""
+        self.verdicts: Counter[str] = Counter()
+        """``passed``, ``refused``, ``none``."""
+        self.failures: dict[tuple[str, str], Failures] = {}
+        """By kind and code."""
+
+    @property
+    def done(self) -> int:
+        return self.status.total()
+
+    @property
+    def failed_percent(self) -> float:
+        return 100 * self.status["failed"] / self.done if self.done else 0.0
+
+    def enter(self, result: DeliveryResult) -> None:
+        self.status[result.status] += 1
+        if result.status == "verdict":
+            self.verdicts[verdict_word(result)] += 1
+        if result.error is not None:
+            kind = (result.error.kind, result.error.code)
+            before = self.failures.get(kind, Failures(0, [], result.error.message))
+            examples = [*before.examples, result.request_id][:EXAMPLES]
+            self.failures[kind] = Failures(before.requests + 1, examples, before.message)
+
+
+class Batch:
+    """A batch at work."""
+
+    def __init__(
+        self,
+        spooled: Spooled,
+        settings: FaceIdSettings,
+        client: FaceIdClient,
+        store: RecordStore,
+        terms: Terms,
+        results: BatchResults,
+        *,
+        concurrency: int,
+        max_failed_percent: float,
+    ) -> None:
+        self.spooled = spooled
+        self.settings = settings
+        self.books = Books(spooled.count)
+        self.stopped: FaceIdError | None = None
+        """Why no more requests are begun."""
+        self.failed_too_often = False
+        self._client = client
+        self._store = store
+        self._terms = terms
+        self.results = results
+        self._rules = Rules.load(settings, from_manifest=True)
+        self._gate = asyncio.Semaphore(concurrency)
+        self._max_failed_percent = max_failed_percent
+        self._begun: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        self.progress_artifact: UUID | None = None
+        self.tell: Callable[[DeliveryResult], None] | None = None
+        """Is given each result as it comes."""
+
+    @property
+    def goes_on(self) -> bool:
+        return self.stopped is None and not self.failed_too_often
+
+    async def all_begun(self, first: int, shard: "asyncio.Task[Any]") -> None:
+        """Returns when the shard that starts there has begun its last request, or has ended."""
+        begun = asyncio.create_task(self._begun[first].wait())
+        await asyncio.wait({begun, shard}, return_when=asyncio.FIRST_COMPLETED)
+        begun.cancel()
+
+    async def deliver_slice(self, first: int, count: int) -> int:
+        """Delivers these requests, counted from 0; gives how many came to their end."""
+        before = self.books.done
+        async with asyncio.TaskGroup() as group:
+            for start in range(first, first + count, _READ_AT_A_TIME):
+                size = min(_READ_AT_A_TIME, first + count - start)
+                requests = await anyio.to_thread.run_sync(self._read, start, size)
+                for number, request in zip(itertools.count(start), requests, strict=False):
+                    await self._gate.acquire()
+                    if not self.goes_on:
+                        self._gate.release()
+                        break
+                    group.create_task(self._deliver(number, request))
+            self._begun[first].set()
+        return self.books.done - before
+
+    def _read(self, start: int, count: int) -> list[Request]:
+        return list(self.spooled.entries(start, count))
+
+    async def _deliver(self, number: int, request: Request) -> None:
+        started_at = datetime.now(UTC)
+        try:
+            ending = await self._to_its_end(request)
+        finally:
+            self._gate.release()
+        result = result_of(
+            ending,
+            request_id=request.request_id,
+            target_action=request.target_action,
+            service=self.settings.service,
+            started_at=started_at,
+        )
+        try:
+            self.results.write(number, result)
+        except FaceIdError as error:
+            self.stopped = self.stopped or error
+        self.books.enter(result)
+        if self.tell:
+            self.tell(result)
+        if isinstance(ending.failure, AccountError):
+            self.stopped = self.stopped or ending.failure
+        too_often = self.books.failed_percent > self._max_failed_percent
+        self.failed_too_often |= too_often and self.books.done >= COUNTED_FROM
+
+    async def _to_its_end(self, request: Request) -> Ending:
+        try:
+            form = self._rules.check(request)
+        except FaceIdError as error:  # a folder that was a link when the manifest was checked
+            return Ending(failure=error)
+        run = ThisRun(str(flow_run.id))
+        return await deliver_request(
+            form, self._client, self.settings, self._store, run, self._terms
+        )
+
+
+AT_WORK: ContextVar[Batch] = ContextVar("AT_WORK")
+"""The batch that this process delivers: its shards are flows, whose parameters are for people."""

@@ -1,0 +1,43 @@
+"""What the tests of manifests share: small right ones, and reading them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from faceid.intake import Rules
+from faceid.manifest import BadLine, Entry, read_manifest
+from faceid.settings import FaceIdSettings
+
+HEADER = "request_id,target_action,region,ImageUrl,VideoUrl,LivenessType,ValidateData\n"
+ROW = "r-1,VideoLivenessCompare,ap-singapore,a.jpg,a.mp4,SILENT,\n"
+REQUEST: dict[str, Any] = {
+    "request_id": "r-1",
+    "target_action": "VideoLivenessCompare",
+    "region": "ap-singapore",
+    "resources": {"ImageUrl": "a.jpg", "VideoUrl": "a.mp4"},
+    "action_parameters": {"LivenessType": "SILENT"},
+}
+LINE = json.dumps(REQUEST) + "\n"
+MARK = "Zq7xPrivate"
+"""Content that no reason may show."""
+
+
+def rules(*roots: str) -> Rules:
+    settings = FaceIdSettings.load().model_copy(update={"resource_roots": roots})
+    return Rules.load(settings, from_manifest=True)
+
+
+def read(content: str | bytes, name: str = "m.jsonl", *roots: str) -> list[Entry | BadLine]:
+    """A manifest of this content, read."""
+    path = Path(name)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return list(read_manifest(str(path.resolve()), rules(*roots)))
+
+
+def shown(found: Sequence[Entry | BadLine]) -> list[tuple[int, str]]:
+    """Line numbers, with the request ID or what is wrong."""
+    return [
+        (each.line, each.request.request_id if isinstance(each, Entry) else each.reason)
+        for each in found
+    ]
