@@ -35,7 +35,8 @@ class ResourceField(_Data):
     """A field of a target action that takes a URL.
 
     ``inline`` names the field that takes the same file as base64 text instead; sent only where a
-    manifest gives it, so a required resource is required from our callers whether or not the API has an inline form.
+    manifest gives it, so a required resource is required from our callers whether or not the API
+    has an inline form.
     """
 
     name: str
