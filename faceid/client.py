@@ -83,7 +83,8 @@ class FaceIdClient:
     """One account's way to the service. Use as an async context manager, in one event loop.
 
     ``pacers`` gives what paces an action, ``None`` for no limit; ``renew`` reads the credentials
-    again when a temporary token died.
+    again when a temporary token died. With ``refused_for_good`` an account that is refused at the
+    first call is not tried again: for crowds.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class FaceIdClient:
         *,
         pacers: Callable[[str], Pacer | None] | None = None,
         renew: Callable[[], Awaitable[Credentials]] | None = None,
+        refused_for_good: bool = False,
         timeouts: Timeouts = Timeouts(),
     ) -> None:
         self.endpoint = endpoint
@@ -107,6 +109,7 @@ class FaceIdClient:
         self._alone = asyncio.Lock()
         self._was_accepted = False
         self._refusal: AccountError | None = None
+        self._refused_for_good = refused_for_good
         self._tries = 0
         self._use(credentials)
         self._http = httpx.AsyncClient(
@@ -233,8 +236,9 @@ class FaceIdClient:
         tries = self._tries
         if not self._was_accepted:
             async with self._alone:
-                if self._refusal is not None and self._tries > tries:
-                    raise self._refusal  # told while this one waited for its turn
+                told_meanwhile = self._tries > tries
+                if self._refusal is not None and (told_meanwhile or self._refused_for_good):
+                    raise self._refusal
                 if not self._was_accepted:
                     return await self._try_first(action, region, fields)
         return await self._send(action, region, fields)

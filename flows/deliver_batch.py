@@ -199,7 +199,7 @@ async def opened(
     pacers = open_pacers(settings, storage, account, first=False)
     with BatchResults(folder, spooled.folder) as results:
         try:
-            async with open_client(settings, block, keys, pacers) as client:
+            async with open_client(settings, block, keys, pacers, refused_for_good=True) as client:
                 yield Batch(
                     spooled,
                     settings,

@@ -65,6 +65,8 @@ def open_client(
     block: str,
     credentials: Credentials,
     pacers: Callable[[str], Pacer | None],
+    *,
+    refused_for_good: bool = False,
 ) -> FaceIdClient:
     """A client of the settings' endpoint. Use it as a context manager.
 
@@ -75,4 +77,10 @@ def open_client(
         _, renewed = await load_credentials(FaceIdSettings.load(), block)
         return renewed
 
-    return FaceIdClient(settings.endpoint, credentials, pacers=pacers, renew=renew)
+    return FaceIdClient(
+        settings.endpoint,
+        credentials,
+        pacers=pacers,
+        renew=renew,
+        refused_for_good=refused_for_good,
+    )

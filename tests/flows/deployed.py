@@ -87,8 +87,14 @@ class Worker:
         A caller sorts by the time they are due. Here that may be the future: in the order made.
         """
         query = {"flow_runs": {"tags": {"all_": [f"request:{self.request_id}"]}}}
-        reply = httpx.post(f"{self.api_url}/flow_runs/filter", json=query, timeout=30)
-        return sorted(reply.raise_for_status().json(), key=lambda run: run["created"])
+        return sorted(self._ask("/flow_runs/filter", query), key=lambda run: run["created"])
+
+    def _ask(self, path: str, query: dict[str, Any]) -> Any:
+        for _ in range(20):
+            reply = httpx.post(self.api_url + path, json=query, timeout=30)
+            if reply.status_code not in (429, 502, 503):  # a busy server is asked again
+                return reply.raise_for_status().json()
+        raise AssertionError(f"the server stays busy: {path}")
 
     def newest(self) -> dict[str, Any]:
         return self.chain()[-1]
@@ -96,8 +102,7 @@ class Worker:
     def result(self, flow_run_id: UUID | str) -> DeliveryResult:
         """The result object of a run, from its artifact."""
         query = {"artifacts": {"key": {"any_": [f"result-{flow_run_id}"]}}}
-        reply = httpx.post(f"{self.api_url}/artifacts/filter", json=query, timeout=30)
-        (artifact,) = reply.raise_for_status().json()
+        (artifact,) = self._ask("/artifacts/filter", query)
         (result,) = orjson.loads(artifact["data"])
         return DeliveryResult.model_validate(result)
 

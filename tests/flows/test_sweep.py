@@ -400,7 +400,13 @@ async def test_late_sweeps_do_the_work_of_one(
     now = datetime.now(UTC)
     span = {"start_time": str(now - timedelta(minutes=10)), "end_time": str(now), "max_runs": 10}
     async with httpx.AsyncClient(base_url=prefect_api, timeout=30) as api:
-        (await api.post(f"/deployments/{deployment_id}/schedule", json=span)).raise_for_status()
+
+        async def taken() -> bool:
+            # A busy server says 503, and is asked again.
+            reply = await api.post(f"/deployments/{deployment_id}/schedule", json=span)
+            return reply.is_success
+
+        await wait_until(taken, "the late runs")
         query = {"flow_runs": {"deployment_id": {"any_": [str(deployment_id)]}}}
         late = (await api.post("/flow_runs/filter", json=query)).json()
         overdue = [r for r in late if datetime.fromisoformat(r["expected_start_time"]) < now]
