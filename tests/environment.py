@@ -35,7 +35,7 @@ os.environ.update(
 )
 
 
-async def wait_until(look: Callable[[], Awaitable[T | None]], what: str, seconds: float = 30) -> T:
+async def wait_until(look: Callable[[], Awaitable[T | None]], what: str, seconds: float = 90) -> T:
     """What ``look`` finds as soon as it finds something; fails when it does not in time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

@@ -70,7 +70,7 @@ def deliver_tokens(**changes: Any) -> list[str]:
     return tokens
 
 
-def until(look: Callable[[], Any], what: str, seconds: float = 90) -> Any:
+def until(look: Callable[[], Any], what: str, seconds: float = 180) -> Any:
     """What ``look`` finds as soon as it finds something; fails when it does not in time."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
@@ -142,7 +142,7 @@ def up(samples: Path, tmp_path: Path) -> Iterator[Callable[[], dict[str, str]]]:
             assert process.poll() is None
             return ready.exists()
 
-        until(look, "the ready file", 180)
+        until(look, "the ready file")
         assert ready.stat().st_mode & 0o777 == 0o600
         return json.loads(ready.read_text())
 

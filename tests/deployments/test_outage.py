@@ -13,7 +13,7 @@ import pytest
 
 from tests.deployments.conftest import REQUEST, Ended, parts_of_up, trigger, until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 ACTION = REQUEST["target_action"]
 

@@ -26,7 +26,7 @@ from tests.deployments.conftest import (
 )
 from tests.flows.helpers import nobody_at_work
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_demo_takes_every_request_to_its_verdict_and_leaves_nothing(tmp_path: Path):
