@@ -11,6 +11,7 @@ from deployments import (
     command_demo,
     command_forget,
     command_records,
+    command_results,
     command_up,
 )
 
@@ -20,5 +21,6 @@ __all__ = [
     "command_demo",
     "command_forget",
     "command_records",
+    "command_results",
     "command_up",
 ]

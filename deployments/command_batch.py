@@ -2,20 +2,20 @@
 
 import asyncio
 import os
-import shutil
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from deployments.run_here import run_here
 from faceid.actions import CREATE_UPLOAD_URL
 from faceid.command import Exit, app, stderr
-from faceid.errors import FaceIdError, InvalidInput
+from faceid.errors import FaceIdError, InvalidInput, StorageError
 from faceid.intake import Rules, check_files
 from faceid.settings import FaceIdSettings
 from faceid.spool import BadManifest, Spooled, take_in
@@ -53,7 +53,8 @@ def batch(
     Parameters
     ----------
     manifest
-        A JSONL or CSV file that lists the requests: a path, a glob or any fsspec URL.
+        A JSONL or CSV file that lists the requests: a path, a glob or any fsspec URL; {date} in it
+        is today, in UTC.
     results
         File for the result lines, in the manifest's order at the end; without it they are printed.
     failures
@@ -85,12 +86,13 @@ def batch(
         raise InvalidInput("InvalidRequest", "--max-windows must be 1 or more")
     if not credentials and not check:
         settings.credentials()
+    manifest = manifest.replace("{date}", f"{datetime.now(UTC):%Y-%m-%d}")
     # All of it is checked again by the flow; here a mistake costs no server start.
     with TemporaryDirectory(prefix="faceid-batch-") as folder:
         spooled = _take_in(manifest, settings, Path(folder))
         _estimate(spooled, settings)
         if check:
-            raise Exit(_check_all(spooled, settings))
+            raise Exit(asyncio.run(_check_all(spooled, settings)))
     arguments: dict[str, Any] = {
         "manifest": manifest,
         "concurrency": concurrency,
@@ -120,17 +122,29 @@ def _estimate(spooled: Spooled, settings: FaceIdSettings) -> None:
     stderr.print(f"{spooled.count:,} requests: {counts}; {minutes:.1f} minutes at the API's rates")
 
 
-def _check_all(spooled: Spooled, settings: FaceIdSettings) -> int:
-    """Opens the files of every request; gives the exit code."""
+async def _check_all(spooled: Spooled, settings: FaceIdSettings) -> int:
+    """Opens the files of every request that has no verdict yet; gives the exit code."""
+    from tasks.record import RecordStore
+    from tasks.storage import open_storage
+    from tasks.take_on import has_verdict
+
+    store = RecordStore(open_storage(settings), settings.service, settings.account)
     rules = Rules.load(settings, from_manifest=True)
-    wrong = 0
+    wrong = done = 0
     for request in spooled.entries():
         try:
-            check_files(rules.check(request))
+            form = rules.check(request)
+            if await has_verdict(form, store):
+                done += 1
+            else:
+                check_files(form)
         except FaceIdError as error:
             wrong += 1
             stderr.print(f"faceid: {request.request_id}: {error}", markup=False)
-    stderr.print(f"{spooled.count - wrong:,} requests can be sent, {wrong:,} cannot")
+    verdicts = f", {done:,} have their verdict" if done else ""
+    stderr.print(
+        f"{spooled.count - wrong - done:,} requests can be sent, {wrong:,} cannot{verdicts}"
+    )
     return 1 if wrong else 0
 
 
@@ -141,10 +155,13 @@ async def _run_flow(
     *,
     require_passed: bool,
 ) -> int:
+    from flows.batch_results import FAILURES, RESULTS
     from flows.deliver_batch import WATCH, deliver_batch
 
     watched: list[Batch] = []
     with ExitStack() as stack:
+        for path in filter(None, (results, failures)):
+            _check_can_write(path)
         lines = stack.enter_context(results.open("w")) if results else None
 
         def tell(result: "DeliveryResult") -> None:
@@ -153,6 +170,7 @@ async def _run_flow(
         def watch(batch: "Batch") -> None:
             watched.append(batch)
             batch.tell = tell
+            batch.tell_to_end = _say_how_it_ends
             # Ends with the loop, if not before.
             background.add(asyncio.create_task(_show(batch.books)))
 
@@ -163,14 +181,41 @@ async def _run_flow(
         finally:
             for task in background:
                 task.cancel()
-            for copy, name in ((results, "results.jsonl"), (failures, "failures.jsonl")):
+            for copy, name in ((results, RESULTS), (failures, FAILURES)):
                 if copy and watched:
-                    shutil.copyfile(watched[0].results.folder / name, copy)
+                    _copy(watched[0].results.location, name, copy)
     stderr.print(f"faceid: {state.message}", markup=False)
     return _exit_code(state, watched[0].books if watched else None, require_passed=require_passed)
 
 
+def _check_can_write(path: Path) -> None:
+    """Raises ``InvalidInput`` before anything is sent."""
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InvalidInput("InvalidRequest", f"{path}: cannot be written; name a file in a folder")
+
+
+def _copy(location: str, name: str, to: Path) -> None:
+    """Whole, or not at all."""
+    from flows.batch_results import read_lines
+
+    draft = to.with_name(f".{to.name}.new")
+    try:
+        with draft.open("wb") as file:
+            file.writelines(read_lines(location, name))
+        draft.replace(to)
+    except OSError as error:
+        raise StorageError("CannotSave", f"{to}: cannot be written ({error.strerror})") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _say_how_it_ends() -> None:
+    stderr.print("stopping when what is in flight has ended; once more, and it is cut off")
+
+
 def _exit_code(state: "State[Any]", books: "Books | None", *, require_passed: bool) -> int:
+    if state.is_cancelled():
+        return 130
     if books is None:
         return 0 if state.is_completed() else 2
     if state.is_failed() or books.status["verdict"] < books.total:
@@ -180,22 +225,17 @@ def _exit_code(state: "State[Any]", books: "Books | None", *, require_passed: bo
 
 async def _show(books: "Books") -> None:
     """A progress bar, or a line now and then where there is no terminal."""
+    from flows.batch_progress import describe
+
     began = time.monotonic()
-
-    def said() -> str:
-        rate = books.done / max(time.monotonic() - began, 0.001)
-        status = books.status
-        return f"{status['failed']} failed, {status['waiting']} waiting, {rate:.1f}/s"
-
     if not stderr.is_terminal:
         while True:
             await asyncio.sleep(PLAIN_SECONDS)
-            stderr.print(f"{books.done} of {books.total} done, {said()}")
+            stderr.print(describe(books, time.monotonic() - began))
     text = TextColumn("{task.fields[said]}")
-    with Progress(
-        BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn(), console=stderr
-    ) as bar:
+    with Progress(BarColumn(), text, console=stderr) as bar:
         task = bar.add_task("", total=books.total, said="")
         while True:
-            bar.update(task, completed=books.done, said=said())
+            said = describe(books, time.monotonic() - began)
+            bar.update(task, completed=books.done, said=said)
             await asyncio.sleep(0.5)

@@ -115,6 +115,8 @@ class Pacer:
         """``rate`` is in starts per second, and above 0. ``first`` goes before others' batches."""
         self._rate = rate
         self._first = first
+        self.started: Callable[[], None] | None = None
+        """Is called for each start."""
         self._now = now
         self._sleep = sleep
         # One of a process asks at a time: those who go first find few before them.
@@ -127,6 +129,8 @@ class Pacer:
             while True:
                 now, wait = await self._ask()
                 if not wait:
+                    if self.started:
+                        self.started()
                     return now
                 await self._sleep(wait)
 

@@ -11,21 +11,23 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import anyio.to_thread
 from prefect.runtime import flow_run
 
 from faceid.client import FaceIdClient
-from faceid.errors import AccountError, FaceIdError
-from faceid.intake import Rules
+from faceid.errors import AccountError, FaceIdError, ServiceUnavailable
+from faceid.intake import Form, Rules
 from faceid.models import DeliveryResult, Request
 from faceid.settings import FaceIdSettings
 from faceid.spool import Spooled
+from flows.batch_meter import Meter
 from flows.batch_results import BatchResults
+from flows.interrupts import Interrupts
 from flows.outcome import Ending, result_of, verdict_word
 from flows.request import Terms, deliver_request
-from tasks.record import RecordStore
+from flows.rerequest import Waits
+from tasks.record import RecordStore, form_digest
 from tasks.take_on import ThisRun
 
 COUNTED_FROM = 20
@@ -42,7 +44,6 @@ class Failures(NamedTuple):
 
     requests: int
     examples: list[str]
-    message: str
 
 
 class Books:
@@ -71,9 +72,9 @@ class Books:
             self.verdicts[verdict_word(result)] += 1
         if result.error is not None:
             kind = (result.error.kind, result.error.code)
-            before = self.failures.get(kind, Failures(0, [], result.error.message))
+            before = self.failures.get(kind, Failures(0, []))
             examples = [*before.examples, result.request_id][:EXAMPLES]
-            self.failures[kind] = Failures(before.requests + 1, examples, before.message)
+            self.failures[kind] = Failures(before.requests + 1, examples)
 
 
 class Batch:
@@ -87,31 +88,50 @@ class Batch:
         store: RecordStore,
         terms: Terms,
         results: BatchResults,
+        meter: Meter,
         *,
         concurrency: int,
         max_failed_percent: float,
+        chain_began: datetime | None = None,
     ) -> None:
+        """``chain_began`` is when the first run of this manifest did, where this is a later one
+        that goes on from there: what has failed since is not tried again."""
         self.spooled = spooled
         self.settings = settings
         self.books = Books(spooled.count)
+        self.results = results
+        self.meter = meter
+        self.interrupts = Interrupts(self._tell_to_end, self._cut_off)
         self.stopped: FaceIdError | None = None
         """Why no more requests are begun."""
         self.failed_too_often = False
+        self.tell: Callable[[DeliveryResult], None] | None = None
+        """Is given each result as it comes."""
+        self.tell_to_end: Callable[[], None] | None = None
+        """Is called when the batch was told to end."""
         self._client = client
         self._store = store
         self._terms = terms
-        self.results = results
-        self._rules = Rules.load(settings, from_manifest=True)
+        self._chain_began = chain_began
         self._gate = asyncio.Semaphore(concurrency)
         self._max_failed_percent = max_failed_percent
         self._begun: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
-        self.progress_artifact: UUID | None = None
-        self.tell: Callable[[DeliveryResult], None] | None = None
-        """Is given each result as it comes."""
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._is_cut_off = False
 
     @property
     def goes_on(self) -> bool:
-        return self.stopped is None and not self.failed_too_often
+        told_to_end = self.interrupts.heard is not None
+        return self.stopped is None and not self.failed_too_often and not told_to_end
+
+    def _tell_to_end(self) -> None:
+        if self.tell_to_end:
+            self.tell_to_end()
+
+    def _cut_off(self) -> None:
+        self._is_cut_off = True
+        for task in self._in_flight:
+            task.cancel()
 
     async def all_begun(self, first: int, shard: "asyncio.Task[Any]") -> None:
         """Returns when the shard that starts there has begun its last request, or has ended."""
@@ -122,6 +142,8 @@ class Batch:
     async def deliver_slice(self, first: int, count: int) -> int:
         """Delivers these requests, counted from 0; gives how many came to their end."""
         before = self.books.done
+        # Made anew for each slice: they remember where links lead.
+        rules = Rules.load(self.settings, from_manifest=True)
         async with asyncio.TaskGroup() as group:
             for start in range(first, first + count, _READ_AT_A_TIME):
                 size = min(_READ_AT_A_TIME, first + count - start)
@@ -131,17 +153,23 @@ class Batch:
                     if not self.goes_on:
                         self._gate.release()
                         break
-                    group.create_task(self._deliver(number, request))
+                    task = group.create_task(self._deliver(number, request, rules))
+                    self._in_flight.add(task)
+                    task.add_done_callback(self._in_flight.discard)
             self._begun[first].set()
         return self.books.done - before
 
     def _read(self, start: int, count: int) -> list[Request]:
         return list(self.spooled.entries(start, count))
 
-    async def _deliver(self, number: int, request: Request) -> None:
+    async def _deliver(self, number: int, request: Request, rules: Rules) -> None:
         started_at = datetime.now(UTC)
         try:
-            ending = await self._to_its_end(request)
+            ending = await self._to_its_end(request, rules)
+        except asyncio.CancelledError:
+            if not self._is_cut_off:
+                raise
+            ending = await self._as_cut_off(request)
         finally:
             self._gate.release()
         result = result_of(
@@ -163,15 +191,38 @@ class Batch:
         too_often = self.books.failed_percent > self._max_failed_percent
         self.failed_too_often |= too_often and self.books.done >= COUNTED_FROM
 
-    async def _to_its_end(self, request: Request) -> Ending:
+    async def _to_its_end(self, request: Request, rules: Rules) -> Ending:
         try:
-            form = self._rules.check(request)
+            form = rules.check(request)
+            if self._chain_began is not None and (failed := await self._failed_before(form)):
+                return failed
         except FaceIdError as error:  # a folder that was a link when the manifest was checked
             return Ending(failure=error)
         run = ThisRun(str(flow_run.id))
         return await deliver_request(
             form, self._client, self.settings, self._store, run, self._terms
         )
+
+    async def _failed_before(self, form: Form) -> Ending | None:
+        """How the request failed in an earlier run of the chain, if it did."""
+        assert self._chain_began is not None
+        record = await self._store.load(form.request.request_id)
+        if (
+            record is None
+            or record.error is None
+            or record.updated_at < self._chain_began
+            or record.form_digest != form_digest(form)
+        ):
+            return None
+        return Ending(record, failed_before=True)
+
+    async def _as_cut_off(self, request: Request) -> Ending:
+        """Its record says how far it came; the same manifest goes on from there."""
+        reason = ServiceUnavailable("CutOff", "the batch was told to end")
+        try:
+            return Ending(await self._store.load(request.request_id), waits=Waits(reason, None))
+        except FaceIdError:
+            return Ending(waits=Waits(reason, None))
 
 
 AT_WORK: ContextVar[Batch] = ContextVar("AT_WORK")

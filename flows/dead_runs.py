@@ -69,15 +69,15 @@ async def mark_crashed(client: PrefectClient, flow_run_id: UUID) -> None:
     await client.set_flow_run_state(flow_run_id, Crashed(message=message), force=True)
 
 
-async def crashed_deliveries(client: PrefectClient, since: datetime) -> list[FlowRun]:
-    """Runs of a deployment of ``deliver`` that crashed."""
+async def crashed_runs(client: PrefectClient, flow: str, since: datetime) -> list[FlowRun]:
+    """Runs of a deployment of the flow that crashed."""
     # Prefect types times by a class of its own, and takes any.
     crashed = FlowRunFilter(
         deployment_id=FlowRunFilterDeploymentId(is_null_=False),
         end_time=FlowRunFilterEndTime(after_=cast("Any", since)),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED])),
     )
-    return await list_runs(client, ["deliver"], crashed)
+    return await list_runs(client, [flow], crashed)
 
 
 async def delete_late_runs(client: PrefectClient, flow: str, but: UUID) -> None:

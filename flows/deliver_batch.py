@@ -15,38 +15,35 @@ no verdict yet.
 """
 
 import asyncio
-import hashlib
-import re
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
+from signal import SIGINT, Signals, raise_signal
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
-import anyio
 import anyio.to_thread
-from prefect import flow, get_client
-from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
-from prefect.client.schemas.objects import FlowRun, State
+from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
 from faceid import redaction
-from faceid.errors import FaceIdError, InvalidInput
+from faceid.errors import FaceIdError, InvalidInput, StorageError
 from faceid.resources import resolve_folder
 from faceid.settings import FaceIdSettings
 from faceid.spool import Spooled, take_in
-from flows.batch import AT_WORK, Batch, Books
-from flows.batch_results import BatchResults
-from flows.batch_summary import summarize
+from flows.batch import AT_WORK, Batch
+from flows.batch_chain import begin, is_being_cancelled, leave_rest, run_name
+from flows.batch_meter import Meter
+from flows.batch_progress import shown
+from flows.batch_results import BatchResults, results_location
+from flows.batch_summary import say, summarize
 from flows.outcome import add_tags, error_of, outcome_of
 from flows.request import Terms
-from flows.rerequest import create_from, delay_after, origin_of
-from flows.runs import tag_of
 from tasks.credentials import load_credentials, open_client
 from tasks.delivery import OnUnknownOutcome
 from tasks.pacing import open_pacers
@@ -56,14 +53,12 @@ from tasks.storage import open_storage
 SHARD = 200
 """Requests of one child run: as many as the dashboard shows well."""
 
-PROGRESS_SECONDS = 2.0
-
 Watch = Callable[[Batch], None]
 WATCH: ContextVar[Watch | None] = ContextVar("WATCH", default=None)
 """Is told of the batch when it begins: the command's progress bar looks at its books."""
 
 
-@flow(name="deliver-batch", flow_run_name="batch {manifest}", persist_result=False)
+@flow(name="deliver-batch", flow_run_name=run_name, persist_result=False)
 async def deliver_batch(
     manifest: str,
     results: str = "",
@@ -93,10 +88,8 @@ async def deliver_batch(
     batch: Batch | None = None
     with TemporaryDirectory(prefix="faceid-batch-") as spool:
         try:
-            located = await fill_in_date(manifest)
-            stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(located).name.partition(".")[0]).strip("-")
-            await add_tags(f"batch:{stem}", f"service:{settings.service}")
-            spooled = await anyio.to_thread.run_sync(take_in, located, settings, Path(spool))
+            begun = await begin(manifest, settings)
+            spooled = await anyio.to_thread.run_sync(take_in, begun.manifest, settings, Path(spool))
             if spooled.count == 0:
                 await add_tags("outcome:completed")
                 return Completed(message="completed: nothing to do, no manifest matches")
@@ -108,28 +101,28 @@ async def deliver_batch(
                 on_unknown_outcome,
                 in_batch=True,
             )
-            async with AsyncExitStack() as stack:
-                batch = await stack.enter_async_context(
-                    opened(
-                        spooled,
-                        settings,
-                        credentials,
-                        terms,
-                        results_folder(results, settings),
-                        concurrency=concurrency,
-                        max_failed_percent=max_failed_percent,
-                    )
-                )
+            async with opened(
+                spooled,
+                settings,
+                credentials,
+                terms,
+                results_location(results, settings, str(flow_run.id)),
+                concurrency=concurrency,
+                max_failed_percent=max_failed_percent,
+                chain_began=begun.chain_began,
+            ) as batch:
                 await deliver_all(batch)
         except FaceIdError as error:
-            return await report(batch.books if batch else None, error, settings)
+            return await report(batch, error, settings)
+    if batch.interrupts.heard:
+        return await end_early(batch, batch.interrupts.heard, settings)
     stopped = batch.stopped
     if batch.goes_on and batch.books.status["waiting"]:
-        await leave_rest(located, settings)
+        await leave_rest(settings)
     if batch.failed_too_often:
         share = f"{batch.books.failed_percent:.0f} % of {batch.books.done} have failed"
         stopped = InvalidInput("TooManyFailed", f"{share}, more than {max_failed_percent:g} %")
-    return await report(batch.books, stopped, settings)
+    return await report(batch, stopped, settings)
 
 
 @flow(name="deliver-shard", flow_run_name="requests {first} to {last}", persist_result=False)
@@ -139,47 +132,29 @@ async def deliver_shard(first: int, last: int) -> State[Any]:
     Runs inside a batch only.
     """
     batch = AT_WORK.get()
+    batch.interrupts.listen()
     done = await batch.deliver_slice(first - 1, last - first + 1)
     return Completed(message=f"{done} of {last - first + 1} requests came to their end")
 
 
 async def deliver_all(batch: Batch) -> None:
-    """All shards, and a progress artifact meanwhile."""
+    """All shards; the next begins when the last request of the one before has."""
     AT_WORK.set(batch)
     if watch := WATCH.get():
         watch(batch)
-    progress = asyncio.create_task(_show_progress(batch))
-    try:
-        async with asyncio.TaskGroup() as shards:
+    with batch.interrupts:
+        async with shown(batch), asyncio.TaskGroup() as shards:
             for start in range(0, batch.spooled.count, SHARD):
                 last = min(start + SHARD, batch.spooled.count)
                 shard = shards.create_task(_run_shard(start + 1, last))
                 await batch.all_begun(start, shard)
                 if not batch.goes_on:
                     break
-    finally:
-        progress.cancel()
-    await _write_progress(batch)
 
 
 async def _run_shard(first: int, last: int) -> None:
+    # A flow is no coroutine function to a task group's eyes.
     await deliver_shard(first, last)
-
-
-async def _show_progress(batch: Batch) -> None:
-    while True:
-        await _write_progress(batch)
-        await asyncio.sleep(PROGRESS_SECONDS)
-
-
-async def _write_progress(batch: Batch) -> None:
-    percent = 100 * batch.books.done / batch.books.total
-    if batch.progress_artifact is None:
-        batch.progress_artifact = await acreate_progress_artifact(
-            percent, key=f"progress-{flow_run.id}", description="Requests at their end"
-        )
-    else:
-        await aupdate_progress_artifact(batch.progress_artifact, percent)
 
 
 @asynccontextmanager
@@ -188,16 +163,18 @@ async def opened(
     settings: FaceIdSettings,
     block: str,
     terms: Terms,
-    folder: Path,
+    results_at: str,
     *,
     concurrency: int,
     max_failed_percent: float,
+    chain_began: datetime | None,
 ) -> AsyncGenerator[Batch]:
     """A batch that is ready to be delivered. Its results are in order when this ends."""
     account, keys = await load_credentials(settings, block)
     storage = open_storage(settings)
-    pacers = open_pacers(settings, storage, account, first=False)
-    with BatchResults(folder, spooled.folder) as results:
+    meter = Meter()
+    pacers = meter.paced(open_pacers(settings, storage, account, first=False), settings.rate)
+    with BatchResults(results_at, spooled.folder) as results:
         try:
             async with open_client(settings, block, keys, pacers, refused_for_good=True) as client:
                 yield Batch(
@@ -207,80 +184,34 @@ async def opened(
                     RecordStore(storage, settings.service, account),
                     terms,
                     results,
+                    meter,
                     concurrency=concurrency,
                     max_failed_percent=max_failed_percent,
+                    chain_began=chain_began,
                 )
         finally:
             # However it ends, and in this thread: nothing may come between when it is cancelled.
-            results.put_in_order(spooled.count)
+            results.finish(spooled.count)
 
 
-def results_folder(given: str, settings: FaceIdSettings) -> Path:
-    """Where the result lines go. Raises ``InvalidInput``."""
-    if given:
-        return resolve_folder("results", given, settings.resource_roots)
-    folder = open_storage(settings).folder
-    if folder is None:
-        raise InvalidInput(
-            "InvalidRequest", "results: name a folder on this machine; FACEID_STORAGE is on another"
-        )
-    return folder / "batches" / str(flow_run.id)
-
-
-async def fill_in_date(manifest: str) -> str:
-    """``{date}`` becomes the day that the run was scheduled for, by its schedule's own clock."""
-    if "{date}" not in manifest:
-        return manifest
-    async with get_client() as client:
-        run = await client.read_flow_run(flow_run.id)
-        zone = await _zone_of(client, run)
-    scheduled = run.expected_start_time or datetime.now(UTC)
-    return manifest.replace("{date}", f"{scheduled.astimezone(zone):%Y-%m-%d}")
-
-
-async def _zone_of(client: Any, run: FlowRun) -> ZoneInfo:
-    """The time zone of the schedule that made the run; UTC where none did."""
-    if run.deployment_id is None or run.created_by is None:
-        return ZoneInfo("UTC")
-    deployment = await client.read_deployment(run.deployment_id)
-    zones = {entry.id: getattr(entry.schedule, "timezone", None) for entry in deployment.schedules}
-    return ZoneInfo(zones.get(run.created_by.id) or "UTC")
-
-
-async def leave_rest(located: str, settings: FaceIdSettings) -> None:
-    """Leaves what waits to one run of the same manifest, later: it finds all other verdicts there.
-
-    It comes later each time. A request that has waited for too long fails, so this has an end.
-    Without a deployment nothing is scheduled: the same command continues.
-    """
-    async with get_client() as client:
-        run = await client.read_flow_run(flow_run.id)
-        origin = await origin_of(client, run)
-        if origin is None:
-            return
-        before = tag_of(run, "attempt")
-        attempt = int(before) + 1 if before and before.isdecimal() else 1
-        due = datetime.now(UTC) + timedelta(seconds=delay_after(attempt - 1, settings))
-        origin.parameters = {**origin.parameters, "manifest": located}
-        kept = [tag for tag in run.tags if tag.startswith(("batch:", "service:"))]
-        follow_up = await create_from(
-            client,
-            origin,
-            key=hashlib.sha256(f"goes on from {run.id}".encode()).hexdigest(),
-            due=due,
-            name=run.name,
-            tags=[*kept, f"previous:{run.id}", f"attempt:{attempt}"],
-        )
-    if follow_up is not None:
-        await add_tags(f"next:{follow_up.id}")
+async def end_early(batch: Batch, heard: Signals, settings: FaceIdSettings) -> State[Any]:
+    """The end of a batch that was told to end: by a person, or with the worker that ran it."""
+    await summarize(batch.books, batch.meter.fastest())
+    if heard == SIGINT or await is_being_cancelled():
+        counts = f"{say(batch.books)} [{settings.service}]"
+        return Cancelled(message=f"cancelled: {counts}; the same manifest goes on from here")
+    # Whoever listened before ends the process his own way; the sweeper sees that the run goes on.
+    raise_signal(heard)
+    raise StorageError("Stopped", "the process was told to end")
 
 
 async def report(
-    books: Books | None, stopped: FaceIdError | None, settings: FaceIdSettings
+    batch: Batch | None, stopped: FaceIdError | None, settings: FaceIdSettings
 ) -> State[Any]:
     """Writes the summary where people look, and gives the state that the batch ends in."""
-    if books is not None:
-        await summarize(books)
+    books = batch and batch.books
+    if batch is not None:
+        await summarize(batch.books, batch.meter.fastest())
     service = f"[{settings.service}]"
     counts = say(books) if books else "nothing was sent"
     if stopped is not None:
@@ -291,12 +222,3 @@ async def report(
     outcome = "completed" if books.status["verdict"] == books.total else "partial"
     await add_tags(f"outcome:{outcome}")
     return Completed(message=f"{outcome}: {counts} {service}", data=books)
-
-
-def say(books: Books) -> str:
-    """The counts, in words."""
-    counts = [f"{books.status['verdict']} verdicts"]
-    counts += [f"{books.status[status]} {status}" for status in ("failed", "waiting")]
-    said = ", ".join(text for text in counts if not text.startswith("0 ") or "verdict" in text)
-    left = books.total - books.done
-    return f"{said} of {books.total} requests" + (f", {left} not begun" if left else "")

@@ -39,6 +39,8 @@ class Ending(NamedTuple):
     waits: Waits | None = None
     unsaved: FaceIdError | None = None
     """Why the answer's files, which were asked for, could not be saved."""
+    failed_before: bool = False
+    """Whether nothing was done now: an earlier run failed, as the record says."""
 
 
 def outcome_of(error: ResultError | None, waits: Waits | None = None) -> Outcome:
@@ -63,15 +65,17 @@ def result_of(
     started_at: datetime,
 ) -> DeliveryResult:
     """The result object of this run, from what the record says of the request's whole life."""
-    record, failure = ending.record, ending.failure
-    status = "waiting" if ending.waits else "verdict" if failure is None else "failed"
+    record, error = ending.record, ending.failure and error_of(ending.failure)
+    if record and ending.failed_before:
+        error = record.error
+    status = "waiting" if ending.waits else "verdict" if error is None else "failed"
     return DeliveryResult(
         request_id=request_id,
         service=service,
         status=status,
         target_action=target_action,
         verdict=record.verdict if record and status == "verdict" else None,
-        error=failure and error_of(failure),
+        error=error,
         tencent_request_ids=record.tencent_request_ids if record else [],
         windows=record.window if record else 0,
         calls=record.calls if record else 0,

@@ -27,7 +27,8 @@ from faceid import redaction
 from faceid.errors import FaceIdError
 from faceid.models import ResultError
 from faceid.settings import FaceIdSettings
-from flows.dead_runs import crashed_deliveries, delete_late_runs, mark_crashed, mark_dead_runs
+from flows.batch_chain import replace_dead
+from flows.dead_runs import crashed_runs, delete_late_runs, mark_crashed, mark_dead_runs
 from flows.rerequest import (
     after_setback,
     create_run,
@@ -85,8 +86,10 @@ class _Sweep:
         for account, request_id in opened:
             await self._look_after(RecordStore(self.storage, service, account), request_id)
         since = datetime.now(UTC) - timedelta(seconds=self.settings.give_up_after)
-        for run in await crashed_deliveries(self.client, since):
+        for run in await crashed_runs(self.client, "deliver", since):
             await self._replace(run)
+        for run in await crashed_runs(self.client, "deliver-batch", since):
+            await self._replace_batch(run)
         return +self.done
 
     async def _is_at_work(self, run: FlowRun) -> bool:
@@ -215,6 +218,15 @@ class _Sweep:
             pass  # for the next sweep
         except FaceIdError as error:
             self._tell(error)
+
+    async def _replace_batch(self, run: FlowRun) -> None:
+        """Another run for a batch that died: it goes on with the same manifest."""
+        if tag_of(run, "next") or tag_of(run, "service") not in (None, self.settings.service):
+            return
+        new = await replace_dead(self.client, run, self.settings)
+        if new is not None:
+            await self._link(run, str(new.id))
+            self.done["scheduled"] += 1
 
     async def _replace_unless_taken_on(self, run: FlowRun, record: Record | None) -> None:
         if record and any(entry.flow_run_id == str(run.id) for entry in record.runs):

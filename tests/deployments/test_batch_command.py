@@ -1,14 +1,19 @@
 """``faceid batch``: a manifest, checked and delivered in this process."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from faceid.emulator import Emulator
-from tests.deployments.conftest import REQUEST, Ended
+from tests.deployments.conftest import REQUEST, Ended, until
 
 Faceid = Callable[..., Ended]
 
@@ -82,6 +87,73 @@ def test_check_opens_everything_and_sends_nothing(
     assert code == 1
     assert "p-1: InvalidResource: resource ImageUrl: there is no such file" in err
     assert emulator.requests() == []
+
+
+def test_check_opens_no_file_of_a_request_that_has_its_verdict(
+    faceid: Faceid,
+    emulator: Emulator,
+    prefect_api: str,
+    manifest: Callable[..., str],
+    samples: Path,
+):
+    assert faceid("batch", manifest(2)).code == 0
+    other = {"resources": REQUEST["resources"] | {"ImageUrl": "birch.jpg"}}
+    path = manifest(3, p_2=other)
+    (samples / "alder.jpg").unlink()
+    code, _, err = faceid("batch", path, "--check")
+    assert code == 0
+    assert "1 requests can be sent, 0 cannot, 2 have their verdict" in err
+
+
+def test_the_date_in_a_manifests_name_is_today(
+    faceid: Faceid, emulator: Emulator, manifest: Callable[..., str], samples: Path
+):
+    Path(manifest(2)).rename(samples / f"people-{datetime.now(UTC):%Y-%m-%d}.jsonl")
+    code, _, err = faceid("batch", "people-{date}.jsonl", "--check")
+    assert code == 0
+    assert "2 requests can be sent" in err
+
+
+@pytest.mark.parametrize("flag", ["--results", "--failures"])
+def test_files_that_cannot_be_written_are_told_before_anything_is_sent(
+    faceid: Faceid, emulator: Emulator, prefect_api: str, manifest: Callable[..., str], flag: str
+):
+    for path in ("none/out.jsonl", "."):
+        code, out, err = faceid("batch", manifest(1), flag, path)
+        assert (code, out) == (2, "")
+        assert f"{path}: cannot be written" in err
+        assert "Traceback" not in err
+    assert emulator.requests() == []
+
+
+def test_a_batch_that_is_interrupted_ends_in_order_and_goes_on(
+    emulator: Emulator, prefect_api: str, manifest: Callable[..., str], samples: Path
+):
+    emulator.add_fault("VideoLivenessCompare", "delay:1", times=0)
+    command = [sys.executable, "-m", "faceid", "batch", manifest(40)]
+    command += ["--concurrency", "4", "--results", "out.jsonl"]
+    environment = {**os.environ, "PREFECT_API_URL": prefect_api}
+    batch = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    def calls() -> int:
+        return emulator.stats()["calls"].get("VideoLivenessCompare", 0)
+
+    until(lambda: calls() >= 4, "calls")
+    batch.send_signal(signal.SIGINT)
+    _, err = batch.communicate(timeout=60)
+    assert batch.returncode == 130
+    assert "stopping when what is in flight has ended" in err
+    assert "Traceback" not in err
+    done = calls()
+    assert done < 40
+    lines = [json.loads(line) for line in (samples / "out.jsonl").read_text().splitlines()]
+    assert [line["request_id"] for line in lines] == [f"p-{n}" for n in range(done)]
+    assert {line["status"] for line in lines} == {"verdict"}
+    emulator.clear_faults()
+    again = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    assert again.returncode == 0
+    assert calls() == 40
+    assert len((samples / "out.jsonl").read_text().splitlines()) == 40
 
 
 def test_every_bad_line_is_said_and_nothing_is_sent(

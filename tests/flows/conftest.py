@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
@@ -19,6 +20,8 @@ from tasks.check_expiry import check_expiry
 from tasks.request_upload_url import request_upload_url
 from tasks.save_files import save_files
 from tasks.upload_resource import upload_resource
+from tests.flows import batches
+from tests.flows.batches import Ended, RunBatch
 from tests.flows.deployed import REQUEST, Worker
 
 
@@ -56,6 +59,23 @@ def run_deliver(prefect_api: str, emulator: Emulator, no_delays: None) -> Delive
         return Delivered(state, result, run)
 
     return run_flow
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account's rates raised, so that tests do not wait for them."""
+    rates = '{"CreateUploadUrl": 1000, "VideoLivenessCompare": 1000}'
+    monkeypatch.setenv("FACEID_RATES", rates)
+
+
+@pytest.fixture
+def run_batch(prefect_api: str, emulator: Emulator, samples: Path, no_delays: None) -> RunBatch:
+    """Runs the flow on a manifest, with what the test changes of it."""
+
+    async def run(manifest: Path | str, **changes: Any) -> Ended:
+        return await batches.run_batch(manifest, samples / "results", **changes)
+
+    return run
 
 
 @pytest.fixture

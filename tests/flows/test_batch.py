@@ -1,10 +1,8 @@
 """A manifest's requests, each to its verdict: results, failures, windows, and when to stop."""
 
-import json
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -21,79 +19,16 @@ from prefect.flow_engine import run_flow_async
 from prefect.types.entrypoint import EntrypointType
 
 from faceid.emulator import Emulator
-from faceid.models import DeliveryResult
 from flows import deliver_batch as module
 from flows.deliver_batch import deliver_batch
 from flows.runs import tag_of
 from tests.environment import wait_until
+from tests.flows.batches import RunBatch, entry, write
 from tests.flows.conftest import task_runs_of
 from tests.flows.deployed import Worker
 from tests.flows.helpers import ACTION, REFUSES_THE_ACCOUNT, calls_of, steps_of
 
 WINDOW = 7200
-
-
-class Ended(NamedTuple):
-    state: State[Any]
-    run: FlowRun
-    lines: list[DeliveryResult]
-    failures: list[str]
-
-
-RunBatch = Callable[..., Coroutine[Any, Any, Ended]]
-
-
-def entry(request_id: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "request_id": request_id,
-        "target_action": ACTION,
-        "region": "ap-singapore",
-        "resources": {"ImageUrl": "alder.jpg", "VideoUrl": "alder.mp4"},
-        "action_parameters": {"LivenessType": "SILENT"},
-    } | changes
-
-
-def write(path: Path, entries: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in entries))
-    return path
-
-
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The account's rates raised, so that tests do not wait for them."""
-    rates = '{"CreateUploadUrl": 1000, "VideoLivenessCompare": 1000}'
-    monkeypatch.setenv("FACEID_RATES", rates)
-
-
-@pytest.fixture
-def run_batch(
-    prefect_api: str,
-    emulator: Emulator,
-    samples: Path,
-    no_delays: None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> RunBatch:
-    """Runs the flow on a manifest, with what the test changes of it."""
-
-    async def run(manifest: Path | str, **changes: Any) -> Ended:
-        folder = samples / "results"
-        arguments = {"manifest": str(manifest), "results": str(folder)} | changes
-        state: State[Any] = await cast("Any", deliver_batch)(**arguments, return_state=True)
-        async with get_client() as client:
-            run = await client.read_flow_run(cast("Any", state.state_details.flow_run_id))
-        lines: list[DeliveryResult] = []
-        failures: list[str] = []
-        if (folder / "results.jsonl").exists():
-            text = (folder / "results.jsonl").read_text()
-            lines = [DeliveryResult.model_validate_json(line) for line in text.splitlines()]
-            text = (folder / "failures.jsonl").read_text()
-            failures = [json.loads(line)["request_id"] for line in text.splitlines()]
-            for name in ("results.jsonl", "failures.jsonl"):
-                assert (folder / name).stat().st_mode & 0o777 == 0o600
-                (folder / name).unlink()
-        return Ended(state, run, lines, failures)
-
-    return run
 
 
 async def children_of(run: FlowRun) -> list[FlowRun]:
@@ -122,7 +57,7 @@ async def test_each_request_comes_to_its_verdict_and_each_step_is_seen(
     assert calls_of(emulator) == 10
     assert calls_of(emulator, "CreateUploadUrl") == 20
     assert {"batch:people", "service:emulator", "outcome:completed"} <= set(run.tags)
-    assert run.name == f"batch {manifest}"
+    assert run.name == "batch people.jsonl"
 
     shards = await children_of(run)
     assert [shard.name for shard in shards] == [
