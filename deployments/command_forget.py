@@ -23,7 +23,8 @@ def forget(
 ) -> None:
     """Erase what is stored about requests; print one line of JSON for each.
 
-    That is their records, cached steps, saved files, and flow runs with their logs and artifacts.
+    That is their records, cached steps, saved files, result lines in FACEID_STORAGE, and flow runs
+    with their logs and artifacts.
     What cannot be reached from here is named at the end. Files of yours are not touched.
 
     Parameters
@@ -91,6 +92,8 @@ def _out_of_reach(forgetting: "Forgetting") -> list[str]:
         lines += [
             "Prefect's events, which name requests by their ID: nobody can delete them, and the "
             "server drops them after PREFECT_SERVER_EVENTS_RETENTION_PERIOD, 7 days by default",
+            "logs of batches' runs, and their summaries, which name some requests that failed: "
+            "delete those runs in the dashboard",
             "free pages in the file of Prefect's database, until they are used again",
         ]
     if forgetting.files_missing:
@@ -98,8 +101,10 @@ def _out_of_reach(forgetting: "Forgetting") -> list[str]:
             f"files that are not where they were saved ({forgetting.files_missing}): gone before, "
             "or on another machine"
         )
+    if forgetting.batches_at_work:
+        lines.append(f"result lines of batches that are at work ({forgetting.batches_at_work})")
     return [
         *lines,
-        "log files of Prefect's server and workers, backups, copies that you made of results",
+        "log files of Prefect's server and workers, backups, results in folders that you named",
         "uploads at Tencent, which live up to two hours, and what Tencent itself keeps",
     ]

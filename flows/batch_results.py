@@ -137,12 +137,17 @@ class BatchResults:
         self._published = self._end
         try:
             with plain_errors():
-                files, root = cast("tuple[Any, str]", cast("Any", fsspec).url_to_fs(self.location))
+                files, root = open_folder(self.location)
                 files.makedirs(root, exist_ok=True)
                 for name in (RESULTS, FAILURES):
                     files.put_file(str(self._folder / name), f"{root}/{name}")
         except OSError as error:
             raise _failed(error) from None
+
+
+def open_folder(url: str) -> tuple[Any, str]:
+    """Its file system, and its path there."""
+    return cast("tuple[Any, str]", cast("Any", fsspec).url_to_fs(url))
 
 
 def _begin(path: Path) -> int:

@@ -2,7 +2,7 @@
 
 import base64
 
-from prefect.artifacts import Artifact
+from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 from prefect.runtime import flow_run
 
 from flows.batch import Books
@@ -13,19 +13,17 @@ from flows.batch_picture import draw
 async def summarize(books: Books, speed: Speed | None) -> None:
     """The artifacts ``summary-<flow run id>`` and ``picture-<flow run id>``."""
     title = f"{books.done:,} of {books.total:,} requests"
-    await Artifact(
-        type="markdown",
+    await acreate_markdown_artifact(
+        "\n".join(_lines(title, books)),
         key=f"summary-{flow_run.id}",
         description="What came of the requests",
-        data="\n".join(_lines(title, books)),
-    ).acreate()
+    )
     picture = draw(title, _counts(books), speed).encode()
-    await Artifact(
-        type="image",
+    await acreate_image_artifact(
+        f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}",
         key=f"picture-{flow_run.id}",
         description="What came of the requests, and the calls per second against the limit",
-        data=f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}",
-    ).acreate()
+    )
 
 
 def say(books: Books) -> str:

@@ -1,8 +1,9 @@
 """``forget``: what is stored about requests is erased, by ``faceid forget`` or on a schedule.
 
-Of a request there are flow runs in Prefect, files that its answer pointed to, cached steps, and its
-record. The record goes last, as it says where the others are: whoever is stopped in between does
-the same again, and goes on from there. A request that a run is at work on is left alone.
+Of a request there are flow runs in Prefect, result lines of batches, files that its answer pointed
+to, cached steps, and its record. The record goes last, as it says where the others are: whoever is
+stopped in between does the same again, and goes on from there. A request that a run is at work on
+is left alone.
 
 What a record is about may be known by its ID alone, so the flow tells counts and no IDs: its own
 runs are not forgotten.
@@ -11,7 +12,7 @@ runs are not forgotten.
 import contextlib
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -25,6 +26,7 @@ from pydantic import Field, ValidationError
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput, StorageError
 from faceid.settings import FaceIdSettings
+from flows.forget_lines import forget_lines
 from flows.request_runs import RequestRuns
 from tasks.cache import cached_steps
 from tasks.record import FOLDER, Record, RecordStore
@@ -126,6 +128,8 @@ class Forgetting:
         self.keep_verdict = keep_verdict
         self.files_missing = 0
         """Saved files that were not where they had been saved."""
+        self.batches_at_work = 0
+        """Their result lines were left alone."""
         actions = settings.target_actions().values()
         self._fields = {field.name for action in actions for field in action.resources}
 
@@ -158,7 +162,7 @@ class Forgetting:
     async def _erase(
         self, store: RecordStore, request_id: str, record: Record | None, runs: list[FlowRun]
     ) -> Forgotten:
-        flow_runs = await self.runs.delete(runs, record) if self.runs else 0
+        flow_runs = await self.runs.delete(request_id, runs, record) if self.runs else 0
         if record is None:
             return Forgotten(request_id, flow_runs, 0, 0, verdict_kept=False)
         saved_files = await anyio.to_thread.run_sync(self._delete_files, record)
@@ -194,7 +198,9 @@ class Forgetting:
         self, store: RecordStore, request_ids: Iterable[str]
     ) -> AsyncGenerator[Forgotten | Left]:
         """Forgets the requests of an account that have these IDs."""
-        for request_id in dict.fromkeys(request_ids):
+        wanted = dict.fromkeys(request_ids)
+        await self._forget_lines(wanted)
+        for request_id in wanted:
             one = await self._try(store, request_id)
             yield one or Left("Unknown", f"nothing is known about {request_id}")
 
@@ -206,10 +212,18 @@ class Forgetting:
         if self.runs:
             # A request that was refused has no record.
             due |= await self.runs.ended(before) - others
+        await self._forget_lines(due)
         for request_id in sorted(due):
             one = await self._try(store, request_id, before)
             if one and not (isinstance(one, Left) and one.code == AT_WORK):
                 yield one
+
+    async def _forget_lines(self, request_ids: Collection[str]) -> None:
+        """Before their records go: whoever is stopped in between has the IDs there."""
+        if request_ids and not self.keep_verdict:
+            self.batches_at_work = await anyio.to_thread.run_sync(
+                forget_lines, self.settings, request_ids
+            )
 
     async def _try(
         self, store: RecordStore, request_id: str, before: datetime | None = None

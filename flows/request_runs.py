@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
     FlowRunFilter,
     FlowRunFilterEndTime,
+    FlowRunFilterId,
     FlowRunFilterName,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -25,13 +26,15 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
     Operator,
+    TaskRunFilter,
+    TaskRunFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 
 from faceid.errors import StorageError
 from faceid.settings import FaceIdSettings
-from flows.runs import list_runs, tag_of
+from flows.runs import PAGE, list_runs, tag_of
 from tasks.credentials import account_of
 from tasks.record import FOLDER, Record, RecordStore
 
@@ -96,15 +99,41 @@ class RequestRuns:
         block = str(run.parameters.get("credentials", ""))
         return await account_of(self.settings, block) == store.account
 
-    async def delete(self, runs: list[FlowRun], record: Record | None) -> int:
-        """Deletes them, and those in the record; gives how many were there."""
-        await _settled(runs)
+    async def delete(self, request_id: str, runs: list[FlowRun], record: Record | None) -> int:
+        """Deletes them, and those in the record; gives how many were there.
+
+        Of a batch's run, which has others' steps, the request's steps go.
+        """
         ids = {run.id for run in runs} | ids_in(record)
-        deleted = [run_id for run_id in ids if await self._delete(run_id)]
-        self.unknown += len(ids) - len(deleted)
+        shards = await self._shards(ids)
+        await _settled(runs, record if shards else None)
+        for run_id in shards:
+            await self._delete_steps(run_id, request_id)
+        deleted = [run_id for run_id in ids - shards if await self._delete(run_id)]
+        self.unknown += len(ids - shards) - len(deleted)
         if deleted:
             await self._wait_for_logs(deleted)
         return len(deleted)
+
+    async def _shards(self, run_ids: set[UUID]) -> set[UUID]:
+        """Those that are runs of a batch."""
+        with _asking():
+            named = FlowRunFilter(id=FlowRunFilterId(any_=list(run_ids)))
+            return {run.id for run in await list_runs(self.client, ["deliver-shard"], named)}
+
+    async def _delete_steps(self, run_id: UUID, request_id: str) -> None:
+        """The request's steps in a run that has others', too."""
+        mine = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        like = TaskRunFilter(name=TaskRunFilterName(like_=f" {request_id}"))
+        with _asking():
+            steps = await self.client.read_task_runs(
+                flow_run_filter=mine, task_run_filter=like, limit=PAGE
+            )
+            for step in steps:
+                # Its window's number may stand behind the ID, which others may begin with.
+                if step.name.partition(",")[0].endswith(f" {request_id}"):
+                    with contextlib.suppress(ObjectNotFound):
+                        await self.client.delete_task_run(step.id)
 
     async def _delete(self, run_id: UUID) -> bool:
         with _asking():
@@ -166,11 +195,13 @@ async def _ids_of_others(store: RecordStore, request_id: str) -> set[UUID]:
     return {run_id for other in others for run_id in ids_in(await other.load(request_id))}
 
 
-async def _settled(runs: list[FlowRun]) -> None:
-    """Waits until everything about the runs is in the server's database."""
+async def _settled(runs: list[FlowRun], record: Record | None) -> None:
+    """Waits until everything about the runs is in the server's database; with ``record``, about
+    the steps of its last run."""
     now = datetime.now(UTC)
     # Of one that did not say its end nobody knows when that was.
     ends = [run.end_time or now for run in runs if run.start_time]
+    ends += [record.updated_at] if record else []
     if ends:
         since = max(0.0, (now - max(ends)).total_seconds())
         await anyio.sleep(max(0.0, SETTLING_SECONDS - since))

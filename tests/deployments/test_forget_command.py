@@ -25,8 +25,10 @@ OUT_OF_REACH = """\
 What cannot be reached from here:
   - Prefect's events, which name requests by their ID: nobody can delete them, and the server \
 drops them after PREFECT_SERVER_EVENTS_RETENTION_PERIOD, 7 days by default
+  - logs of batches' runs, and their summaries, which name some requests that failed: delete \
+those runs in the dashboard
   - free pages in the file of Prefect's database, until they are used again
-  - log files of Prefect's server and workers, backups, copies that you made of results
+  - log files of Prefect's server and workers, backups, results in folders that you named
   - uploads at Tencent, which live up to two hours, and what Tencent itself keeps
 """
 
