@@ -13,11 +13,12 @@ import base64
 import hashlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
@@ -52,8 +53,8 @@ from faceid.signing import sign_request
 CHUNK = 256 * 1024
 """Bytes that an upload holds in memory at a time."""
 
-CONNECTIONS = 16
-"""Size of the pool. httpcore searches it at every request: 64 made it three times slower."""
+CONNECTIONS = 64
+"""To a host, at most: uploads over a long way take their time, and there are many of them."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,39 @@ class Timeouts:
     connect: float = 5
     write: float = 60
     read: float = 60
-    pool: float = 120
 
 
 @lru_cache(maxsize=1)
 def _tls() -> ssl.SSLContext:
     # Reading the certificates takes tens of milliseconds; each run has a client of its own.
     return httpx.create_ssl_context()
+
+
+class _Lanes:
+    """HTTP clients that have a connection to each host and no more; the last one used comes first.
+
+    One client with as many connections looks at each of them at each exchange, with a system call:
+    at a pool of 16 that was half of its time.
+    """
+
+    def __init__(self, open_client: Callable[[], httpx.AsyncClient]) -> None:
+        self._open_client = open_client
+        self._gate = asyncio.Semaphore(CONNECTIONS)
+        self._idle: list[httpx.AsyncClient] = []
+
+    @asynccontextmanager
+    async def one(self) -> AsyncGenerator[httpx.AsyncClient]:
+        async with self._gate:
+            lane = self._idle.pop() if self._idle else self._open_client()
+            try:
+                yield lane
+            finally:
+                self._idle.append(lane)
+
+    async def close(self) -> None:
+        """When none is in use any more."""
+        for lane in self._idle:
+            await lane.aclose()
 
 
 @dataclass(frozen=True)
@@ -112,28 +139,13 @@ class FaceIdClient:
         self._refused_for_good = refused_for_good
         self._tries = 0
         self._use(credentials)
-        self._http = httpx.AsyncClient(
-            http2=False,
-            verify=_tls(),
-            follow_redirects=False,
-            timeout=httpx.Timeout(
-                connect=timeouts.connect,
-                write=timeouts.write,
-                read=timeouts.read,
-                pool=timeouts.pool,
-            ),
-            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-            headers={"User-Agent": f"faceid-flows/{__version__}"},
-            # An emulator on this machine is not behind the company's proxy.
-            mounts={"all://127.0.0.1": None, "all://localhost": None},
-        )
+        self._lanes = _Lanes(partial(_open_lane, timeouts))
 
     async def __aenter__(self) -> Self:
-        await self._http.__aenter__()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._http.aclose()
+        await self._lanes.close()
         for pacer in self._paced.values():
             if pacer:
                 await pacer.close()
@@ -205,7 +217,10 @@ class FaceIdClient:
         host = urlsplit(url.get_secret_value()).netloc
         digest = hashlib.md5(usedforsecurity=False)
         try:
-            async with self._http.stream("GET", url.get_secret_value()) as response:
+            async with (
+                self._lanes.one() as http,
+                http.stream("GET", url.get_secret_value()) as response,
+            ):
                 self._learn_clock(response.headers.get("date", ""))
                 if response.status_code != 200:
                     raise read_store_refusal(response.status_code, await response.aread(), host)
@@ -321,11 +336,11 @@ class FaceIdClient:
     ) -> _Answer:
         """One HTTP exchange. Raises ``NoAnswer`` when it may have reached the server."""
         try:
-            response = await self._http.request(method, url, headers=headers, content=content)
+            async with self._lanes.one() as http:
+                response = await http.request(method, url, headers=headers, content=content)
         except (
             httpx.ConnectError,
             httpx.ConnectTimeout,
-            httpx.PoolTimeout,
             httpx.ProxyError,
         ) as error:
             name, reached = type(error).__name__, False
@@ -346,6 +361,23 @@ class FaceIdClient:
             return  # a gateway without a clock
         # `Date` is cut to whole seconds: on average the server is half a second further.
         self._clock_offset = (server + timedelta(seconds=0.5)).timestamp() - time.time()
+
+
+def _open_lane(timeouts: Timeouts) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        http2=False,
+        verify=_tls(),
+        follow_redirects=False,
+        # Nobody waits for a lane's connection: whoever has the lane has it alone.
+        timeout=httpx.Timeout(
+            connect=timeouts.connect, write=timeouts.write, read=timeouts.read, pool=None
+        ),
+        # One to the API, one to the store.
+        limits=httpx.Limits(max_connections=2, max_keepalive_connections=2),
+        headers={"User-Agent": f"faceid-flows/{__version__}"},
+        # An emulator on this machine is not behind the company's proxy.
+        mounts={"all://127.0.0.1": None, "all://localhost": None},
+    )
 
 
 async def _stream(file: ResourceFile) -> AsyncIterator[bytes]:
