@@ -1,10 +1,11 @@
 """Settings from the environment: the vendor's names for credentials, ours for the rest.
 
-``FaceIdSettings()`` reads them anew at every call, so that a process that lives long can be told
-apart from one that was started with other settings. See the table in README.md.
+``FaceIdSettings.load()`` looks at every call whether they have changed. See the table in README.md.
 """
 
 import json
+import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -91,7 +92,17 @@ class FaceIdSettings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """From the environment. Raises ``InvalidInput`` that names the variable."""
+        """From the environment. Raises ``InvalidInput`` that names the variable.
+
+        Cheap: they are read again when the environment has changed.
+        """
+        ours = ("FACEID_", "TENCENTCLOUD_")
+        seen = tuple(item for item in os.environ.items() if item[0].upper().startswith(ours))
+        return cls._read(seen)
+
+    @classmethod
+    @lru_cache(maxsize=1)
+    def _read(cls, environment: tuple[tuple[str, str], ...]) -> Self:  # noqa: ARG003 - its key
         try:
             return cls()  # pyright: ignore[reportCallIssue]  # all have defaults, by alias
         except ValidationError as error:
