@@ -19,7 +19,7 @@ from uuid import UUID
 
 import anyio.to_thread
 import attrs
-from prefect.cache_policies import CachePolicy
+from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import WritableFileSystem
 from prefect.serializers import Serializer
@@ -102,7 +102,9 @@ def _write(path: str, content: bytes) -> None:
     if record["result"] == NOTHING.decode():
         return
     try:
-        open_storage(FaceIdSettings.load()).write(f"{FOLDER}/{path}", record)
+        # A ticket that a power cut takes is asked for once more.
+        storage = open_storage(FaceIdSettings.load())
+        storage.write(f"{FOLDER}/{path}", record, durable=False)
     except FaceIdError as error:
         # The step is done all the same; it may have to be done again.
         logger.warning("a step could not be cached: %s", error)
@@ -157,3 +159,18 @@ CACHED: Cached = {
     "cache_result_in_memory": False,
 }
 """For ``@task(cache_policy=PerRequest(...), **CACHED)``."""
+
+
+class Uncached(TypedDict):
+    cache_policy: CachePolicy
+    persist_result: bool
+    result_storage: StepStorage
+
+
+UNCACHED: Uncached = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    # Nothing is written there; but for its own default Prefect resolves a path each time.
+    "result_storage": CACHED["result_storage"],
+}
+"""For ``@task(**UNCACHED)``: a step that is done each time it is asked for."""

@@ -11,12 +11,12 @@ Only the holder of the request's lock (``tasks.locks``) writes it.
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import anyio.to_thread
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from faceid.errors import StorageError
 from faceid.intake import Form
@@ -74,6 +74,13 @@ class RunEntry(BaseModel):
     """``None`` while it is at work, or when it died and nobody has noticed yet."""
 
 
+class _Stored(NamedTuple):
+    """A record's last form in the storage."""
+
+    sealed: bytes
+    is_open: bool
+
+
 class Record(BaseModel):
     """All that is kept about one request."""
 
@@ -113,11 +120,20 @@ class Record(BaseModel):
     saved_files: list[str] = Field(default=[], repr=False)
     """Where files that the answer points to were saved."""
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    _stored: _Stored | None = PrivateAttr(None)
 
     @property
     def is_open(self) -> bool:
         """Whether runs of a deployment have still to bring it to an end."""
         return self.origin is not None and self.outcome in (None, "rerequested")
+
+    @property
+    def stored(self) -> _Stored | None:
+        """As this process wrote it last; ``None`` before it did."""
+        return self._stored
+
+    def stored_as(self, sealed: bytes) -> None:
+        self._stored = _Stored(sealed, self.is_open)
 
     def end(self, outcome: RunEnd, error: ResultError | None = None) -> None:
         """How the run that took it on last has ended, and with it, maybe, the request."""
@@ -178,18 +194,28 @@ class RecordStore:
 
     def _save(self, record: Record) -> None:
         name = self.name(record.request_id)
-        stored = self._load(name, record.request_id)
-        if stored is not None and stored.fence > record.fence:
-            raise StorageError("Overtaken", "another run has taken this request on")
+        before = self._before(name, record)
         # Named as open before it is, and as long as it may be: a crash in between does no harm.
-        was_open = stored is not None and stored.is_open
+        was_open = before is not None and before.is_open
         if record.is_open and not was_open:
             self.storage.write(
                 self._open_name(record.request_id), {"request_id": record.request_id}
             )
-        self.storage.write(name, record.model_dump(mode="json"))
+        # A request that a power cut takes before anything is known of it was never taken on.
+        content = record.model_dump(mode="json")
+        sealed = self.storage.write(name, content, durable=before is not None)
+        record.stored_as(sealed)
         if was_open and not record.is_open:
             self.storage.remove(self._open_name(record.request_id))
+
+    def _before(self, name: str, record: Record) -> "_Stored | Record | None":
+        """What stands there: as a rule it is what this process wrote, and need not be opened."""
+        if record.stored and self.storage.holds(name, record.stored.sealed):
+            return record.stored
+        stored = self._load(name, record.request_id)
+        if stored is not None and stored.fence > record.fence:
+            raise StorageError("Overtaken", "another run has taken this request on")
+        return stored
 
     def _remove(self, record: Record) -> None:
         self.storage.remove(self.name(record.request_id))

@@ -76,17 +76,33 @@ class Storage:
             raise StorageError("MisplacedDocument", f"{name} holds another document")
         return cast("dict[str, Any]", document["content"])
 
-    def write(self, name: str, content: dict[str, Any]) -> None:
-        """Durable when it returns. Raises ``StorageError``; then what stood there stands there."""
+    def holds(self, name: str, sealed: bytes) -> bool:
+        """Whether that is what ``write`` gave when it wrote the document, and nothing came since.
+
+        Raises ``StorageError``.
+        """
+        try:
+            return cast("bytes", self._files.cat_file(f"{self._root}/{name}")) == sealed
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            raise _failed("read", name, error) from None
+
+    def write(self, name: str, content: dict[str, Any], *, durable: bool = True) -> bytes:
+        """Durable when it returns, unless that is not asked for; gives what it wrote.
+
+        Raises ``StorageError``; then what stood there stands there.
+        """
         document = orjson.dumps({"name": name, "content": content})
         sealed = orjson.dumps({"format": FORMAT, "sealed": self._keys.encrypt(document).decode()})
         try:
             if self.folder:
-                write_private_file(self.folder / name, sealed)
+                write_private_file(self.folder / name, sealed, durable=durable)
             else:
                 self._files.pipe_file(f"{self._root}/{name}", sealed)
         except Exception as error:
             raise _failed("write", name, error) from None
+        return sealed
 
     def remove(self, name: str) -> bool:
         """Says whether there was one. Raises ``StorageError``."""
@@ -130,20 +146,25 @@ class Storage:
         return [path.rpartition("/")[2] for path in paths]
 
 
-def write_private_file(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, 0600 in folders 0700, and on disk when it returns."""
+def write_private_file(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Writes a file whole or not at all, 0600 in folders 0700.
+
+    It is on disk when this returns; else, where that is not asked for, a power cut may take it.
+    """
     make_private_folder(path.parent)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".")  # 0600
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         Path(draft).replace(path)
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
-    _sync_names(path.parent)
+    if durable:
+        _sync_names(path.parent)
 
 
 def make_private_folder(folder: Path) -> None:
