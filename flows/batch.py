@@ -133,8 +133,8 @@ class Batch:
         for task in self._in_flight:
             task.cancel()
 
-    async def all_begun(self, first: int, shard: "asyncio.Task[Any]") -> None:
-        """Returns when the shard that starts there has begun its last request, or has ended."""
+    async def half_begun(self, first: int, shard: "asyncio.Task[Any]") -> None:
+        """Returns when half of the shard that starts there has begun, or it has ended."""
         begun = asyncio.create_task(self._begun[first].wait())
         await asyncio.wait({begun, shard}, return_when=asyncio.FIRST_COMPLETED)
         begun.cancel()
@@ -146,6 +146,8 @@ class Batch:
         rules = Rules.load(self.settings, from_manifest=True)
         async with asyncio.TaskGroup() as group:
             for start in range(first, first + count, _READ_AT_A_TIME):
+                if start >= first + count // 2:
+                    self._begun[first].set()
                 size = min(_READ_AT_A_TIME, first + count - start)
                 requests = await anyio.to_thread.run_sync(self._read, start, size)
                 for number, request in zip(itertools.count(start), requests, strict=False):

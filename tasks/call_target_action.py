@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from faceid.errors import (
@@ -22,6 +21,7 @@ from faceid.errors import (
 )
 from faceid.models import OpenWindow, Reply, Verdict
 from faceid.replies import read_verdict
+from tasks.cache import UNCACHED
 from tasks.check_expiry import raise_if_over
 from tasks.delivery import Delivery
 from tasks.record import Intent
@@ -30,7 +30,7 @@ from tasks.retries import RETRIES
 
 @task(
     task_run_name="call {delivery.action.name}{delivery.suffix}",
-    cache_policy=NO_CACHE,
+    **UNCACHED,
     **RETRIES,
 )
 async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> Verdict:

@@ -3,17 +3,17 @@
 from datetime import timedelta
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from faceid.errors import WindowOver
 from faceid.models import OpenWindow, Upload, UploadTicket
+from tasks.cache import UNCACHED
 from tasks.delivery import Delivery
 from tasks.retries import RETRIES
 
 
 @task(
     task_run_name="check expiry{delivery.suffix}",
-    cache_policy=NO_CACHE,
+    **UNCACHED,
     **RETRIES,
 )
 async def check_expiry(delivery: Delivery, uploads: list[Upload]) -> OpenWindow:

@@ -15,8 +15,11 @@ from prefect.client.schemas.objects import State, TaskRun
 from faceid.errors import FaceIdError, NextStep
 from faceid.settings import FaceIdSettings
 
-DELAYS: list[float] = [1.0, 2.0, 4.0, 8.0, 15.0] + [30.0] * 45
-"""Seconds before each retry: the first six are a minute. Prefect takes 50 at most."""
+DELAYS: list[float] = [1.0, 2.0, 4.0, 8.0, 15.0, 30.0]
+"""Seconds before each retry: a minute in all; before any more, the last of them again. No longer
+than it must be, as it stands in each of a step's events."""
+
+MOST_RETRIES = 50
 
 _WORTH_RETRYING = {NextStep.RETRY, NextStep.WAIT, NextStep.CHECK_RESOURCE}
 
@@ -29,7 +32,7 @@ def is_passing(error: object) -> bool:
 def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Prefect's ``retry_condition_fn``: it has to be a plain function."""
     # Counted by the delays as they stand there, jitter aside: the same number of tries each time.
-    waited = sum(DELAYS[: run.run_count])
+    waited = sum(DELAYS[: run.run_count]) + DELAYS[-1] * max(0, run.run_count - len(DELAYS))
     return is_passing(state.data) and waited <= FaceIdSettings.load().wait_in_run
 
 
@@ -41,7 +44,7 @@ class Retries(TypedDict):
 
 
 RETRIES: Retries = {
-    "retries": len(DELAYS),
+    "retries": MOST_RETRIES,
     "retry_delay_seconds": DELAYS,
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": worth_retrying,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import IO
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import SecretStr
 
 from faceid.actions import AnswerFile
 from faceid.errors import ServiceUnavailable, StorageError, WindowOver
 from faceid.models import Reply, Verdict
 from faceid.replies import field_of
+from tasks.cache import UNCACHED
 from tasks.delivery import Delivery
 from tasks.retries import RETRIES
 from tasks.storage import make_private_folder
@@ -21,7 +21,7 @@ from tasks.storage import make_private_folder
 
 @task(
     task_run_name="save files{delivery.suffix}",
-    cache_policy=NO_CACHE,
+    **UNCACHED,
     **RETRIES,
 )
 async def save_files(delivery: Delivery, verdict: Verdict, folder: Path) -> int:  # noqa: ARG001
