@@ -3,7 +3,8 @@
 A token bucket of 20 lets 40 through in the first second, and the service counts every second. So a
 pacer keeps the times of its last 20 starts: the next one is not before the oldest is a second old,
 and a little more, because the network moves requests closer together. Between these, starts are
-spaced evenly; one that came late is caught up with.
+spaced evenly; one that came late is caught up with. What counts is when the service sees a call: it
+is counted from when it left, where a busy process or a new connection kept it back.
 
 The times may be kept in a file: then all processes of a machine that use it share one rate, to the
 full, whoever comes and goes. Nothing is reserved, so a process that dies leaves nothing behind.
@@ -28,7 +29,10 @@ GUARD = 0.03
 CATCH_UP = 0.2
 """Seconds that a start may be late for the next ones to catch up; after more, nobody had asked."""
 
-SLOWER, SLOWEST = 1.25, 4.0
+LATE = 0.005
+"""Seconds that a call may take from its start to the network without anybody being told."""
+
+SLOWER, SLOWEST = 1.1, 4.0
 RECOVERY = 60.0
 """By what factor everybody slows down when the service throttles, at most by how much in all, and
 seconds until that is over."""
@@ -75,6 +79,13 @@ class Slots:
         was_late = now - cells[_DUE] <= CATCH_UP
         cells[_DUE] = (cells[_DUE] if was_late else now) + spacing
         return 0.0
+
+    def move(self, start: float, to: float) -> None:
+        """A start that was made later than it was given."""
+        for place in range(_TIMES, len(self._cells)):
+            if self._cells[place] == start:
+                self._cells[place] = to
+                return
 
     def slow_down(self, now: float) -> None:
         """The service throttled: nobody starts anything for a second, and then all go slower."""
@@ -133,6 +144,15 @@ class Pacer:
                         self.started()
                     return now
                 await self._sleep(wait)
+
+    async def left(self, start: float, lag: float) -> None:
+        """A call leaves ``lag`` seconds after its start was given."""
+        if lag > LATE:
+            await self._move(start, lag)
+
+    async def _move(self, start: float, lag: float) -> None:
+        with self._slots() as slots:
+            slots.move(start, start + lag)
 
     async def throttled(self) -> None:
         """The service refused a start as one too many."""

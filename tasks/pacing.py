@@ -80,6 +80,12 @@ if ARGV[3] == 'slow down' then
   return {{text(now), '0'}}
 end
 
+if ARGV[3] == 'late' then
+  local place = redis.call('LPOS', KEYS[2], ARGV[4])
+  if place then redis.call('LSET', KEYS[2], place, ARGV[5]) end
+  return {{text(now), '0'}}
+end
+
 span = span * factor
 local oldest = tonumber(redis.call('LINDEX', KEYS[2], limit - 1) or nil)
 local start = due
@@ -124,15 +130,18 @@ class RedisPacer(Pacer):
         # Its numbers have six digits: a millionth of a second later it is surely due.
         return float(now), float(wait) and float(wait) + 1e-6
 
+    async def _move(self, start: float, lag: float) -> None:
+        await self._run("late", f"{start:.6f}", f"{start + lag:.6f}")
+
     async def throttled(self) -> None:
         await self._run("slow down")
 
     async def close(self) -> None:
         await self._redis.aclose()
 
-    async def _run(self, what: str) -> list[bytes]:
+    async def _run(self, what: str, *more: str) -> list[bytes]:
         try:
-            return await self._script(keys=self._keys, args=[*self._numbers, what])
+            return await self._script(keys=self._keys, args=[*self._numbers, what, *more])
         except RedisError as error:
             raise StorageError(
                 "LocksUnavailable", f"FACEID_LOCKS cannot be reached ({type(error).__name__})"

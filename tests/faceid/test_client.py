@@ -327,6 +327,23 @@ async def test_a_crowd_of_requests_is_never_throttled(faceid_emulator: Emulator)
     assert stats["peak_per_second"]["CreateUploadUrl"] <= 20
 
 
+async def test_the_pacer_is_told_when_each_call_leaves(faceid_emulator: Emulator):
+    told: list[tuple[float, float]] = []
+
+    class Watched(Pacer):
+        async def left(self, start: float, lag: float) -> None:
+            told.append((start, start + lag))
+
+    began = time.monotonic()
+    async with FaceIdClient(
+        faceid_emulator.url, credentials_of(faceid_emulator), pacers=lambda action: Watched(20)
+    ) as client:
+        await ticket_of(client)
+        await ticket_of(client)
+    ended = time.monotonic()
+    assert [began <= start < left < ended for start, left in told] == [True, True]
+
+
 @pytest.mark.parametrize(
     "reply",
     [

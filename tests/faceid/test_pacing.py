@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faceid.errors import StorageError
-from faceid.pacing import Pacer, SharedPacer, Slots, buffer_size
+from faceid.pacing import LATE, Pacer, SharedPacer, Slots, buffer_size
 
 
 class Clock:
@@ -111,6 +111,34 @@ def test_who_goes_first_waits_for_one_start_only():
         slots.wait(now, first=False)
     assert len(waits) == 31
     assert max(waits) < 0.26
+
+
+@given(st.lists(st.sampled_from([0, 0, 0, 0.004, 0.03, 0.2, 0.9]), min_size=60, max_size=60))
+def test_what_counts_is_when_a_call_leaves(lags: list[float]):
+    slots, left = Slots(20, bytearray(buffer_size(20))), list[float]()
+    to_leave: list[tuple[float, float]] = []
+    now = 1000.0
+    while len(left) < len(lags):
+        now += 0.005
+        for leaving, start in [one for one in to_leave if one[0] <= now]:
+            to_leave.remove((leaving, start))
+            left.append(leaving)
+            if leaving - start > LATE:
+                slots.move(start, leaving)
+        begun = len(left) + len(to_leave)
+        if begun < len(lags) and slots.wait(now, first=False) == 0:
+            to_leave.append((now + lags[begun], now))
+    assert most_in_a_second(left) <= 20
+
+
+async def test_a_call_that_left_at_once_moves_nothing(tmp_path: Path):
+    pacer = SharedPacer(20, tmp_path / "pace")
+    start = await pacer.slot()
+    before = pacer.path.read_bytes()
+    await pacer.left(start, LATE / 2)
+    assert pacer.path.read_bytes() == before
+    await pacer.left(start, 0.5)
+    assert pacer.path.read_bytes() != before
 
 
 def test_a_clock_that_began_anew_hinders_nothing():
