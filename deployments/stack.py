@@ -222,15 +222,18 @@ def claim_port(port: int) -> int:
 
 @contextlib.contextmanager
 def prefect_server(
-    port: int, environment: Mapping[str, str], log: Path | None
+    port: int,
+    environment: Mapping[str, str],
+    log: Path | None,
+    settings: Mapping[str, str] = SERVER_SETTINGS,
 ) -> Generator[tuple[Child, str]]:
     """A Prefect server on this port of 127.0.0.1; gives its process and its API's URL.
 
-    ``environment`` decides on its home and database.
+    ``environment`` decides on its home and database, and comes before ``settings``.
     """
     root = f"http://127.0.0.1:{port}"
     variables = {
-        **SERVER_SETTINGS,
+        **settings,
         **environment,
         # The dashboard calls port 4200 whatever the server's port is.
         "PREFECT_SERVER_UI_API_URL": f"{root}/api",

@@ -114,8 +114,10 @@ class Batch:
         self._terms = terms
         self._chain_began = chain_began
         self._gate = asyncio.Semaphore(concurrency)
+        self._turn = asyncio.Lock()
+        """Of the shard that begins requests."""
         self._max_failed_percent = max_failed_percent
-        self._begun: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        self._has_turn: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._is_cut_off = False
 
@@ -133,33 +135,34 @@ class Batch:
         for task in self._in_flight:
             task.cancel()
 
-    async def half_begun(self, first: int, shard: "asyncio.Task[Any]") -> None:
-        """Returns when half of the shard that starts there has begun, or it has ended."""
-        begun = asyncio.create_task(self._begun[first].wait())
-        await asyncio.wait({begun, shard}, return_when=asyncio.FIRST_COMPLETED)
-        begun.cancel()
+    async def has_turn(self, first: int, shard: "asyncio.Task[Any]") -> None:
+        """Returns when the shard that starts there begins its requests, or has ended."""
+        turn = asyncio.create_task(self._has_turn[first].wait())
+        await asyncio.wait({turn, shard}, return_when=asyncio.FIRST_COMPLETED)
+        turn.cancel()
 
     async def deliver_slice(self, first: int, count: int) -> int:
-        """Delivers these requests, counted from 0; gives how many came to their end."""
-        before = self.books.done
+        """Delivers these requests, counted from 0, when it is their turn; gives how many."""
         # Made anew for each slice: they remember where links lead.
         rules = Rules.load(self.settings, from_manifest=True)
-        async with asyncio.TaskGroup() as group:
-            for start in range(first, first + count, _READ_AT_A_TIME):
-                if start >= first + count // 2:
-                    self._begun[first].set()
-                size = min(_READ_AT_A_TIME, first + count - start)
-                requests = await anyio.to_thread.run_sync(self._read, start, size)
-                for number, request in zip(itertools.count(start), requests, strict=False):
-                    await self._gate.acquire()
-                    if not self.goes_on:
-                        self._gate.release()
-                        break
-                    task = group.create_task(self._deliver(number, request, rules))
-                    self._in_flight.add(task)
-                    task.add_done_callback(self._in_flight.discard)
-            self._begun[first].set()
-        return self.books.done - before
+        async with asyncio.TaskGroup() as group, self._turn:
+            self._has_turn[first].set()
+            return await self._begin(first, count, rules, group)
+
+    async def _begin(self, first: int, count: int, rules: Rules, group: asyncio.TaskGroup) -> int:
+        """Begins these requests, one after the other, as others come to their end."""
+        for start in range(first, first + count, _READ_AT_A_TIME):
+            size = min(_READ_AT_A_TIME, first + count - start)
+            requests = await anyio.to_thread.run_sync(self._read, start, size)
+            for number, request in zip(itertools.count(start), requests, strict=False):
+                await self._gate.acquire()
+                if not self.goes_on:
+                    self._gate.release()
+                    return number - first
+                task = group.create_task(self._deliver(number, request, rules))
+                self._in_flight.add(task)
+                task.add_done_callback(self._in_flight.discard)
+        return count
 
     def _read(self, start: int, count: int) -> list[Request]:
         return list(self.spooled.entries(start, count))

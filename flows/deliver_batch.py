@@ -8,7 +8,7 @@
 
 The manifest is checked before anything is sent. Its requests are delivered in shards, child runs of
 the flow ``deliver-shard`` in this process, so that the dashboard shows a few hundred at a time. The
-next one is started when half of the one before has begun: a busy server takes seconds for that.
+next one is started ahead of time and waits for its turn: a busy server takes seconds for that.
 
 Entry point ``flows.deliver_batch.deliver_batch``. Running the same manifest again delivers what has
 no verdict yet.
@@ -42,6 +42,7 @@ from flows.batch_meter import Meter
 from flows.batch_progress import shown
 from flows.batch_results import BatchResults, results_location
 from flows.batch_summary import say, summarize
+from flows.child_run import run_child
 from flows.outcome import add_tags, error_of, outcome_of
 from flows.request import Terms
 from tasks.credentials import load_credentials, open_client
@@ -138,7 +139,7 @@ async def deliver_shard(first: int, last: int) -> State[Any]:
 
 
 async def deliver_all(batch: Batch) -> None:
-    """All shards; each is started while the one before is at work."""
+    """All shards; one is always ready when the one before has begun all its requests."""
     AT_WORK.set(batch)
     if watch := WATCH.get():
         watch(batch)
@@ -146,15 +147,10 @@ async def deliver_all(batch: Batch) -> None:
         async with shown(batch), asyncio.TaskGroup() as shards:
             for start in range(0, batch.spooled.count, SHARD):
                 last = min(start + SHARD, batch.spooled.count)
-                shard = shards.create_task(_run_shard(start + 1, last))
-                await batch.half_begun(start, shard)
+                shard = shards.create_task(run_child(deliver_shard, first=start + 1, last=last))
+                await batch.has_turn(start, shard)
                 if not batch.goes_on:
                     break
-
-
-async def _run_shard(first: int, last: int) -> None:
-    # A flow is no coroutine function to a task group's eyes.
-    await deliver_shard(first, last)
 
 
 @asynccontextmanager

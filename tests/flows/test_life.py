@@ -107,14 +107,17 @@ class Interruption:
             self.point()
             return answer
 
-        def interrupted_write(storage: Storage, name: str, content: dict[str, Any]) -> None:
+        def interrupted_write(
+            storage: Storage, name: str, content: dict[str, Any], *, durable: bool = True
+        ) -> bytes:
             self.point()
-            write(storage, name, content)
+            sealed = write(storage, name, content, durable=durable)
             intent = content.get("intent")
             if intent and intent["at"] not in self.intents:
                 self.intents.add(intent["at"])
                 self.intent_unsent = True
             self.point()
+            return sealed
 
         monkeypatch.setattr(FaceIdClient, "_exchange", interrupted_exchange)
         monkeypatch.setattr(Storage, "write", interrupted_write)
