@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test coverage test-services test-browser lint format bench lock clean
+.PHONY: help install demo up test coverage test-services test-browser lint format bench bench-large lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -40,8 +40,11 @@ format: $(VENV)/installed-dev ## let ruff write what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/installed-dev ## benchmarks: figures of one run on this machine
+bench: $(VENV)/installed-dev ## benchmarks: figures of one run on this machine, in a quarter of an hour
 	$(BIN)/python -m benchmarks
+
+bench-large: $(VENV)/installed-dev ## the memory of batches of 100, 1,000 and 10,000 requests
+	$(BIN)/python -m benchmarks large
 
 lock: $(VENV)/installed-dev ## resolve the locks anew (needs uv)
 	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \

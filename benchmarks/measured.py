@@ -133,6 +133,7 @@ def stage(*, lifted: bool, server: Mapping[str, str] | None) -> Generator[Stage]
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "FACEID_"))},
             "PREFECT_HOME": str(folder / "prefect"),
+            "FACEID_STORAGE": str(folder / "storage"),
             "PYTHONPATH": str(Path(__file__).parent.parent),
             **rates,
         }
