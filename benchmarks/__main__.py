@@ -1,4 +1,4 @@
-"""``make bench``: every benchmark but the large one, or those named, each in a process of its own."""
+"""``make bench``: every benchmark but the large one, or those named, in processes of their own."""
 
 import subprocess
 import sys
