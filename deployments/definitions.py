@@ -15,12 +15,12 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.flows import load_flow_from_entrypoint
-from prefect.utilities.callables import parameter_schema
+from prefect.utilities.callables import parameter_schema as schema_of
 from pydantic import BaseModel, ConfigDict
 
 from faceid import __version__
 
-FOLDER = Path(__file__).parent
+FILE = Path(__file__).with_name("prefect.yaml")
 PACKAGES = ("faceid", "tasks", "flows", "deployments")
 
 
@@ -70,10 +70,10 @@ class Definition(_Strict):
         """Such as ``deliver/default``."""
         return f"{self.flow.name}/{self.name}"
 
-    def schema(self) -> dict[str, Any]:
+    def parameter_schema(self) -> dict[str, Any]:
         """Of its parameters, as JSON. Closed: the API refuses unknown names, which else would
         pass it and crash the run."""
-        schema = parameter_schema(self.flow).model_dump(mode="json", exclude_unset=True)
+        schema = schema_of(self.flow).model_dump(mode="json", exclude_unset=True)
         return {**schema, "additionalProperties": False}
 
 
@@ -106,17 +106,15 @@ class Definitions(_Strict):
 
 @cache
 def read_definitions() -> Definitions:
-    return Definitions.model_validate(yaml.safe_load((FOLDER / "prefect.yaml").read_text()))
+    return Definitions.model_validate(yaml.safe_load(FILE.read_text()))
 
 
 @cache
-def code_version() -> str:
+def code_version(checkout: Path = FILE.parents[1]) -> str:
     """The version of a checkout: the package's, and a digest of all that its runs may execute."""
     digest = hashlib.sha256()
     for package in PACKAGES:
-        folder = FOLDER.parent / package
-        for path in sorted((*folder.rglob("*.py"), *folder.rglob("*.yaml"))):
-            digest.update(f"{path.relative_to(folder.parent)}\0".encode())
+        for path in sorted((checkout / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(checkout)}\0".encode())
             digest.update(path.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:12]}"
-

@@ -77,9 +77,7 @@ async def _work_pool(client: PrefectClient, pool: WorkPool, write: bool) -> list
     return []
 
 
-async def _work_queue(
-    client: PrefectClient, queue: WorkQueue, pool: str, write: bool
-) -> list[str]:
+async def _work_queue(client: PrefectClient, queue: WorkQueue, pool: str, write: bool) -> list[str]:
     try:
         await client.read_work_queue_by_name(queue.name, work_pool_name=pool)
     except ObjectNotFound:
@@ -125,7 +123,7 @@ def _fields(definition: Definition, pool: bool) -> dict[str, Any]:
         "entrypoint": definition.entrypoint,
         "path": None,
         "pull_steps": [],
-        "parameter_openapi_schema": definition.schema(),
+        "parameter_openapi_schema": definition.parameter_schema(),
         "enforce_parameter_schema": True,
         "concurrency_limit": limit and limit.limit,
         "concurrency_options": limit

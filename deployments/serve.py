@@ -66,7 +66,10 @@ async def serve(*, limit: int = 4, ready_file: Path | None = None) -> None:
     runner = _Runner(name="faceid", limit=limit, pause_on_shutdown=False)
     registered = await register(pool=False)
     for name, deployment_id in registered.deployments.items():
-        await runner.aadd_deployment(_Registered(name=name, deployment_id=deployment_id))
+        flow, _, own = name.partition("/")
+        await runner.aadd_deployment(
+            _Registered(name=own, flow_name=flow, deployment_id=deployment_id)
+        )
     await sweep_soon(registered.deployments[SWEEP])
     if ready_file:
         await anyio.Path(ready_file).write_text("ready")

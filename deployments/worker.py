@@ -63,11 +63,13 @@ with warnings.catch_warnings():
             task_status: TaskStatus[int] | None = None,
         ) -> ProcessWorkerResult:
             process = _Process(task_status or anyio.TASK_STATUS_IGNORED)
+            result = None
             async with anyio.create_task_group() as group:
                 group.start_soon(process.end_when_cancelled)
                 with anyio.CancelScope(shield=True):
                     result = await super().run(flow_run, configuration, process)
                 group.cancel_scope.cancel()
+            assert result is not None
             return result
 
 

@@ -71,6 +71,7 @@ class Topology:
         folder.mkdir(parents=True, exist_ok=True)
         for secret in self.services[name]["secrets"]:
             path = folder / secret["target"]
+            path.unlink(missing_ok=True)
             path.write_text(self.secrets[secret["source"]] + "\n")
             path.chmod(0o400)
         return folder
@@ -91,9 +92,9 @@ class Topology:
         self.running.append(process)
         return process
 
-    def run(self, name: str) -> str:
-        """A service that ends well; gives what it printed."""
-        ended = subprocess.run(
+    def call(self, name: str) -> "subprocess.CompletedProcess[str]":
+        """Runs a service that ends."""
+        return subprocess.run(
             [self.here(word) for word in self.services[name]["command"]],
             env=self.environment(name),
             cwd=self.folder,
@@ -101,6 +102,10 @@ class Topology:
             text=True,
             check=False,
         )
+
+    def run(self, name: str) -> str:
+        """What a service printed that ended well."""
+        ended = self.call(name)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
@@ -121,3 +126,13 @@ class Topology:
 
         until(look, f"a healthy {name}")
         return process
+
+    def stop(self) -> None:
+        """The last one first."""
+        for process in reversed(self.running):
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(60)
+                finally:
+                    process.kill()
