@@ -59,10 +59,13 @@ class Topology:
         given = environment_of(self.services[name])
         mine = {key: self.variables.get(key, self.here(text)) for key, text in given.items()}
         # Nothing of the machine's: a container has nothing of it either.
+        temporary = self.folder / "tmp"
+        temporary.mkdir(exist_ok=True)
         return {
             **mine,
             **self.extra,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "TMPDIR": str(temporary),
             "FACEID_SECRETS": str(self._mounted(name)),
         }
 
