@@ -23,6 +23,7 @@ KILL_SECONDS = 30
 """After which Prefect kills a run that it told to end."""
 
 COMPOSE = read_compose()
+OPERATIONS = (FILE.parents[1] / "docs" / "operations.md").read_text()
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if name != "postgres"}
 
@@ -114,7 +115,9 @@ def test_no_secret_is_in_a_containers_environment_or_command():
     }
     assert used == set(COMPOSE["secrets"])
     for name, secret in COMPOSE["secrets"].items():
-        assert secret == {"file": "${FACEID_SECRETS:-./secrets}/" + name}
+        assert secret == {"file": f"secrets/{name}"}
+        assert f"> secrets/{name}" in OPERATIONS  # how it is made
+        assert f"| `{name}" in OPERATIONS or f", `{name}`" in OPERATIONS  # and how changed
 
 
 @pytest.mark.parametrize("name", OURS)

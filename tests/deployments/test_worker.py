@@ -75,7 +75,7 @@ def test_a_batch_that_is_at_work_lets_what_is_in_flight_finish(
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     control = f"{emulator.url}/_emulator"
-    httpx.post(f"{control}/faults", json={"op": ACTION, "do": "delay:4", "times": 0})
+    httpx.post(f"{control}/faults", json={"op": ACTION, "do": "delay:2", "times": 0})
     results = tmp_path / "results"
     run = httpx.post(
         f"{prefect_api}/deployments/{deployment}/create_flow_run",
