@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import httpx
@@ -19,6 +20,7 @@ from prefect.workers.process import ProcessWorker
 
 from deployments.settings_files import WORKER_SETTINGS
 from faceid.emulator import Emulator
+from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
 from tests.deployments.conftest import REQUEST, until
 
@@ -26,30 +28,40 @@ ACTION = "VideoLivenessCompare"
 REQUESTS = 200
 
 
+class Pool(NamedTuple):
+    """A work pool of this test's own, with our two flows deployed into it."""
+
+    name: str
+    deliver: UUID
+    batch: UUID
+
+
 @pytest.fixture
-async def deployment(prefect_api: str) -> UUID:
-    """Batches in a work pool of this test's own."""
+async def pool(prefect_api: str) -> Pool:
     name = f"test-{uuid4().hex[:12]}"
     template = ProcessWorker.get_default_base_job_template()
     async with get_client() as client:
         await client.create_work_pool(
             WorkPoolCreate(name=name, type="process", base_job_template=template)
         )
-    made = await deliver_batch.ato_deployment(
-        name, work_pool_name=name, entrypoint_type=EntrypointType.MODULE_PATH
-    )
-    return await made.aapply()
+    deployed: list[UUID] = []
+    for flow in (deliver, deliver_batch):
+        deployment = await flow.ato_deployment(
+            name, work_pool_name=name, entrypoint_type=EntrypointType.MODULE_PATH
+        )
+        deployed.append(await deployment.aapply())
+    return Pool(name, *deployed)
 
 
 @pytest.fixture
 def worker(
-    deployment: UUID, prefect_api: str, emulator: Emulator, tmp_path: Path
+    pool: Pool, prefect_api: str, emulator: Emulator, tmp_path: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    pool = httpx.get(f"{prefect_api}/deployments/{deployment}").json()["work_pool_name"]
-    log = tmp_path / "worker.log"
-    with log.open("wb") as output:
+    """With an action that takes its time."""
+    emulator.add_fault(op=ACTION, do="delay:2", times=0)
+    with (tmp_path / "worker.log").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.worker", f"--pool={pool}", "--limit=1"],
+            [sys.executable, "-m", "deployments.worker", f"--pool={pool.name}", "--limit=1"],
             env={
                 **os.environ,
                 **WORKER_SETTINGS,
@@ -64,9 +76,29 @@ def worker(
     process.wait()
 
 
+def calls(emulator: Emulator) -> int:
+    return emulator.stats()["calls"].get(ACTION, 0)
+
+
+def start(api: str, deployment: UUID, **parameters: Any) -> str:
+    url = f"{api}/deployments/{deployment}/create_flow_run"
+    return httpx.post(url, json={"parameters": parameters}).raise_for_status().json()["id"]
+
+
+def told_to_end(worker: "subprocess.Popen[bytes]") -> None:
+    (process,) = psutil.Process(worker.pid).children()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(60) == 0
+    assert not process.is_running()
+
+
+def state_of(api: str, run: str) -> dict[str, Any]:
+    return httpx.get(f"{api}/flow_runs/{run}").json()["state"]
+
+
 def test_a_batch_that_is_at_work_lets_what_is_in_flight_finish(
     worker: "subprocess.Popen[bytes]",
-    deployment: UUID,
+    pool: Pool,
     prefect_api: str,
     emulator: Emulator,
     tmp_path: Path,
@@ -74,28 +106,32 @@ def test_a_batch_that_is_at_work_lets_what_is_in_flight_finish(
     entries = [REQUEST | {"request_id": f"w-{number}"} for number in range(REQUESTS)]
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    control = f"{emulator.url}/_emulator"
-    httpx.post(f"{control}/faults", json={"op": ACTION, "do": "delay:2", "times": 0})
     results = tmp_path / "results"
-    run = httpx.post(
-        f"{prefect_api}/deployments/{deployment}/create_flow_run",
-        json={"parameters": {"manifest": str(manifest), "results": str(results)}},
-    ).json()["id"]
+    run = start(prefect_api, pool.batch, manifest=str(manifest), results=str(results))
+    until(lambda: calls(emulator) >= 5, "calls in flight")
 
-    def calls() -> int:
-        return httpx.get(f"{control}/stats").json()["calls"].get(ACTION, 0)
+    told_to_end(worker)
 
-    until(lambda: calls() >= 5, "calls in flight")
-    (process,) = psutil.Process(worker.pid).children()
-
-    worker.send_signal(signal.SIGTERM)
-
-    assert worker.wait(60) == 0
-    assert not process.is_running()
     lines = [json.loads(line) for line in (results / "results.jsonl").read_text().splitlines()]
     assert {line["status"] for line in lines} == {"verdict"}
     # Each call that was sent has its answer, and others were not begun.
-    assert len(lines) == calls() < REQUESTS
+    assert len(lines) == calls(emulator) < REQUESTS
     # For the sweeper to go on with.
-    state = httpx.get(f"{prefect_api}/flow_runs/{run}").json()["state"]
-    assert state["type"] == "CRASHED"
+    assert state_of(prefect_api, run)["type"] == "CRASHED"
+
+
+def test_a_single_request_is_brought_to_its_verdict(
+    worker: "subprocess.Popen[bytes]",
+    pool: Pool,
+    prefect_api: str,
+    emulator: Emulator,
+    tmp_path: Path,
+):
+    resources = {field: str(tmp_path / name) for field, name in REQUEST["resources"].items()}
+    run = start(prefect_api, pool.deliver, **REQUEST | {"resources": resources})
+    until(lambda: calls(emulator), "the call")
+
+    told_to_end(worker)
+
+    assert state_of(prefect_api, run)["message"] == "verdict: passed, Success [emulator]"
+    assert calls(emulator) == 1
