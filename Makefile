@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test coverage test-services test-browser lint format bench bench-large lock clean
+.PHONY: help install demo up deploy test coverage test-services test-browser lint format bench \
+  bench-large lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -17,6 +18,9 @@ demo: $(VENV)/installed ## the whole way once, with nothing set up: emulator, Pr
 
 up: $(VENV)/installed ## the local stack with the dashboard, on the emulator, until Ctrl-C
 	$(BIN)/faceid up --emulator
+
+deploy: $(VENV)/installed ## register deployments, work pool and block type at PREFECT_API_URL
+	@$(BIN)/python -m deployments.deploy
 
 test: $(VENV)/installed-dev ## the test suite
 	$(BIN)/python -m pytest

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measured import Figures, Stage, stage
-from deployments.stack import SERVER_SETTINGS
+from deployments.settings_files import SERVER_SETTINGS
 
 ROUNDS = 3
 LIMIT = 20

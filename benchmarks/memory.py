@@ -2,7 +2,7 @@
 
 from benchmarks.batch import deliver_batch
 from benchmarks.measured import stage
-from deployments.stack import SERVER_SETTINGS
+from deployments.settings_files import SERVER_SETTINGS
 
 COUNTS = (100, 1_000, 10_000)
 

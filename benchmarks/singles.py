@@ -15,7 +15,7 @@ from statistics import median, quantiles
 
 from benchmarks.batch import deliver_batch
 from benchmarks.measured import Figures, stage
-from deployments.stack import SERVER_SETTINGS
+from deployments.settings_files import SERVER_SETTINGS
 from faceid.actions import CREATE_UPLOAD_URL
 from faceid.pacing import Pacer
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from deployments.settings_files import SERVER_SETTINGS, WORKER_SETTINGS
 from faceid.command import stderr
 from faceid.errors import FaceIdError, InvalidInput
 
@@ -32,19 +33,6 @@ RESTARTS_SECONDS = 600.0
 """A part of the stack that ends more often than that in that time is not started again."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of prctl(2)
-
-# Without these the default server loses task runs under load, and leases when it dies.
-SERVER_SETTINGS = {
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
-        "prefect.server.concurrency.lease_storage.filesystem"
-    ),
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
-    "PREFECT_CLI_PROMPT": "false",
-}
 
 
 class StackError(FaceIdError):
@@ -298,10 +286,7 @@ def worker(
     with TemporaryDirectory(prefix="faceid-worker-") as folder:
         ready = Path(folder) / "ready"
         variables = {
-            "PREFECT_RUNNER_POLL_FREQUENCY": "1",
-            # As often as can be: three that are missed tell the sweeper that a run died.
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-            "PREFECT_LOGGING_LEVEL": "WARNING",
+            **WORKER_SETTINGS,
             **environment,
             "PREFECT_API_URL": api_url,
         }

@@ -1,5 +1,6 @@
 """The ``faceid`` command in this process, and the local stack as processes."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,7 +11,9 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+from uuid import uuid4
 
+import asyncpg
 import httpx
 import psutil
 import pytest
@@ -152,3 +155,28 @@ def up(samples: Path, tmp_path: Path) -> Iterator[Callable[[], dict[str, str]]]:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert_all_gone(family)
+
+
+POSTGRES = os.environ.get("FACEID_TEST_POSTGRES", "postgres@127.0.0.1:5432")
+
+
+async def execute(statement: str, *values: Any, database: str = "postgres") -> None:
+    connection = await cast("Any", asyncpg).connect(f"postgresql://{POSTGRES}/{database}")
+    try:
+        await connection.execute(statement, *values)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """A database of its own; its URL for Prefect."""
+    name = f"faceid_{uuid4().hex}"
+    try:
+        asyncio.run(execute(f"CREATE DATABASE {name}"))
+    except OSError:
+        if os.environ.get("FACEID_TEST_SERVICES") == "required":
+            raise
+        pytest.skip("no PostgreSQL on this machine")
+    yield f"postgresql+asyncpg://{POSTGRES}/{name}"
+    asyncio.run(execute(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -1,16 +1,11 @@
 """With PostgreSQL under the Prefect server, as a deployment for several machines has it."""
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
-from uuid import uuid4
 
-import asyncpg
 import httpx
 import pytest
 
@@ -18,30 +13,6 @@ from deployments.stack import free_port, prefect_server
 from faceid.emulator import Emulator
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
-
-POSTGRES = os.environ.get("FACEID_TEST_POSTGRES", "postgres@127.0.0.1:5432")
-
-
-async def _execute(statement: str) -> None:
-    connection = await cast("Any", asyncpg).connect(f"postgresql://{POSTGRES}/postgres")
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-@pytest.fixture
-def database() -> Iterator[str]:
-    """A database of its own; its URL for Prefect."""
-    name = f"faceid_{uuid4().hex}"
-    try:
-        asyncio.run(_execute(f"CREATE DATABASE {name}"))
-    except OSError:
-        if os.environ.get("FACEID_TEST_SERVICES") == "required":
-            raise
-        pytest.skip("no PostgreSQL on this machine")
-    yield f"postgresql+asyncpg://{POSTGRES}/{name}"
-    asyncio.run(_execute(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 def test_a_delivery_is_recorded_in_postgresql(database: str, emulator: Emulator, tmp_path: Path):

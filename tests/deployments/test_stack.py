@@ -130,15 +130,18 @@ def test_up_looks_after_itself_and_keeps_what_was_made_in_the_dashboard(
         daily = [{"schedule": {"cron": "0 6 * * *"}, "active": True, "parameters": REQUEST}]
         api.post(f"/deployments/{deliver}/schedules", json=daily).raise_for_status()
 
-        before = api.get("/deployments/name/forget/default").json()["updated"]
+        # And what is ours.
+        forget_path = f"/deployments/{of_forget}"
+        ours = api.get(forget_path).json()["description"]
+        api.patch(forget_path, json={"description": "another checkout's"}).raise_for_status()
         worker = next(
             process for process in parts_of_up() if "deployments.serve" in process.cmdline()
         )
         worker.kill()
 
         def back() -> bool:
-            updated = api.get("/deployments/name/forget/default").json()["updated"]
-            return updated > before and len(schedules(api, "sweep")) == 1
+            described = api.get(forget_path).json()["description"] == ours
+            return described and len(schedules(api, "sweep")) == 1
 
         until(back, "the worker started again, and its deployments registered")
         assert schedules(api, "forget")[0]["active"] is True

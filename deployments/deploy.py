@@ -1,0 +1,59 @@
+"""``make deploy``: registers everything at the Prefect server of ``PREFECT_API_URL``.
+
+``python -m deployments.deploy`` prints a line for each thing that it made or changed. Exit code 2
+where there is no such server, or it does not let us in.
+"""
+
+import asyncio
+
+from prefect import get_client
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
+
+from deployments.registration import Registration, register
+from faceid import redaction
+from faceid.command import fail
+from faceid.errors import InvalidInput
+
+UNAUTHORIZED = 401
+
+
+async def deploy() -> Registration:
+    """Raises ``InvalidInput`` where there is no server to register it at."""
+    api_url = PREFECT_API_URL.value()
+    if not api_url:
+        raise InvalidInput(
+            "Configuration",
+            "PREFECT_API_URL is not set: set it to your Prefect server's API, such as "
+            "http://127.0.0.1:4200/api",
+        )
+    async with get_client() as client:
+        if await client.api_healthcheck() is not None:
+            raise InvalidInput(
+                "Configuration",
+                f"no Prefect server answers at {api_url}: start it, or set another PREFECT_API_URL",
+            )
+    try:
+        return await register(pool=True)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != UNAUTHORIZED:
+            raise
+        raise InvalidInput(
+            "Configuration",
+            f"the Prefect server at {api_url} refuses us: set PREFECT_API_AUTH_STRING to what its "
+            "PREFECT_SERVER_API_AUTH_STRING is, and no PREFECT_API_KEY",
+        ) from None
+
+
+def main() -> None:
+    redaction.install()
+    try:
+        done = asyncio.run(deploy())
+    except InvalidInput as error:
+        fail(str(error))
+    for change in done.changes or ["nothing to change"]:
+        print(change)  # noqa: T201 - results go to stdout
+
+
+if __name__ == "__main__":
+    main()
