@@ -21,6 +21,7 @@ from prefect.schedules import Cron
 from prefect.states import Scheduled
 from prefect.types.entrypoint import EntrypointType
 
+from deployments.automations import register_automations
 from faceid import redaction
 from flows.dead_runs import silence
 from flows.deliver import deliver
@@ -122,6 +123,7 @@ async def serve(*, limit: int = 4, ready_file: Path | None = None) -> None:
         await close_schema(deployment_id)
         if deployment.flow_name == sweep.name:
             await sweep_soon(deployment_id)
+    await register_automations()
     if ready_file:
         await anyio.Path(ready_file).write_text("ready")
     await runner.start()
