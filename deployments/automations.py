@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 from uuid import UUID
 
+import jinja2
 import orjson
 import yaml
 from prefect import get_client
@@ -24,6 +25,7 @@ from prefect.events.schemas.automations import (
 )
 from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     TypeAdapter,
@@ -50,6 +52,17 @@ def _whole(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     return trigger
 
 
+def _template(text: str) -> str:
+    try:
+        jinja2.Environment().parse(text)  # noqa: S701 - rendered by the server, and no HTML
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"no valid template: {error.message}") from None
+    return text
+
+
+Template = Annotated[str, AfterValidator(_template)]
+
+
 class _Entry(BaseModel):
     """An automation of the file: Prefect's own fields, and what becomes its action."""
 
@@ -58,9 +71,9 @@ class _Entry(BaseModel):
     name: str
     description: str
     trigger: Annotated[TriggerTypes, WrapValidator(_whole)]
-    message: str | None = None
+    message: Template | None = None
     webhook: str | None = None
-    payload: str = ""
+    payload: Template = ""
     actions: list[ActionTypes] | None = None
     """Where they are given, nobody else is told."""
 
@@ -69,7 +82,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     notify: str = ""
-    message: str
+    message: Template
     automations: list[_Entry]
 
 
@@ -107,7 +120,8 @@ def _read(file: Path) -> _File:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise _wrong(file, f"{where}: {first['msg']}") from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise _wrong(file, f"{where}: {said}" if where else said) from None
     except yaml.YAMLError as error:
         raise _wrong(file, " ".join(str(error).split())) from None
 

@@ -27,6 +27,7 @@ from tests.flows.helpers import (
     told_of,
 )
 
+
 def related(event: Event, role: str) -> list[str]:
     """The names, or IDs, of what the event is related to in this role."""
     return [
@@ -114,9 +115,7 @@ async def test_a_batch_tells_of_each_request_once_and_of_its_end(
         "failed": 1,
         "waiting": 0,
         "verdicts": {"passed": 2, "refused": 0, "none": 0},
-        "failures": [
-            {"kind": "input", "code": "FailedOperation.ImageDecodeFailed", "requests": 1}
-        ],
+        "failures": [{"kind": "input", "code": "FailedOperation.ImageDecodeFailed", "requests": 1}],
     }
     assert related(partial, "flow") == ["deliver-batch"]
     assert completed["event"] == "faceid.batch.completed"
