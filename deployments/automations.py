@@ -1,11 +1,15 @@
 """Automations as code: ``automations.yaml``, brought to the Prefect server.
 
+``python -m deployments.automations`` does that alone, and prints what it made or changed.
+
 A person may change one in the dashboard. Each carries, in a tag, a digest of how it was registered:
 one that differs from it has been changed by somebody, and is left as it is, and so is any that has
 no such tag. The switch is always a person's.
 """
 
+import asyncio
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, cast
 from uuid import UUID
@@ -20,6 +24,7 @@ from prefect.events.actions import ActionTypes, CallWebhook, SendNotification
 from prefect.events.schemas.automations import (
     Automation,
     AutomationCore,
+    CompositeTrigger,
     Trigger,
     TriggerTypes,
 )
@@ -28,12 +33,13 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    TypeAdapter,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
 )
 
+from faceid.command import fail
 from faceid.errors import InvalidInput
 
 FILE = Path(__file__).with_name("automations.yaml")
@@ -44,12 +50,16 @@ _PAGE = 200
 def _whole(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     """Prefect drops what it does not know. A trigger without its `expect` would fire each time."""
     trigger: Trigger = validate(value)
-    given = cast("dict[str, Any]", value)
+    _check_fields(trigger, value)
+    return trigger
+
+
+def _check_fields(trigger: Trigger, given: dict[str, Any]) -> None:
     if unknown := given.keys() - type(trigger).model_fields.keys():
         raise ValueError(f"no such field: {', '.join(sorted(unknown))}")
-    for part in given.get("triggers", []):
-        _whole(part, TypeAdapter[Any](TriggerTypes).validate_python)
-    return trigger
+    if isinstance(trigger, CompositeTrigger):
+        for part, part_given in zip(trigger.triggers, given["triggers"], strict=True):
+            _check_fields(part, part_given)
 
 
 def _template(text: str) -> str:
@@ -85,11 +95,20 @@ class _File(BaseModel):
     message: Template
     automations: list[_Entry]
 
+    @field_validator("automations")
+    @classmethod
+    def _names_differ(cls, automations: list[_Entry]) -> list[_Entry]:
+        for name, count in Counter(entry.name for entry in automations).items():
+            if count > 1:
+                raise ValueError(f"{name!r} stands there {count} times")
+        return automations
 
-async def register_automations(file: Path = FILE) -> list[str]:
+
+async def register_automations(file: Path = FILE, *, write: bool = True) -> list[str]:
     """Makes and changes what the file says, as far as nobody else has changed it.
 
     Gives the names of those that were made, changed or removed: none when it is called again.
+    Without ``write`` nothing is changed, only told.
     Raises ``InvalidInput`` where the file is wrong, or names a block that is not there.
     """
     wanted = _read(file)
@@ -104,13 +123,16 @@ async def register_automations(file: Path = FILE) -> list[str]:
                 continue
             if found is not None:
                 there.remove(found)
-            if await _brought_up_to(client, found, automation):
+            if _is_ours_to_change(found, automation):
                 touched.append(entry.name)
+                if write:
+                    await _bring_up_to(client, found, automation)
         for left in there:
             # Of an earlier file, or of a block that is gone; or made twice, by two at a time.
             if _mark_of(left) == _digest(left):
-                await client.delete_automation(left.id)
                 touched.append(left.name)
+                if write:
+                    await client.delete_automation(left.id)
     return touched
 
 
@@ -150,20 +172,17 @@ def _as_automation(
     entry: _Entry, file: _File, blocks: list[BlockDocument]
 ) -> AutomationCore | None:
     """``None`` for one that calls a webhook that is not there."""
-    if entry.actions is not None:
-        actions = entry.actions
-    elif entry.webhook is not None:
-        actions = [
-            CallWebhook(block_document_id=block, payload=entry.payload)
-            for block in _of_slot(entry.webhook, blocks, "webhook")
-        ]
-        if not actions:
+    actions: list[ActionTypes] = [*(entry.actions or [])]
+    if entry.webhook is not None:
+        found = _of_slot(entry.webhook, blocks, "webhook")
+        if not found:
             return None
-    else:
+        actions += [CallWebhook(block_document_id=id_, payload=entry.payload) for id_ in found]
+    elif entry.actions is None:
         body = entry.message or file.message
-        actions = [
-            SendNotification(block_document_id=block, subject=entry.name, body=body)
-            for block in _of_slot(file.notify, blocks, "notify")
+        actions += [
+            SendNotification(block_document_id=id_, subject=entry.name, body=body)
+            for id_ in _of_slot(file.notify, blocks, "notify")
         ]
     automation = AutomationCore(
         name=entry.name, description=entry.description, trigger=entry.trigger, actions=actions
@@ -189,22 +208,22 @@ def _of_slot(slot: str, blocks: list[BlockDocument], what: str) -> list[UUID]:
     return sorted(found)
 
 
-async def _brought_up_to(
+def _is_ours_to_change(found: Automation | None, wanted: AutomationCore) -> bool:
+    """Whether it is not there, or as it was registered and not as it is wanted."""
+    return found is None or _mark_of(found) == _digest(found) != _digest(wanted)
+
+
+async def _bring_up_to(
     client: PrefectClient, found: Automation | None, wanted: AutomationCore
-) -> bool:
-    """Whether it had to be made, or changed where nobody else had changed it."""
+) -> None:
     try:
         if found is None:
             await client.create_automation(wanted)
-            return True
-        now = _digest(found)
-        if now == _digest(wanted) or _mark_of(found) != now:
-            return False
+            return
         wanted.enabled = found.enabled
         # Prefect's client sends what was set only, and what an action is, is its default.
         complete = AutomationCore.model_validate(wanted.model_dump(exclude={"owner_resource"}))
         await client.update_automation(found.id, complete)
-        return True
     except PrefectHTTPStatusError as error:
         if error.response.status_code != 422:
             raise
@@ -230,3 +249,16 @@ def _in_order(value: Any) -> Any:
     if isinstance(value, list):
         return sorted((_in_order(part) for part in cast("list[Any]", value)), key=orjson.dumps)
     return value
+
+
+def main() -> None:
+    try:
+        changed = asyncio.run(register_automations())
+    except InvalidInput as error:
+        fail(str(error))
+    for name in changed or ["nothing to change"]:
+        print(name)  # noqa: T201 - results go to stdout
+
+
+if __name__ == "__main__":
+    main()

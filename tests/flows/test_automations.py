@@ -87,8 +87,10 @@ async def alerts(listener: Receiver) -> None:
         name="alerts",
         url=f"{listener.url}/alerts",
         json_data={"subject": "{{subject}}", "body": "{{body}}"},
+        headers=None,
+        cookies=None,
     )
-    await block.save("faceid-alerts")
+    await block.asave("faceid-alerts")
 
 
 async def test_they_are_registered_once_and_stay_as_a_person_changed_them(
@@ -140,6 +142,7 @@ async def test_what_leaves_the_file_is_removed_unless_somebody_changed_it(
         (("message: x", "message: '{{ x'"), "message: no valid template"),
         (("description: d", "descriptoin: d"), "automations.0.description: Field required"),
         (("message: x", "message: ["), "while parsing"),
+        (("test: two", "test: one"), "automations: 'test: one' stands there 2 times"),
         (("message: x", "message: x\nnotify: slack-webhook/ops"), "no block slack-webhook/ops"),
     ],
 )
@@ -181,7 +184,7 @@ async def test_a_caller_is_called_back_with_the_result_object(
         url=SecretStr(f"{listener.url}/callback"),
         headers=SecretDict({"Authorization": "Bearer t", "Content-Type": "application/json"}),
     )
-    await webhook.save("faceid-callback")
+    await webhook.asave("faceid-callback")
     assert await register_automations() == [*NAMES, CALL_BACK]
     mark = uuid4().hex[:12]
     _, result, _ = await run_deliver(request_id=mark)

@@ -195,7 +195,7 @@ async def test_runs_that_die_again_and_again_come_back_later_and_are_given_up(
     (event,) = await told_of(prefect_api, f"faceid.request.emulator.{worker.request_id}", 1)
     assert event["event"] == "faceid.delivery.failed"
     assert event["resource"]["faceid.error-code"] == "RunsDied"
-    assert event["payload"]["flow_run_id"] == newest["id"]
+    assert event["payload"]["flow_run_id"] == worker.newest()["id"]
 
 
 async def test_a_run_that_was_never_begun_is_replaced_once(
