@@ -19,7 +19,7 @@ demo: $(VENV)/installed ## the whole way once, with nothing set up: emulator, Pr
 up: $(VENV)/installed ## the local stack with the dashboard, on the emulator, until Ctrl-C
 	$(BIN)/faceid up --emulator
 
-deploy: $(VENV)/installed ## register deployments, work pool and block type at PREFECT_API_URL
+deploy: $(VENV)/installed ## register deployments, work pool, block type and automations at PREFECT_API_URL
 	@$(BIN)/python -m deployments.deploy
 
 test: $(VENV)/installed-dev ## the test suite

@@ -90,8 +90,9 @@ def _out_of_reach(forgetting: "Forgetting") -> list[str]:
                 f"logs of deleted flow runs ({runs.logs_left}): the server is slow to delete them"
             )
         lines += [
-            "Prefect's events, which name requests by their ID: nobody can delete them, and the "
-            "server drops them after PREFECT_SERVER_EVENTS_RETENTION_PERIOD, 7 days by default",
+            "Prefect's events, which hold request IDs and verdicts: nobody can delete them, and "
+            "the server drops them after PREFECT_SERVER_EVENTS_RETENTION_PERIOD, 7 days by default",
+            "what automations have sent on: notifications, and results to a webhook",
             "logs of batches' runs, and their summaries, which name some requests that failed: "
             "delete those runs in the dashboard",
             "free pages in the file of Prefect's database, until they are used again",

@@ -1,8 +1,9 @@
 """Registers what a Prefect server must know of us, or says in what it differs.
 
-The block type, the work pool with its queues, the deployments: as ``deployments/prefect.yaml`` has
-them. Doing it again changes nothing. What people change in the dashboard stays theirs: schedules,
-the limits of pool and queues, job variables, whether something is paused.
+The block type, the work pool with its queues and the deployments, as ``deployments/prefect.yaml`` has
+them, and the automations of ``automations.yaml``. Doing it again changes nothing. What people change
+in the dashboard stays theirs: schedules, the limits of pool and queues, job variables, whether
+something is paused.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
+from deployments.automations import register_automations
 from deployments.definitions import Definition, WorkPool, WorkQueue, code_version, read_definitions
 from tasks.credentials import TencentCredentials
 
@@ -47,6 +49,7 @@ async def register(*, pool: bool, write: bool = True) -> Registration:
                 done.changes += await _work_queue(client, queue, work_pool.name, write)
         for definition in definitions.deployments:
             await _deployment(client, definition, pool, write, done)
+    done.changes += [f"automation {name}" for name in await register_automations(write=write)]
     return done
 
 

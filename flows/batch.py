@@ -24,7 +24,7 @@ from faceid.spool import Spooled
 from flows.batch_meter import Meter
 from flows.batch_results import BatchResults
 from flows.interrupts import Interrupts
-from flows.outcome import Ending, result_of, verdict_word
+from flows.outcome import Ending, announce, result_of, verdict_word
 from flows.request import Terms, deliver_request
 from flows.rerequest import Waits
 from tasks.record import RecordStore, form_digest
@@ -189,6 +189,7 @@ class Batch:
         except FaceIdError as error:
             self.stopped = self.stopped or error
         self.books.enter(result)
+        announce(result, ending, in_batch=True)
         if self.tell:
             self.tell(result)
         if isinstance(ending.failure, AccountError):

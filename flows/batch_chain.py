@@ -55,6 +55,13 @@ async def begin(manifest: str, settings: FaceIdSettings) -> Begun:
     return Begun(located, began and began.start_time)
 
 
+async def tag_shard() -> None:
+    """The current run, a shard, is found by the tags of its batch, too."""
+    async with get_client() as client:
+        batch = await client.read_flow_run(UUID(flow_run.parent_flow_run_id))
+    await add_tags(*(tag for tag in batch.tags if tag.startswith(("batch:", "service:"))))
+
+
 def run_name() -> str:
     """Says which manifest; without its folder."""
     return f"batch {name_of(str(flow_run.parameters['manifest']).partition('?')[0])}"
@@ -86,8 +93,8 @@ async def is_being_cancelled() -> bool:
     return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
-async def leave_rest(settings: FaceIdSettings) -> None:
-    """Leaves what waits to a later run; that comes later each time.
+async def leave_rest(settings: FaceIdSettings) -> str | None:
+    """Leaves what waits to a later run, and gives its ID; that comes later each time.
 
     A request that has waited for too long fails, so this has an end.
     """
@@ -96,8 +103,10 @@ async def leave_rest(settings: FaceIdSettings) -> None:
         attempt = 1 + _number(tag_of(run, "attempt"))
         delay = delay_after(attempt - 1, settings)
         follow_up = await _schedule(client, run, delay, attempt, deaths=0)
-    if follow_up is not None:
-        await add_tags(f"next:{follow_up.id}")
+    if follow_up is None:
+        return None
+    await add_tags(f"next:{follow_up.id}")
+    return str(follow_up.id)
 
 
 async def replace_dead(

@@ -1,13 +1,21 @@
-"""What a batch says of itself at its end, in the dashboard: counts, its failures, a picture."""
+"""What a batch says of itself at its end: counts, its failures, a picture, an event."""
 
 import base64
+from typing import Literal
 
 from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
 from prefect.runtime import flow_run
 
+from faceid.models import Outcome, Service
 from flows.batch import Books
 from flows.batch_meter import Speed
 from flows.batch_picture import draw
+from flows.events import tell
+from flows.outcome import add_tags
+
+BatchOutcome = Outcome | Literal["completed", "partial", "cancelled"]
+
+_FINISHED = ("completed", "partial", "cancelled")
 
 
 async def summarize(books: Books, speed: Speed | None) -> None:
@@ -24,6 +32,51 @@ async def summarize(books: Books, speed: Speed | None) -> None:
         key=f"picture-{flow_run.id}",
         description="What came of the requests, and the calls per second against the limit",
     )
+
+
+async def announce(
+    outcome: BatchOutcome, service: Service, message: str, books: Books | None, next_run: str | None
+) -> None:
+    """Tags the batch's run with its outcome, and sends the event of its end.
+
+    The event is ``batch.waiting`` where the run leaves requests to a later one, and
+    ``batch.failed`` where it did not come to its end. ``message`` is the state's.
+    """
+    tags = await add_tags(f"outcome:{outcome}")
+    name = next((tag[6:] for tag in tags if tag.startswith("batch:")), flow_run.name or "")
+    word = outcome if outcome in _FINISHED else "failed"
+    if word == "partial" and books and books.status["waiting"]:
+        word = "waiting"
+    tell(
+        f"batch.{word}",
+        kind="batch",
+        name=name,
+        service=service,
+        labels={"scope": "batch", "outcome": outcome},
+        payload={
+            "batch": name,
+            "service": service,
+            "outcome": outcome,
+            "message": message,
+            "flow_run_id": str(flow_run.id),
+            "next_flow_run_id": next_run,
+            **(_tally(books) if books else {}),
+        },
+        next_run=next_run,
+    )
+
+
+def _tally(books: Books) -> dict[str, object]:
+    return {
+        "requests": books.total,
+        "not_begun": books.total - books.done,
+        **{status: books.status[status] for status in ("verdict", "failed", "waiting")},
+        "verdicts": {word: books.verdicts[word] for word in ("passed", "refused", "none")},
+        "failures": [
+            {"kind": kind, "code": code, "requests": failures.requests}
+            for (kind, code), failures in books.failures.items()
+        ],
+    }
 
 
 def say(books: Books) -> str:

@@ -37,13 +37,13 @@ from faceid.resources import resolve_folder
 from faceid.settings import FaceIdSettings
 from faceid.spool import Spooled, take_in
 from flows.batch import AT_WORK, Batch
-from flows.batch_chain import begin, is_being_cancelled, leave_rest, run_name
+from flows.batch_chain import begin, is_being_cancelled, leave_rest, run_name, tag_shard
 from flows.batch_meter import Meter
 from flows.batch_progress import shown
 from flows.batch_results import BatchResults, results_location
-from flows.batch_summary import say, summarize
+from flows.batch_summary import announce, say, summarize
 from flows.child_run import run_child
-from flows.outcome import add_tags, error_of, outcome_of
+from flows.outcome import error_of, outcome_of
 from flows.request import Terms
 from tasks.credentials import load_credentials, open_client
 from tasks.delivery import OnUnknownOutcome
@@ -92,8 +92,9 @@ async def deliver_batch(
             begun = await begin(manifest, settings)
             spooled = await anyio.to_thread.run_sync(take_in, begun.manifest, settings, Path(spool))
             if spooled.count == 0:
-                await add_tags("outcome:completed")
-                return Completed(message="completed: nothing to do, no manifest matches")
+                message = "completed: nothing to do, no manifest matches"
+                await announce("completed", settings.service, message, None, None)
+                return Completed(message=message)
             terms = Terms(
                 resolve_folder("save_files_to", save_files_to, settings.resource_roots)
                 if save_files_to
@@ -117,13 +118,13 @@ async def deliver_batch(
             return await report(batch, error, settings)
     if batch.interrupts.heard:
         return await end_early(batch, batch.interrupts.heard, settings)
-    stopped = batch.stopped
+    stopped, next_run = batch.stopped, None
     if batch.goes_on and batch.books.status["waiting"]:
-        await leave_rest(settings)
+        next_run = await leave_rest(settings)
     if batch.failed_too_often:
         share = f"{batch.books.failed_percent:.0f} % of {batch.books.done} have failed"
         stopped = InvalidInput("TooManyFailed", f"{share}, more than {max_failed_percent:g} %")
-    return await report(batch, stopped, settings)
+    return await report(batch, stopped, settings, next_run)
 
 
 @flow(name="deliver-shard", flow_run_name="requests {first} to {last}", persist_result=False)
@@ -134,6 +135,7 @@ async def deliver_shard(first: int, last: int) -> State[Any]:
     """
     batch = AT_WORK.get()
     batch.interrupts.listen()
+    await tag_shard()
     done = await batch.deliver_slice(first - 1, last - first + 1)
     return Completed(message=f"{done} of {last - first + 1} requests came to their end")
 
@@ -195,16 +197,24 @@ async def end_early(batch: Batch, heard: Signals, settings: FaceIdSettings) -> S
     await summarize(batch.books, batch.meter.fastest())
     if heard == SIGINT or await is_being_cancelled():
         counts = f"{say(batch.books)} [{settings.service}]"
-        return Cancelled(message=f"cancelled: {counts}; the same manifest goes on from here")
+        message = f"cancelled: {counts}; the same manifest goes on from here"
+        await announce("cancelled", settings.service, message, batch.books, None)
+        return Cancelled(message=message)
     # Whoever listened before ends the process his own way; the sweeper sees that the run goes on.
     raise_signal(heard)
     raise StorageError("Stopped", "the process was told to end")
 
 
 async def report(
-    batch: Batch | None, stopped: FaceIdError | None, settings: FaceIdSettings
+    batch: Batch | None,
+    stopped: FaceIdError | None,
+    settings: FaceIdSettings,
+    next_run: str | None = None,
 ) -> State[Any]:
-    """Writes the summary where people look, and gives the state that the batch ends in."""
+    """Writes the summary where people look, and gives the state that the batch ends in.
+
+    ``next_run`` is the flow run that goes on with what waits.
+    """
     books = batch and batch.books
     if batch is not None:
         await summarize(batch.books, batch.meter.fastest())
@@ -212,9 +222,11 @@ async def report(
     counts = say(books) if books else "nothing was sent"
     if stopped is not None:
         outcome = outcome_of(error_of(stopped))
-        await add_tags(f"outcome:{outcome}")
-        return Failed(message=f"{outcome}: {stopped}; {counts} {service}")
+        message = f"{outcome}: {stopped}; {counts} {service}"
+        await announce(outcome, settings.service, message, books, next_run)
+        return Failed(message=message)
     assert books is not None
     outcome = "completed" if books.status["verdict"] == books.total else "partial"
-    await add_tags(f"outcome:{outcome}")
-    return Completed(message=f"{outcome}: {counts} {service}", data=books)
+    message = f"{outcome}: {counts} {service}"
+    await announce(outcome, settings.service, message, books, next_run)
+    return Completed(message=message, data=books)

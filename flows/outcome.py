@@ -1,4 +1,4 @@
-"""How a delivery ends, told in every place where someone may look: state, tags, artifact.
+"""How a delivery ends, told in every place where someone may look: state, tags, artifact, event.
 
 Runs end in Prefect's own states, ``Completed`` and ``Failed``. Names of our own would hide them
 from the dashboard's filters and from automations on failed runs; what happened is the first word
@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed
 
 from faceid.errors import DeliveryFailed, ErrorKind, FaceIdError
 from faceid.models import DeliveryResult, Outcome, ResultError, Service
+from flows.events import tell
 from flows.rerequest import Waits
 from tasks.record import Record
 
@@ -41,6 +42,14 @@ class Ending(NamedTuple):
     """Why the answer's files, which were asked for, could not be saved."""
     failed_before: bool = False
     """Whether nothing was done now: an earlier run failed, as the record says."""
+
+    @property
+    def was_at_its_end(self) -> bool:
+        """Whether an earlier run had brought the request to its end, and nothing was done now."""
+        if self.failed_before:
+            return True
+        runs = self.record.runs if self.record else []
+        return [run.outcome for run in runs].count("verdict") > 1
 
 
 def outcome_of(error: ResultError | None, waits: Waits | None = None) -> Outcome:
@@ -89,16 +98,46 @@ def error_of(failure: FaceIdError) -> ResultError:
     return ResultError(code=failure.code, message=str(failure), kind=failure.kind)
 
 
-async def add_tags(*tags: str) -> None:
+async def add_tags(*tags: str) -> list[str]:
     """Adds to the tags of the current flow run; a tag ``name:…`` replaces one of the same name.
 
-    Prefect's update replaces all tags, so those that stand there are sent along.
+    Gives all that it has now. Prefect's update replaces all tags, so those that stand there are
+    sent along.
     """
     names = tuple(tag.partition(":")[0] + ":" for tag in tags)
     async with get_client() as client:
         current = await client.read_flow_run(flow_run.id)
         kept = [tag for tag in current.tags if not tag.startswith(names)]
         await client.update_flow_run(flow_run.id, tags=[*kept, *tags])
+    return [*kept, *tags]
+
+
+def announce(result: DeliveryResult, ending: Ending, *, in_batch: bool = False) -> None:
+    """The event of a request's end.
+
+    A batch tells what it did itself, and not again what its manifest's earlier runs did.
+    """
+    if in_batch and ending.was_at_its_end:
+        return
+    waits = ending.waits
+    reason = waits.reason if waits else result.error
+    tell(
+        f"delivery.{'rerequested' if waits else result.status}",
+        kind="request",
+        name=result.request_id,
+        service=result.service,
+        labels={
+            "scope": "in-batch" if in_batch else "request",
+            "outcome": outcome_of(result.error, waits),
+            "target-action": result.target_action,
+            "verdict": verdict_word(result),
+            "result": result.verdict and result.verdict.result,
+            "error-kind": reason and reason.kind,
+            "error-code": reason and reason.code,
+        },
+        payload=result.model_dump(mode="json"),
+        next_run=waits and waits.follow_up and waits.follow_up.flow_run_id,
+    )
 
 
 async def report(result: DeliveryResult, ending: Ending) -> State[Any]:
@@ -119,6 +158,7 @@ async def report(result: DeliveryResult, ending: Ending) -> State[Any]:
         description=f"Delivery of request {result.request_id} to the {result.service} service",
         data=[result.model_dump(mode="json")],
     ).acreate()
+    announce(result, ending)
     service = f"[{result.service}]"
     if waits is not None:
         return Completed(message=f"{outcome}: {_what_next(waits)} {service}", data=result)

@@ -29,6 +29,8 @@ from faceid.models import ResultError
 from faceid.settings import FaceIdSettings
 from flows.batch_chain import replace_dead
 from flows.dead_runs import crashed_runs, delete_late_runs, mark_crashed, mark_dead_runs
+from flows.events import tell
+from flows.outcome import Ending, announce, result_of
 from flows.rerequest import (
     after_setback,
     create_run,
@@ -45,6 +47,12 @@ from tasks.locks import held
 from tasks.record import Record, RecordStore, open_requests
 from tasks.storage import Storage, open_storage
 from tasks.take_on import IsHeld, is_held, lock_of, refuse_to_wait
+
+LONG_WAIT = timedelta(hours=1)
+"""A request that has waited for longer is told of."""
+
+EXAMPLES = 3
+"""Request IDs that stand for all."""
 
 MOST_DEATHS = 8
 """How many runs of a request may die one after the other before one of them took it on."""
@@ -77,6 +85,8 @@ class _Sweep:
         self.settings = settings
         self.storage = storage
         self.done: Counter[str] = Counter()
+        self.waiting: dict[str, datetime] = {}
+        """Since when each request waits that does."""
 
     async def run(self) -> Counter[str]:
         await delete_late_runs(self.client, "sweep", but=UUID(flow_run.id))
@@ -85,6 +95,7 @@ class _Sweep:
         opened = await anyio.to_thread.run_sync(lambda: list(open_requests(self.storage, service)))
         for account, request_id in opened:
             await self._look_after(RecordStore(self.storage, service, account), request_id)
+        self._tell_of_long_waits()
         since = datetime.now(UTC) - timedelta(seconds=self.settings.give_up_after)
         for run in await crashed_runs(self.client, "deliver", since):
             await self._replace(run)
@@ -122,10 +133,32 @@ class _Sweep:
                     await anyio.to_thread.run_sync(store.close, request_id)
                 else:
                     self.done[await self._take_up(store, record)] += 1
+                    if since := record.waits_since:
+                        self.waiting[request_id] = since
         except IsHeld:
             self.done["at work"] += 1
         except FaceIdError as error:
             self._tell(error)
+
+    def _tell_of_long_waits(self) -> None:
+        """In one event for all, each time: an outage may hold up thousands of them."""
+        before = datetime.now(UTC) - LONG_WAIT
+        long = {name: since for name, since in self.waiting.items() if since <= before}
+        if not long:
+            return
+        self.done["waiting for long"] = len(long)
+        tell(
+            "requests.waiting",
+            kind="requests",
+            name="waiting",
+            service=self.settings.service,
+            labels={"scope": "service"},
+            payload={
+                "requests": len(long),
+                "since": min(long.values()).isoformat(timespec="seconds"),
+                "such_as": sorted(long, key=lambda name: long[name])[:EXAMPLES],
+            },
+        )
 
     def _tell(self, error: FaceIdError) -> None:
         """The others are looked after all the same."""
@@ -182,8 +215,22 @@ class _Sweep:
             error = ResultError(code="RunsDied", message=message, kind="unavailable")
             record.end("unavailable", error)
             await store.save(record)
+            self._announce(record)
             return "given up"
         return await self._schedule(store, record, due, dead)
+
+    def _announce(self, record: Record) -> None:
+        """The request failed, and its last run could not say so any more."""
+        ending = Ending(record, failed_before=True)
+        result = result_of(
+            ending,
+            request_id=record.request_id,
+            target_action=record.target_action,
+            service=self.settings.service,
+            started_at=datetime.now(UTC),
+        )
+        last_run = record.runs[-1].flow_run_id
+        announce(result.model_copy(update={"flow_run_id": last_run}), ending)
 
     async def _schedule(
         self, store: RecordStore, record: Record, due: datetime, dead: FlowRun | None = None

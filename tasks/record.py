@@ -128,6 +128,16 @@ class Record(BaseModel):
         return self.origin is not None and self.outcome in (None, "rerequested")
 
     @property
+    def waits_since(self) -> datetime | None:
+        """Since when it is held up: by an outage, or by a run that is due and does not begin;
+        ``None`` where it does not wait for a later run."""
+        if self.outcome != "rerequested":
+            return None
+        times = [self.setbacks.since] if self.setbacks else []
+        times += [self.follow_up.due] if self.follow_up else []
+        return min(times, default=None)
+
+    @property
     def stored(self) -> _Stored | None:
         """As this process wrote it last; ``None`` before it did."""
         return self._stored

@@ -23,8 +23,9 @@ from tests.flows.traces import documents_with, rows_with
 Faceid = Callable[..., Ended]
 OUT_OF_REACH = """\
 What cannot be reached from here:
-  - Prefect's events, which name requests by their ID: nobody can delete them, and the server \
+  - Prefect's events, which hold request IDs and verdicts: nobody can delete them, and the server \
 drops them after PREFECT_SERVER_EVENTS_RETENTION_PERIOD, 7 days by default
+  - what automations have sent on: notifications, and results to a webhook
   - logs of batches' runs, and their summaries, which name some requests that failed: delete \
 those runs in the dashboard
   - free pages in the file of Prefect's database, until they are used again

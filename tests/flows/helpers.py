@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, TaskRun
@@ -126,3 +127,20 @@ def start_deliver(api_url: str, request_id: str, *more: str) -> "subprocess.Pope
         text=True,
         env={**os.environ, "PREFECT_API_URL": api_url},
     )
+
+
+Event = dict[str, Any]
+
+
+async def told_of(api_url: str, resource_id: str, count: int) -> list[Event]:
+    """The events of a resource, oldest first, as soon as there are so many; no more than these."""
+    query = {"filter": {"resource": {"id": [resource_id]}, "order": "ASC"}}
+
+    async def look() -> list[Event] | None:
+        async with httpx.AsyncClient(base_url=api_url, timeout=30) as api:
+            events = (await api.post("/events/filter", json=query)).json()["events"]
+        return events if len(events) >= count else None
+
+    found = await wait_until(look, f"{count} events of {resource_id}")
+    assert len(found) == count, [event["event"] for event in found]
+    return found

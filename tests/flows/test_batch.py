@@ -65,6 +65,7 @@ async def test_each_request_comes_to_its_verdict_and_each_step_is_seen(
         "requests 5 to 8",
         "requests 9 to 10",
     ]
+    assert all({"batch:people", "service:emulator"} <= set(shard.tags) for shard in shards)
     assert await steps_of(shards[2], 12) == {
         f"{step} p-{n}": "Completed"
         for n in (9, 10)

@@ -37,6 +37,7 @@ from tests.flows.helpers import (
     record_file,
     record_of,
     records,
+    told_of,
 )
 
 REDIS = os.environ.get("FACEID_TEST_REDIS", "redis://127.0.0.1:6379/9")
@@ -168,7 +169,10 @@ async def test_a_process_that_was_killed_is_noticed_when_its_lease_ends(
 
 
 async def test_runs_that_die_again_and_again_come_back_later_and_are_given_up(
-    worker: Worker, die: Callable[..., Awaitable[UUID]], monkeypatch: pytest.MonkeyPatch
+    prefect_api: str,
+    worker: Worker,
+    die: Callable[..., Awaitable[UUID]],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     await die()
     delays: list[float] = []
@@ -188,6 +192,10 @@ async def test_runs_that_die_again_and_again_come_back_later_and_are_given_up(
     assert record.error is not None
     assert (record.outcome, record.error.kind) == ("unavailable", "unavailable")
     assert len(worker.chain()) == 4
+    (event,) = await told_of(prefect_api, f"faceid.request.emulator.{worker.request_id}", 1)
+    assert event["event"] == "faceid.delivery.failed"
+    assert event["resource"]["faceid.error-code"] == "RunsDied"
+    assert event["payload"]["flow_run_id"] == worker.newest()["id"]
 
 
 async def test_a_run_that_was_never_begun_is_replaced_once(
