@@ -1,9 +1,9 @@
 """Registers what a Prefect server must know of us, or says in what it differs.
 
-The block type, the work pool with its queues and the deployments, as ``deployments/prefect.yaml`` has
-them, and the automations of ``automations.yaml``. Doing it again changes nothing. What people change
-in the dashboard stays theirs: schedules, the limits of pool and queues, job variables, whether
-something is paused.
+The block type, the work pool with its queues and the deployments, as ``deployments/prefect.yaml``
+has them, and the automations of ``automations.yaml``. Doing it again changes nothing. What people
+change in the dashboard stays theirs: schedules, the limits of pool and queues, job variables,
+whether something is paused.
 """
 
 from collections.abc import Mapping

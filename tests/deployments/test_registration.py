@@ -11,6 +11,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+import yaml
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
@@ -18,6 +19,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
+from deployments.automations import FILE as AUTOMATIONS
 from deployments.definitions import FILE, PACKAGES, Definition, code_version, read_definitions
 from deployments.registration import Registration, register
 
@@ -27,6 +29,11 @@ ALL = [
     "work pool faceid",
     "work queue faceid/batches",
     *(f"deployment {name}" for name in NAMES),
+    *(
+        f"automation {automation['name']}"
+        for automation in yaml.safe_load(AUTOMATIONS.read_text())["automations"]
+        if "webhook" not in automation  # there is no such block
+    ),
 ]
 
 
@@ -35,6 +42,8 @@ async def client(prefect_api: str) -> AsyncGenerator[PrefectClient]:
     """The server of all tests, with nothing of ours on it before and after."""
 
     async def remove() -> None:
+        for automation in await client.read_automations():
+            await client.delete_automation(automation.id)
         for name in NAMES:
             try:
                 await client.delete_deployment((await client.read_deployment_by_name(name)).id)
