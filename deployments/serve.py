@@ -26,6 +26,7 @@ from flows.dead_runs import silence
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
 from flows.forget import forget
+from flows.form import closed
 from flows.sweep import sweep
 from tasks.credentials import TencentCredentials
 
@@ -42,10 +43,10 @@ class _Runner(Runner):
 
 
 async def close_schema(deployment_id: UUID) -> None:
-    """Makes the API refuse unknown parameter names: else they pass it and crash the run."""
+    """Makes the API refuse what a run would: see ``flows.form``. Unknown names would crash it."""
     async with get_client() as client:
         deployment = await client.read_deployment(deployment_id)
-        schema = {**(deployment.parameter_openapi_schema or {}), "additionalProperties": False}
+        schema = closed(deployment.parameter_openapi_schema or {})
         await client.update_deployment(
             deployment_id, DeploymentUpdate(parameter_openapi_schema=schema)
         )
