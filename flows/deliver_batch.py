@@ -78,7 +78,7 @@ async def deliver_batch(
             2026-11-25, in the schedule's time zone (UTC without a schedule).
         results: Folder for the result lines; empty: a folder of the run's own in FACEID_STORAGE.
         concurrency: How many requests are at work at a time, 1 to 256.
-        max_failed_percent: The batch stops when more than so many of 100 have failed.
+        max_failed_percent: The batch stops when more than this percentage has failed.
         credentials: Name of a tencent-credentials block; empty: the worker's environment.
         save_files_to: Folder for the files that the answers point to; empty: they are not fetched.
         max_windows: How many windows of two hours a request may take. Its files are uploaded

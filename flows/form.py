@@ -23,11 +23,13 @@ Schema = dict[str, Any]
 _END = r"$(?!\n)"
 """The end of a text: ``$`` alone lets a line break follow."""
 
-# It opens the file to whoever reads it, and parameters stand in clear in Prefect's database.
+# It opens the file to whoever reads it, and parameters stand in clear in Prefect's database. What a
+# link is, and what is in it, is as `faceid.resources` sees it.
 _NO_LINK: Schema = {
     "not": {
-        "title": "a link with a query or a password",
-        "pattern": r"^[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*@|[^#]*\?)",
+        "description": "a link with a query or a password",
+        "type": "string",
+        "pattern": r"^(?!(file|local)://)(?=.*://)(.*?://[^/?#]*@|[^#]*\?)",
     }
 }
 
