@@ -126,7 +126,7 @@ async def _schedule(
 ) -> FlowRun | None:
     """The next run of the chain, due after so many seconds, or the one that is there already."""
     origin = await origin_of(client, run)
-    if origin is None:
+    if origin is None or "manifest" not in origin.parameters:
         return None
     manifest = await _fill_in_date(client, str(origin.parameters["manifest"]), run)
     origin.parameters = {**origin.parameters, "manifest": manifest}

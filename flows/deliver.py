@@ -39,10 +39,10 @@ from tasks.storage import open_storage
 
 @flow(name="deliver", flow_run_name="deliver {request_id}", persist_result=False)
 async def deliver(
-    request_id: RequestIdText,
-    target_action: TargetActionName,
-    region: Region,
-    resources: Resources,
+    request_id: RequestIdText = "",
+    target_action: TargetActionName = "",
+    region: Region = "",
+    resources: Resources = {},  # noqa: B006
     action_parameters: ActionParameters = {},  # noqa: B006 - Prefect's form shows the default
     credentials: BlockName = "",
     save_files_to: FolderText = "",

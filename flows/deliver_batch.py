@@ -61,7 +61,7 @@ WATCH: ContextVar[Watch | None] = ContextVar("WATCH", default=None)
 
 @flow(name="deliver-batch", flow_run_name=run_name, persist_result=False)
 async def deliver_batch(
-    manifest: ManifestText,
+    manifest: ManifestText = "",
     results: FolderText = "",
     concurrency: Annotated[int, Field(ge=1, le=256)] = 32,
     max_failed_percent: Annotated[float, Field(ge=0, le=100)] = 100,

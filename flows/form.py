@@ -50,11 +50,28 @@ BlockName = Annotated[str, _text(pattern=rf"^[a-z0-9-]*{_END}")]
 MaxWindows = Annotated[int, Field(ge=1, le=MOST_WINDOWS)]
 
 
+_NEEDED = ("request_id", "target_action", "region", "resources", "manifest")
+"""The form and the API ask for them. To Python they have a default: a schedule may be made without
+parameters, and its run is to say what is missing."""
+
+
 def closed(schema: Schema) -> Schema:
-    """The schema of a flow's parameters, taking those alone; an action's form is its action's."""
-    has_action = "target_action" in schema.get("properties", {})
-    rules = {"allOf": [_rule(action) for action in _ACTIONS.values()]} if has_action else {}
-    return {**schema, "additionalProperties": False, **rules}
+    """The schema of a flow's parameters as its deployment should have it: it takes those alone, and
+    an action's resources and parameters with that action only."""
+    properties = {
+        name: {
+            key: value for key, value in field.items() if key != "default" or name not in _NEEDED
+        }
+        for name, field in schema.get("properties", {}).items()
+    }
+    rules = [_rule(action) for action in _ACTIONS.values()] if "target_action" in properties else []
+    return {
+        **schema,
+        "properties": properties,
+        "required": [name for name in _NEEDED if name in properties],
+        "additionalProperties": False,
+        **({"allOf": rules} if rules else {}),
+    }
 
 
 def _rule(action: TargetAction) -> Schema:

@@ -20,7 +20,7 @@ from faceid.resources import resolve_location
 from faceid.settings import FaceIdSettings
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
-from flows.form import FolderText, closed
+from flows.form import closed
 from tests.deployments.conftest import BUSY, REQUEST, until
 
 LINK = "https://bucket.example/face.jpg?q-signature=0123"
@@ -297,6 +297,7 @@ def test_the_form_and_the_flow_agree_on_each_action(action: TargetAction):
 
 
 JSON_TEXTS = {"Optional", "Config", "Encryption"}
+FOLDER: dict[str, Any] = SCHEMA["properties"]["save_files_to"]
 
 
 def _names(action: TargetAction, field: str) -> list[str]:
@@ -306,8 +307,7 @@ def _names(action: TargetAction, field: str) -> list[str]:
 
 @given(st.text(alphabet="as3:/?#@ .", max_size=12).map(lambda text: text.replace("3", "://")))
 def test_the_form_takes_a_link_for_one_where_the_flow_does(location: str):
-    (text,) = FolderText.__metadata__
-    refused = not is_valid({"it": location}, {"properties": {"it": text.json_schema_extra}})
+    refused = not is_valid({"save_files_to": location}, {"properties": {"save_files_to": FOLDER}})
     try:
         resolve_location("ImageUrl", location, ("/", "x://"))
         said = ""
