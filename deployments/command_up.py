@@ -81,6 +81,21 @@ def _check_storage(settings: FaceIdSettings) -> None:
     open_storage(settings)
 
 
+def _auth_string() -> dict[str, str]:
+    """The server's basic auth, as its clients' too; it may stand in a profile of Prefect's."""
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
+
+    auth = PREFECT_SERVER_API_AUTH_STRING.value()
+    if auth is None:
+        return {}
+    if not auth:
+        raise InvalidInput(
+            "Configuration",
+            "PREFECT_SERVER_API_AUTH_STRING is empty: give user:password, or unset it",
+        )
+    return {"PREFECT_SERVER_API_AUTH_STRING": auth, "PREFECT_API_AUTH_STRING": auth}
+
+
 def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Path | None) -> None:
     """The body of ``up``, until interrupted.
 
@@ -96,6 +111,8 @@ def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Pa
             emulated, address = running.enter_context(stack.emulator(environment, None))
             parts.append(emulated)
             environment |= address.environment()
+        auth = _auth_string()
+        environment |= auth
         stderr.print("starting the Prefect server ...")
         server, api_url = running.enter_context(prefect_server(port, environment, None))
         parts.append(server)
@@ -103,7 +120,7 @@ def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Pa
         parts.append(running.enter_context(worker(api_url, environment, os.cpu_count() or 1, None)))
         dashboard = f"http://127.0.0.1:{port}"
         endpoint = address.url if address else FaceIdSettings.load().endpoint
-        _say_how_to_trigger(dashboard, api_url, service, endpoint)
+        _say_how_to_trigger(dashboard, api_url, service, endpoint, has_auth=bool(auth))
         if ready_file:
             _write_ready_file(
                 ready_file,
@@ -128,7 +145,9 @@ def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Pa
             time.sleep(0.5)
 
 
-def _say_how_to_trigger(dashboard: str, api_url: str, service: Service, endpoint: str) -> None:
+def _say_how_to_trigger(
+    dashboard: str, api_url: str, service: Service, endpoint: str, *, has_auth: bool
+) -> None:
     stderr.print(f"dashboard  {dashboard}")
     stderr.print(f"service    {service}, {endpoint}")
     stderr.print("trigger    in the dashboard: Deployments, deliver/default, Run; or")
@@ -136,6 +155,11 @@ def _say_how_to_trigger(dashboard: str, api_url: str, service: Service, endpoint
         f"           PREFECT_API_URL={api_url} prefect deployment run deliver/default "
         "-p request_id=r-1 ..."
     )
+    if has_auth:
+        stderr.print(
+            "auth       the dashboard asks for PREFECT_SERVER_API_AUTH_STRING; commands want"
+        )
+        stderr.print("           the same in PREFECT_API_AUTH_STRING")
     stderr.print("stop       Ctrl-C")
 
 

@@ -19,6 +19,7 @@ from prefect.utilities.callables import parameter_schema as schema_of
 from pydantic import BaseModel, ConfigDict
 
 from faceid import __version__
+from flows.form import closed
 
 FILE = Path(__file__).with_name("prefect.yaml")
 PACKAGES = ("faceid", "tasks", "flows", "deployments")
@@ -71,10 +72,9 @@ class Definition(_Strict):
         return f"{self.flow.name}/{self.name}"
 
     def parameter_schema(self) -> dict[str, Any]:
-        """Of its parameters, as JSON. Closed: the API refuses unknown names, which else would
-        pass it and crash the run."""
-        schema = schema_of(self.flow).model_dump(mode="json", exclude_unset=True)
-        return {**schema, "additionalProperties": False}
+        """Of its parameters, as JSON. Closed: the API refuses what a run would, and unknown names,
+        which else would crash it."""
+        return closed(schema_of(self.flow).model_dump(mode="json", exclude_unset=True))
 
 
 class WorkQueue(_Strict):

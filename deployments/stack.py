@@ -290,6 +290,8 @@ def worker(
             **environment,
             "PREFECT_API_URL": api_url,
         }
+        # A key for Prefect Cloud is nothing that this server knows.
+        variables.pop("PREFECT_API_KEY", None)
         command = ["deployments.serve", "--limit", str(limit), "--ready-file", str(ready)]
         with child("the worker", command, variables, log, ready) as process:
             yield process

@@ -29,6 +29,10 @@ MOST_DEATHS = 8
 """How many runs of a chain may die one after the other."""
 
 
+DAY = "faceid.day"
+"""The label of a run that says what ``{date}`` is to it."""
+
+
 class Begun(NamedTuple):
     """What a batch begins with."""
 
@@ -50,6 +54,8 @@ async def begin(manifest: str, settings: FaceIdSettings) -> Begun:
         first = tag_of(run, "chain")
         began = await read_run(client, first) if first else None
         located = await _fill_in_date(client, manifest, run)
+        if located != manifest:
+            await client.update_flow_run(run.id, name=f"batch {name_of(located)}")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name_of(located).partition(".")[0]).strip("-")
     await add_tags(f"batch:{stem}", f"service:{settings.service}")
     return Begun(located, began and began.start_time)
@@ -71,9 +77,13 @@ async def _fill_in_date(client: PrefectClient, manifest: str, run: FlowRun) -> s
     """``{date}`` becomes the day that the run was scheduled for, by its schedule's own clock."""
     if "{date}" not in manifest:
         return manifest
-    scheduled = run.expected_start_time or datetime.now(UTC)
-    zone = await _zone_of(client, run)
-    return manifest.replace("{date}", f"{scheduled.astimezone(zone):%Y-%m-%d}")
+    day = run.labels.get(DAY)
+    if day is None:
+        scheduled = run.expected_start_time or datetime.now(UTC)
+        day = f"{scheduled.astimezone(await _zone_of(client, run)):%Y-%m-%d}"
+        # The schedule may be changed or gone when the run is looked at next.
+        await client.update_flow_run_labels(run.id, {DAY: day})
+    return manifest.replace("{date}", str(day))
 
 
 async def _zone_of(client: PrefectClient, run: FlowRun) -> ZoneInfo:
@@ -125,7 +135,7 @@ async def _schedule(
 ) -> FlowRun | None:
     """The next run of the chain, due after so many seconds, or the one that is there already."""
     origin = await origin_of(client, run)
-    if origin is None:
+    if origin is None or "manifest" not in origin.parameters:
         return None
     manifest = await _fill_in_date(client, str(origin.parameters["manifest"]), run)
     origin.parameters = {**origin.parameters, "manifest": manifest}

@@ -24,13 +24,13 @@ async def summarize(books: Books, speed: Speed | None) -> None:
     await acreate_markdown_artifact(
         "\n".join(_lines(title, books)),
         key=f"summary-{flow_run.id}",
-        description="What came of the requests",
+        description="Outcomes and failures",
     )
     picture = draw(title, _counts(books), speed).encode()
     await acreate_image_artifact(
         f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}",
         key=f"picture-{flow_run.id}",
-        description="What came of the requests, and the calls per second against the limit",
+        description="Outcomes and calls per second",
     )
 
 

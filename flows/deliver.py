@@ -6,19 +6,27 @@ has no retries: its steps have, and what they cannot mend in a minute is left to
 """
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from faceid import redaction
 from faceid.errors import FaceIdError
 from faceid.intake import check_form, read_request
-from faceid.models import REQUEST_ID_PATTERN
 from faceid.resources import resolve_folder
 from faceid.settings import FaceIdSettings
+from flows.form import (
+    ActionParameters,
+    BlockName,
+    FolderText,
+    MaxWindows,
+    Region,
+    RequestIdText,
+    Resources,
+    TargetActionName,
+)
 from flows.outcome import Ending, add_tags, report, result_of
 from flows.request import Terms, deliver_request
 from flows.rerequest import this_run
@@ -28,32 +36,17 @@ from tasks.pacing import open_pacers
 from tasks.record import RecordStore
 from tasks.storage import open_storage
 
-if TYPE_CHECKING:
-    TargetActionName = str
-    Region = str
-else:
-    # The dashboard's form shows a Literal as a list to choose from.
-    _ACTIONS = FaceIdSettings.load().target_actions()
-    TargetActionName = Literal[tuple(_ACTIONS)]
-    Region = Literal[
-        tuple(sorted({region for action in _ACTIONS.values() for region in action.regions}))
-    ]
-
-# Only the form and the API check the pattern: a Python check would crash the run where the
-# flow has a clear line to say.
-RequestIdText = Annotated[str, Field(json_schema_extra={"pattern": REQUEST_ID_PATTERN})]
-
 
 @flow(name="deliver", flow_run_name="deliver {request_id}", persist_result=False)
 async def deliver(
-    request_id: RequestIdText,
-    target_action: TargetActionName,
-    region: Region,
-    resources: dict[str, str],
-    action_parameters: dict[str, str] = {},  # noqa: B006 - Prefect's form shows the default
-    credentials: str = "",
-    save_files_to: str = "",
-    max_windows: Annotated[int, Field(ge=1)] = 12,
+    request_id: RequestIdText = "",
+    target_action: TargetActionName = "",
+    region: Region = "",
+    resources: Resources = {},  # noqa: B006
+    action_parameters: ActionParameters = {},  # noqa: B006 - Prefect's form shows the default
+    credentials: BlockName = "",
+    save_files_to: FolderText = "",
+    max_windows: MaxWindows = 12,
     on_unknown_outcome: OnUnknownOutcome = "call_again",
 ) -> State[Any]:
     """Takes the files of one request to Tencent Cloud Face ID and brings back the verdict.
@@ -63,12 +56,14 @@ async def deliver(
             A-Z a-z 0-9 . _ -
         target_action: The action that judges the files.
         region: Where the files are uploaded and the action is called.
-        resources: The action's URL fields and your files, such as
-            {"ImageUrl": "id-photo.jpg", "VideoUrl": "selfie.mp4"}. Any fsspec location.
-        action_parameters: The action's other parameters, such as {"LivenessType": "SILENT"}.
+        resources: The files that your action wants: paths or any fsspec URLs, such as
+            {"ImageUrl": "id-photo.jpg", "VideoUrl": "selfie.mp4"}. Links that hold a query or a
+            password are taken in a manifest only.
+        action_parameters: What your action wants besides, such as {"LivenessType": "SILENT"}.
         credentials: Name of a tencent-credentials block; empty: the worker's environment.
         save_files_to: Folder for the files that the answer points to; empty: they are not fetched.
-        max_windows: How many times at most the files are uploaded afresh when two hours ran out.
+        max_windows: How many windows of two hours the delivery may take. The files are uploaded
+            afresh in each.
         on_unknown_outcome: What to do when the action was called and no answer came. Calling
             again may be billed twice.
     """

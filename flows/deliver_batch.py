@@ -43,6 +43,7 @@ from flows.batch_progress import shown
 from flows.batch_results import BatchResults, results_location
 from flows.batch_summary import announce, say, summarize
 from flows.child_run import run_child
+from flows.form import BlockName, FolderText, ManifestText, MaxWindows
 from flows.outcome import error_of, outcome_of
 from flows.request import Terms
 from tasks.credentials import load_credentials, open_client
@@ -61,26 +62,28 @@ WATCH: ContextVar[Watch | None] = ContextVar("WATCH", default=None)
 
 @flow(name="deliver-batch", flow_run_name=run_name, persist_result=False)
 async def deliver_batch(
-    manifest: str,
-    results: str = "",
+    manifest: ManifestText = "",
+    results: FolderText = "",
     concurrency: Annotated[int, Field(ge=1, le=256)] = 32,
     max_failed_percent: Annotated[float, Field(ge=0, le=100)] = 100,
-    credentials: str = "",
-    save_files_to: str = "",
-    max_windows: Annotated[int, Field(ge=1)] = 12,
+    credentials: BlockName = "",
+    save_files_to: FolderText = "",
+    max_windows: MaxWindows = 12,
     on_unknown_outcome: OnUnknownOutcome = "call_again",
 ) -> State[Any]:
     """Delivers every request of a manifest, and says what came of each.
 
     Args:
-        manifest: A JSONL or CSV file that lists the requests: a path or any fsspec URL, a glob, or
-            with {date} in it, which becomes the day the run was scheduled for.
+        manifest: A JSONL or CSV file that lists the requests: a path or any fsspec URL. It may be
+            a glob, and {date} in it becomes the day for which the run was scheduled, such as
+            2026-11-25, in the schedule's time zone (UTC without a schedule).
         results: Folder for the result lines; empty: a folder of the run's own in FACEID_STORAGE.
-        concurrency: How many requests are at work at a time.
-        max_failed_percent: The batch stops when more than that have failed.
+        concurrency: How many requests are at work at a time, 1 to 256.
+        max_failed_percent: The batch stops when more than this percentage has failed.
         credentials: Name of a tencent-credentials block; empty: the worker's environment.
         save_files_to: Folder for the files that the answers point to; empty: they are not fetched.
-        max_windows: How many times at most files are uploaded afresh when two hours ran out.
+        max_windows: How many windows of two hours a request may take. Its files are uploaded
+            afresh in each.
         on_unknown_outcome: What to do when an action was called and no answer came. Calling again
             may be billed twice.
     """

@@ -102,14 +102,14 @@ async def add_tags(*tags: str) -> list[str]:
     """Adds to the tags of the current flow run; a tag ``name:…`` replaces one of the same name.
 
     Gives all that it has now. Prefect's update replaces all tags, so those that stand there are
-    sent along.
+    sent along. The new ones come first: the dashboard shows the first few of them.
     """
     names = tuple(tag.partition(":")[0] + ":" for tag in tags)
     async with get_client() as client:
         current = await client.read_flow_run(flow_run.id)
         kept = [tag for tag in current.tags if not tag.startswith(names)]
-        await client.update_flow_run(flow_run.id, tags=[*kept, *tags])
-    return [*kept, *tags]
+        await client.update_flow_run(flow_run.id, tags=[*tags, *kept])
+    return [*tags, *kept]
 
 
 def announce(result: DeliveryResult, ending: Ending, *, in_batch: bool = False) -> None:
@@ -152,13 +152,20 @@ async def report(result: DeliveryResult, ending: Ending) -> State[Any]:
     if waits and waits.follow_up and waits.follow_up.flow_run_id:
         tags.append(f"next:{waits.follow_up.flow_run_id}")
     await add_tags(*tags)
+    state = _state_of(result, ending)
+    # The dashboard shows no more of the table's verdict than that it is an object.
     await Artifact(
         type="table",
         key=f"result-{flow_run.id}",
-        description=f"Delivery of request {result.request_id} to the {result.service} service",
+        description=f"{state.message}, request {result.request_id}",
         data=[result.model_dump(mode="json")],
     ).acreate()
     announce(result, ending)
+    return state
+
+
+def _state_of(result: DeliveryResult, ending: Ending) -> State[Any]:
+    waits, outcome = ending.waits, outcome_of(result.error, ending.waits)
     service = f"[{result.service}]"
     if waits is not None:
         return Completed(message=f"{outcome}: {_what_next(waits)} {service}", data=result)
@@ -168,7 +175,7 @@ async def report(result: DeliveryResult, ending: Ending) -> State[Any]:
     assert result.verdict is not None
     said = {"passed": "passed", "refused": "not passed", "none": "answered, no verdict to give"}
     detail = f", {result.verdict.result}" if result.verdict.result else ""
-    message = f"{outcome}: {said[word]}{detail} {service}"
+    message = f"{outcome}: {said[verdict_word(result)]}{detail} {service}"
     if ending.unsaved is not None:
         message += f"; its files were not saved: {ending.unsaved}"
     return Completed(message=message, data=result)

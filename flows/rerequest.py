@@ -12,12 +12,13 @@ does not have schedules it, with the same idempotency key (``flows.sweep``).
 import hashlib
 import random
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Scheduled
 
 from faceid.errors import FaceIdError, InvalidInput
@@ -235,18 +236,24 @@ async def create_run(
 async def create_from(
     client: PrefectClient, origin: Origin, key: str, due: datetime, name: str, tags: list[str]
 ) -> FlowRun | None:
-    """A run of the deployment that another run came from; ``None`` where that is gone."""
+    """A run of the deployment that another run came from; ``None`` where that is gone, or does not
+    take such parameters (any more)."""
     try:
         deployment = await client.read_deployment_by_name(origin.deployment)
     except ObjectNotFound:
         return None
-    return await client.create_flow_run_from_deployment(
-        deployment.id,
-        parameters=origin.parameters,
-        state=Scheduled(scheduled_time=due),
-        name=name,
-        tags=tags,
-        idempotency_key=key,
-        job_variables=origin.job_variables,
-        work_queue_name=origin.work_queue,
-    )
+    try:
+        return await client.create_flow_run_from_deployment(
+            deployment.id,
+            parameters=origin.parameters,
+            state=Scheduled(scheduled_time=due),
+            name=name,
+            tags=tags,
+            idempotency_key=key,
+            job_variables=origin.job_variables,
+            work_queue_name=origin.work_queue,
+        )
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.CONFLICT:
+            raise
+        return None

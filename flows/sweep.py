@@ -255,6 +255,8 @@ class _Sweep:
             return  # it has been replaced, or is the record's to replace
         if tag_of(run, "service") not in (None, self.settings.service):
             return  # its record is in another's storage
+        if "request_id" not in run.parameters:
+            return  # it would die again
         store, request_id = await self._store_of(run), str(run.parameters["request_id"])
         try:
             # With the lock held: the request may just be being forgotten.

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -127,19 +128,20 @@ def assert_all_gone(processes: list[psutil.Process]) -> None:
     assert alive == []
 
 
-@pytest.fixture
-def up(samples: Path, tmp_path: Path) -> Iterator[Callable[[], dict[str, str]]]:
-    """Starts ``faceid up --emulator`` on a free port; gives what its ready file says."""
-    started: list[subprocess.Popen[bytes]] = []
+@contextmanager
+def running_up(folder: Path, **more: str) -> Generator[dict[str, str]]:
+    """``faceid up --emulator`` on a free port, in this folder; gives what its ready file says.
 
-    def start() -> dict[str, str]:
-        ready = tmp_path / "ready.json"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "faceid", "up", "--emulator", "--port", "0"]
-            + ["--ready-file", str(ready)],
-            env={**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")},
-        )
-        started.append(process)
+    ``more`` is added to its environment.
+    """
+    ready = folder / "ready.json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "faceid", "up", "--emulator", "--port", "0"]
+        + ["--ready-file", str(ready)],
+        env={**os.environ, "PREFECT_HOME": str(folder / "prefect"), **more},
+        cwd=folder,
+    )
+    try:
 
         def look() -> bool:
             assert process.poll() is None
@@ -147,10 +149,8 @@ def up(samples: Path, tmp_path: Path) -> Iterator[Callable[[], dict[str, str]]]:
 
         until(look, "the ready file")
         assert ready.stat().st_mode & 0o777 == 0o600
-        return json.loads(ready.read_text())
-
-    yield start
-    for process in started:
+        yield json.loads(ready.read_text())
+    finally:
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
@@ -180,3 +180,10 @@ def database() -> Iterator[str]:
         pytest.skip("no PostgreSQL on this machine")
     yield f"postgresql+asyncpg://{POSTGRES}/{name}"
     asyncio.run(execute(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def up(samples: Path, tmp_path: Path) -> Iterator[Callable[[], dict[str, str]]]:
+    """Starts ``faceid up --emulator`` on a free port; gives what its ready file says."""
+    with ExitStack() as started:
+        yield lambda: started.enter_context(running_up(tmp_path))

@@ -13,6 +13,7 @@ from uuid import UUID
 import httpx
 import pytest
 from prefect import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
 from prefect.states import Cancelled, Cancelling, Crashed, Running
@@ -22,13 +23,15 @@ from redis.exceptions import RedisError
 
 from faceid.emulator import Emulator
 from flows import dead_runs, rerequest
+from flows.deliver_batch import deliver_batch
+from flows.form import closed
 from flows.sweep import sweep
 from tasks.locks import held
 from tasks.storage import Storage
 from tasks.take_on import refuse_to_wait
 from tests.environment import wait_until
 from tests.flows.conftest import Deliver
-from tests.flows.deployed import Worker, delete_deployment, next_run, swept, tag
+from tests.flows.deployed import REQUEST, Worker, delete_deployment, next_run, swept, tag
 from tests.flows.helpers import (
     ACTION,
     called,
@@ -361,6 +364,35 @@ async def test_a_record_that_cannot_be_read_does_not_hinder_the_others(
     assert damaged.read_bytes() == b"{}"
     damaged.write_bytes(content)
     assert await swept() == "1 marked Crashed, 1 scheduled"
+
+
+async def test_a_run_that_could_not_even_begin_does_not_hinder_the_others(
+    worker: Worker, die: Callable[..., Awaitable[UUID]]
+):
+    batch = await deliver_batch.ato_deployment(
+        worker.request_id, entrypoint_type=EntrypointType.MODULE_PATH
+    )
+    batch_id = await batch.aapply()
+    async with (
+        httpx.AsyncClient(base_url=worker.api_url, timeout=30) as api,
+        get_client() as client,
+    ):
+        for deployment_id in (worker.deployment_id, batch_id):
+            schema = (await client.read_deployment(deployment_id)).parameter_openapi_schema
+            update = DeploymentUpdate(parameter_openapi_schema=closed(schema or {}))
+            await client.update_deployment(deployment_id, update)
+        # As schedules make them, whose parameters nobody checks.
+        for deployment_id in (worker.deployment_id, batch_id):
+            for parameters in ({}, REQUEST | {"manifest": "people.csv", "guess": 1}):
+                run = await api.post(
+                    f"/deployments/{deployment_id}/create_flow_run",
+                    json={"parameters": parameters, "enforce_parameter_schema": False},
+                )
+                await client.set_flow_run_state(run.raise_for_status().json()["id"], Crashed())
+        await die()
+        assert await swept() == "1 marked Crashed, 1 scheduled"
+        await Worker(worker.api_url, batch_id, "").leave_nothing()
+        await client.delete_deployment(batch_id)
 
 
 async def test_requests_wait_for_a_deployment_that_is_gone(
