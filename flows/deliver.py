@@ -22,7 +22,7 @@ from faceid.settings import FaceIdSettings
 from flows.outcome import Ending, add_tags, report, result_of
 from flows.request import Terms, deliver_request
 from flows.rerequest import this_run
-from tasks.credentials import load_credentials, open_client
+from tasks.credentials import load_settings, open_client
 from tasks.delivery import OnUnknownOutcome
 from tasks.pacing import open_pacers
 from tasks.record import RecordStore
@@ -77,6 +77,7 @@ async def deliver(
     settings = FaceIdSettings.load()
     ending = Ending()
     try:
+        settings = await load_settings(credentials)
         run = await this_run(flow_run.id, settings.service)
         await add_tags(f"request:{request_id}", f"service:{settings.service}")
         request = read_request(
@@ -92,12 +93,11 @@ async def deliver(
         )
         if form.action.notice:
             get_run_logger().warning("%s: %s", target_action, form.action.notice)
-        account, keys = await load_credentials(settings, credentials)
         storage = open_storage(settings)
-        store = RecordStore(storage, settings.service, account)
-        pacers = open_pacers(settings, storage, account, first=True)
+        store = RecordStore(storage, settings.service, settings.account)
+        pacers = open_pacers(settings, storage, settings.account, first=True)
         terms = Terms(folder or None, max_windows, on_unknown_outcome)
-        async with open_client(settings, credentials, keys, pacers) as client:
+        async with open_client(settings, credentials, pacers) as client:
             ending = await deliver_request(form, client, settings, store, run, terms)
     except FaceIdError as error:
         ending = Ending(failure=error)

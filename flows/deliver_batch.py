@@ -45,7 +45,7 @@ from flows.batch_summary import announce, say, summarize
 from flows.child_run import run_child
 from flows.outcome import error_of, outcome_of
 from flows.request import Terms
-from tasks.credentials import load_credentials, open_client
+from tasks.credentials import load_settings, open_client
 from tasks.delivery import OnUnknownOutcome
 from tasks.pacing import open_pacers
 from tasks.record import RecordStore
@@ -89,6 +89,7 @@ async def deliver_batch(
     batch: Batch | None = None
     with TemporaryDirectory(prefix="faceid-batch-") as spool:
         try:
+            settings = await load_settings(credentials)
             begun = await begin(manifest, settings)
             spooled = await anyio.to_thread.run_sync(take_in, begun.manifest, settings, Path(spool))
             if spooled.count == 0:
@@ -168,18 +169,20 @@ async def opened(
     chain_began: datetime | None,
 ) -> AsyncGenerator[Batch]:
     """A batch that is ready to be delivered. Its results are in order when this ends."""
-    account, keys = await load_credentials(settings, block)
     storage = open_storage(settings)
     meter = Meter()
-    pacers = meter.paced(open_pacers(settings, storage, account, first=False), settings.rate)
+    paced = open_pacers(settings, storage, settings.account, first=False)
+    client_of_all = open_client(
+        settings, block, meter.paced(paced, settings.rate), refused_for_good=True
+    )
     with BatchResults(results_at, spooled.folder) as results:
         try:
-            async with open_client(settings, block, keys, pacers, refused_for_good=True) as client:
+            async with client_of_all as client:
                 yield Batch(
                     spooled,
                     settings,
                     client,
-                    RecordStore(storage, settings.service, account),
+                    RecordStore(storage, settings.service, settings.account),
                     terms,
                     results,
                     meter,
