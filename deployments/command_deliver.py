@@ -13,7 +13,6 @@ from faceid.command import Exit, app, stderr
 from faceid.errors import DeliveryFailed, InvalidInput, StorageError
 from faceid.intake import Form, check_files, check_form, read_request
 from faceid.models import DeliveryResult
-from faceid.resources import resolve_folder
 from faceid.settings import FaceIdSettings
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def deliver(
     settings.credentials()
     asyncio.run(_check_files(form, settings))
     if save_files_to:
-        resolve_folder("save_files_to", save_files_to, settings.resource_roots)
+        settings.roots().resolve_folder("save_files_to", save_files_to)
     if max_windows < 1:
         raise InvalidInput("InvalidRequest", "--max-windows must be 1 or more")
     stderr.print(

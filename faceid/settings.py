@@ -14,6 +14,7 @@ from pydantic import (
     AfterValidator,
     AliasChoices,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     field_validator,
@@ -29,6 +30,7 @@ from faceid.actions import (
 )
 from faceid.errors import InvalidInput
 from faceid.models import Credentials, Service
+from faceid.roots import Roots
 
 ACCOUNT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 LIVE_ENDPOINT = "https://faceid.intl.tencentcloudapi.com"
@@ -82,8 +84,10 @@ class FaceIdSettings(BaseSettings):
     give_up_after: float = Field(86400, ge=0)
     """Seconds after which a request that cannot be delivered fails as ``unavailable``."""
     resource_roots: Annotated[tuple[str, ...], NoDecode] = ()
-    """Folders and URL prefixes that locations may point into; empty: the working folder."""
+    """Folders and URL prefixes that locations may point into: see ``roots``."""
     actions: Path | None = None
+
+    _deployed: bool = PrivateAttr(False)
 
     @field_validator("resource_roots", mode="before")
     @classmethod
@@ -123,6 +127,16 @@ class FaceIdSettings(BaseSettings):
             raise InvalidInput(
                 "Configuration", 'FACEID_RATES: must be JSON, such as {"VideoLivenessCompare": 40}'
             ) from None
+
+    def deployed(self) -> Self:
+        """For a run of a deployment: others than this machine's owner may have asked for it."""
+        settings = self.model_copy()
+        settings._deployed = True
+        return settings
+
+    def roots(self) -> Roots:
+        """What locations may point into, looked up now: see ``Roots.of``."""
+        return Roots.of(self.resource_roots, deployed=self._deployed)
 
     @property
     def service(self) -> Service:

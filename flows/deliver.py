@@ -17,12 +17,12 @@ from faceid import redaction
 from faceid.errors import FaceIdError
 from faceid.intake import check_form, read_request
 from faceid.models import REQUEST_ID_PATTERN
-from faceid.resources import resolve_folder
 from faceid.settings import FaceIdSettings
 from flows.outcome import Ending, add_tags, report, result_of
 from flows.request import Terms, deliver_request
 from flows.rerequest import this_run
-from tasks.credentials import load_settings, open_client
+from flows.runs import settings_of_this_run
+from tasks.credentials import open_client
 from tasks.delivery import OnUnknownOutcome
 from tasks.pacing import open_pacers
 from tasks.record import RecordStore
@@ -77,7 +77,7 @@ async def deliver(
     settings = FaceIdSettings.load()
     ending = Ending()
     try:
-        settings = await load_settings(credentials)
+        settings = await settings_of_this_run(credentials)
         run = await this_run(flow_run.id, settings.service)
         await add_tags(f"request:{request_id}", f"service:{settings.service}")
         request = read_request(
@@ -88,9 +88,7 @@ async def deliver(
             action_parameters=action_parameters,
         )
         form = check_form(request, settings)
-        folder = save_files_to and resolve_folder(
-            "save_files_to", save_files_to, settings.resource_roots
-        )
+        folder = save_files_to and settings.roots().resolve_folder("save_files_to", save_files_to)
         if form.action.notice:
             get_run_logger().warning("%s: %s", target_action, form.action.notice)
         storage = open_storage(settings)

@@ -33,7 +33,6 @@ from pydantic import Field
 
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput, StorageError
-from faceid.resources import resolve_folder
 from faceid.settings import FaceIdSettings
 from faceid.spool import Spooled, take_in
 from flows.batch import AT_WORK, Batch
@@ -45,7 +44,8 @@ from flows.batch_summary import announce, say, summarize
 from flows.child_run import run_child
 from flows.outcome import error_of, outcome_of
 from flows.request import Terms
-from tasks.credentials import load_settings, open_client
+from flows.runs import settings_of_this_run
+from tasks.credentials import open_client
 from tasks.delivery import OnUnknownOutcome
 from tasks.pacing import open_pacers
 from tasks.record import RecordStore
@@ -89,7 +89,7 @@ async def deliver_batch(
     batch: Batch | None = None
     with TemporaryDirectory(prefix="faceid-batch-") as spool:
         try:
-            settings = await load_settings(credentials)
+            settings = await settings_of_this_run(credentials)
             begun = await begin(manifest, settings)
             spooled = await anyio.to_thread.run_sync(take_in, begun.manifest, settings, Path(spool))
             if spooled.count == 0:
@@ -97,7 +97,7 @@ async def deliver_batch(
                 await announce("completed", settings.service, message, None, None)
                 return Completed(message=message)
             terms = Terms(
-                resolve_folder("save_files_to", save_files_to, settings.resource_roots)
+                settings.roots().resolve_folder("save_files_to", save_files_to)
                 if save_files_to
                 else None,
                 max_windows,

@@ -11,12 +11,14 @@ rotated, or its token have died.
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from http.client import NOT_FOUND
 from typing import Any
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.utilities.asyncutils import run_coro_as_sync
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from faceid.actions import UPLOAD_REGIONS
 from faceid.client import FaceIdClient
@@ -40,9 +42,8 @@ class TencentCredentials(Block):
     _block_type_name = "Tencent Credentials"
     _block_type_slug = SLUG
     _description = (
-        "An API key of a Tencent Cloud account, for the Face ID flows: name the block in a run's "
-        "field credentials. To rotate the key, save the new one here: runs that are at work take "
-        "it up as soon as the old one is refused."
+        "An API key of a Tencent Cloud account, for the Face ID flows. To rotate it, save the new "
+        "key here: runs at work take it up."
     )
     _code_example = """
         ```python
@@ -57,8 +58,8 @@ class TencentCredentials(Block):
         min_length=1, max_length=128, description="The key's ID. It begins with AKID."
     )
     secret_key: SecretStr = Field(min_length=1, description="The key itself.")
-    token: SecretStr | None = Field(
-        default=None, description="The session token, where the key is a temporary one."
+    token: SecretStr = Field(
+        default=SecretStr(""), description="The session token, where the key is a temporary one."
     )
     account: str = Field(
         default="default",
@@ -76,6 +77,12 @@ class TencentCredentials(Block):
         description="The region of the check, and of the faceid deliver command where that names "
         "none, such as ap-singapore. Runs name their own.",
     )
+
+    @field_validator("token", "account", "endpoint", "region", mode="before")
+    @classmethod
+    def _what_is_left_empty_is_not_given(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        return value or field.default
 
     @field_validator("endpoint")
     @classmethod
@@ -97,7 +104,7 @@ class TencentCredentials(Block):
             update={
                 "secret_id": self.secret_id,
                 "secret_key": self.secret_key,
-                "token": self.token or SecretStr(""),
+                "token": self.token,
                 "account": self.account,
                 **{name: value for name, value in given.items() if value},
             }
@@ -149,7 +156,12 @@ async def settings_of(block: str) -> FaceIdSettings:
 
 async def services_in_use(client: PrefectClient) -> list[Service]:
     """The environment's service, and the other one where a block names its endpoint."""
-    documents = await client.read_block_documents_by_type(SLUG, include_secrets=False)
+    try:
+        documents = await client.read_block_documents_by_type(SLUG, include_secrets=False)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != NOT_FOUND:
+            raise
+        documents = []  # nobody has registered the type
     endpoints = [document.data.get("endpoint") for document in documents]
     found: dict[Service, None] = {FaceIdSettings.load().service: None}
     found.update((service_of(endpoint), None) for endpoint in endpoints if endpoint)
