@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import boto3
@@ -50,7 +50,7 @@ def store() -> Iterator[Store]:
         "aws_secret_access_key": "EXAMPLE-root-secret",
         "region_name": "us-east-1",
     }
-    iam = boto3.client("iam", **given)
+    iam = cast("Any", boto3).client("iam", **given)
     iam.create_user(UserName=USER)
     iam.put_user_policy(UserName=USER, PolicyName="all", PolicyDocument=json.dumps(POLICY))
     key = iam.create_access_key(UserName=USER)["AccessKey"]
