@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up deploy test coverage test-services test-browser lint format bench \
+.PHONY: help install s3 demo up deploy test coverage test-services test-browser lint format bench \
   bench-large lock clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: $(VENV)/installed ## what the commands need, into .venv
+
+s3: $(VENV)/installed ## and what reads and writes s3://
+	$(PIP) install --require-hashes -r requirements-s3.lock -c requirements-s3.lock
 
 demo: $(VENV)/installed ## the whole way once, with nothing set up: emulator, Prefect, verdicts
 	$(BIN)/faceid demo
@@ -54,8 +57,11 @@ lock: $(VENV)/installed-dev ## resolve the locks anew (needs uv)
 	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --no-annotate --group build --upgrade -o requirements.lock
 	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-header --no-annotate --group build --group dev \
-	  -c requirements.lock -o requirements-dev.lock
+	  --no-emit-find-links --no-header --no-annotate --group build --extra s3 \
+	  -c requirements.lock -o requirements-s3.lock
+	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --no-annotate --group build --group dev --extra s3 \
+	  -c requirements-s3.lock -o requirements-dev.lock
 
 clean: ## remove .venv and what tools left
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build dist

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from cyclopts import Parameter
 from rich.progress import BarColumn, Progress, TextColumn
 
+from deployments.named_block import settings_for
 from deployments.run_here import run_here
 from faceid.actions import CREATE_UPLOAD_URL
 from faceid.command import Exit, app, stderr
@@ -77,14 +78,14 @@ def batch(
         Exit with 3 when some verdict is negative.
     """
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    settings = FaceIdSettings.load()
     if not 1 <= concurrency <= 256:
         raise InvalidInput("InvalidRequest", "--concurrency must be 1 to 256")
     if not 0 <= max_failed_percent <= 100:
         raise InvalidInput("InvalidRequest", "--max-failed-percent must be 0 to 100")
     if max_windows < 1:
         raise InvalidInput("InvalidRequest", "--max-windows must be 1 or more")
-    if not credentials and not check:
+    settings = settings_for(credentials)
+    if not check:
         settings.credentials()
     manifest = manifest.replace("{date}", f"{datetime.now(UTC):%Y-%m-%d}")
     # All of it is checked again by the flow; here a mistake costs no server start.

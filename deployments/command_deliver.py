@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 
+from deployments.named_block import settings_for
 from deployments.run_here import run_here
 from faceid.command import Exit, app, stderr
 from faceid.errors import DeliveryFailed, InvalidInput, StorageError
 from faceid.intake import Form, check_files, check_form, read_request
 from faceid.models import DeliveryResult
-from faceid.resources import resolve_folder
 from faceid.settings import FaceIdSettings
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def deliver(
     action
         The target action, such as VideoLivenessCompare.
     region
-        Where the files are uploaded and the action is called; TENCENTCLOUD_REGION if not given.
+        Where the files are uploaded and the action is called; the block's or
+        TENCENTCLOUD_REGION if not given.
     resource
         Field=PATH, once for each file, such as ImageUrl=photo.jpg. Any fsspec location.
     param
@@ -60,7 +61,7 @@ def deliver(
     """
     # Read when Prefect is imported, by the first thing below that needs it.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    settings = FaceIdSettings.load()
+    settings = settings_for(credentials)
     arguments: dict[str, Any] = {
         "request_id": request_id,
         "target_action": action,
@@ -70,11 +71,10 @@ def deliver(
     }
     # All of it is checked again by the flow; here a mistake costs no server start.
     form = check_form(read_request(**arguments), settings)
-    if not credentials:
-        settings.credentials()
-        asyncio.run(_check_files(form, settings))
+    settings.credentials()
+    asyncio.run(_check_files(form, settings))
     if save_files_to:
-        resolve_folder("save_files_to", save_files_to, settings.resource_roots)
+        settings.roots().resolve_folder("save_files_to", save_files_to)
     if max_windows < 1:
         raise InvalidInput("InvalidRequest", "--max-windows must be 1 or more")
     stderr.print(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 from cyclopts import Parameter
 
+from deployments.named_block import settings_for
 from faceid.command import Exit, app, stderr
 from faceid.errors import InvalidInput
 from faceid.settings import FaceIdSettings
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 def forget(
     *ids: str,
     older_than: str = "",
+    credentials: str = "",
     keep_verdict: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Erase what is stored about requests; print one line of JSON for each.
@@ -34,6 +36,8 @@ def forget(
     older_than
         Instead of IDs: all requests that are done and were not touched for so long, such as 30d,
         12h, 90m or 45s.
+    credentials
+        Name of the Prefect block tencent-credentials that they were delivered with, if with one.
     keep_verdict
         Keep the result line: status, and the same request delivered again, still give the verdict.
     """
@@ -41,17 +45,19 @@ def forget(
         raise InvalidInput("InvalidRequest", "which requests? Give IDs or --older-than, not both")
     # Read when Prefect is imported, by the first thing below that needs it.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    raise Exit(0 if asyncio.run(_forget(ids, older_than, keep_verdict)) else 1)
+    settings = settings_for(credentials)
+    raise Exit(0 if asyncio.run(_forget(ids, older_than, settings, keep_verdict)) else 1)
 
 
-async def _forget(ids: tuple[str, ...], older_than: str, keep_verdict: bool) -> bool:
+async def _forget(
+    ids: tuple[str, ...], older_than: str, settings: FaceIdSettings, keep_verdict: bool
+) -> bool:
     """Says whether all of them are forgotten."""
     from prefect.settings import PREFECT_API_URL
 
     from flows.forget import Forgotten, moment, open_forgetting
     from tasks.record import RecordStore
 
-    settings = FaceIdSettings.load()
     before = moment(older_than) if older_than else None
     forgotten = left = 0
     async with open_forgetting(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from deployments.named_block import settings_for
 from faceid.command import Exit, app, stderr
 from faceid.errors import InvalidInput
 from faceid.settings import FaceIdSettings
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
     from tasks.record import Record, RecordStore
 
 
-def _store() -> "RecordStore":
+def _store(credentials: str) -> "RecordStore":
     from tasks.record import RecordStore
     from tasks.storage import open_storage
 
-    settings = FaceIdSettings.load()
+    settings = settings_for(credentials)
     return RecordStore(open_storage(settings), settings.service, settings.account)
 
 
@@ -26,17 +27,19 @@ def _print(document: Any) -> None:
 
 
 @app.command
-def status(*ids: str) -> None:
+def status(*ids: str, credentials: str = "") -> None:
     """Say what became of requests: one line of JSON for each.
 
     Parameters
     ----------
     ids
         Request IDs, or Tencent request IDs.
+    credentials
+        Name of the Prefect block tencent-credentials that they were delivered with, if with one.
     """
     if not ids:
         raise InvalidInput("InvalidRequest", "which request? Give its ID, or several")
-    store = _store()
+    store = _store(credentials)
     unknown = 0
     for request_id in ids:
         record = _find(store, request_id)
@@ -85,15 +88,17 @@ def _status(record: "Record", *, at_work: bool) -> dict[str, Any]:
 
 
 @app.command
-def answer(request_id: str) -> None:
+def answer(request_id: str, *, credentials: str = "") -> None:
     """Print the stored answer of a request, whole, as JSON. It may hold faces and personal data.
 
     Parameters
     ----------
     request_id
         The request's ID.
+    credentials
+        Name of the Prefect block tencent-credentials that it was delivered with, if with one.
     """
-    record = asyncio.run(_store().load(request_id))
+    record = asyncio.run(_store(credentials).load(request_id))
     if record is None or record.reply is None:
         stderr.print(f"faceid: no answer is stored for {request_id}", markup=False)
         raise Exit(1)

@@ -4,8 +4,8 @@ The only module that imports httpx. None of its types or exceptions leaves here:
 is raised as a class of ``faceid.errors``, ``from None``, because httpx puts whole presigned URLs
 into its messages.
 
-The client signs again once when its clock is off, and reads temporary credentials again once when
-their token died. Every other retry is its caller's: two owners would multiply.
+The client signs again once when its clock is off, and once with another key where the one that was
+refused has been replaced meanwhile. Every other retry is its caller's: two owners would multiply.
 """
 
 import asyncio
@@ -39,7 +39,6 @@ from faceid.errors import (
     ServiceRefused,
     ServiceUnavailable,
     StorageError,
-    TokenExpired,
     UrlRefused,
     WindowOver,
 )
@@ -111,8 +110,9 @@ class FaceIdClient:
     """One account's way to the service. Use as an async context manager, in one event loop.
 
     ``pacers`` gives what paces an action, ``None`` for no limit; ``renew`` reads the credentials
-    again when a temporary token died. With ``refused_for_good`` an account that is refused at the
-    first call is not tried again: for crowds.
+    again when they are refused: a key was rotated, a temporary token died. With
+    ``refused_for_good`` an account that is refused at the first call is not tried again: for
+    crowds.
     """
 
     def __init__(
@@ -135,6 +135,8 @@ class FaceIdClient:
         """Seconds that the server's clock is ahead; ``None`` until a reply told."""
         self._signing_offset = 0.0
         self._alone = asyncio.Lock()
+        self._renewing = asyncio.Lock()
+        self._renewals = 0
         self._was_accepted = False
         self._refusal: AccountError | None = None
         self._refused_for_good = refused_for_good
@@ -283,6 +285,7 @@ class FaceIdClient:
             content = (
                 body if pacer is None else _paced(body, pacer, await pacer.slot(), time.monotonic())
             )
+            used, renewals = self._credentials, self._renewals
             try:
                 answer = await self._exchange(
                     "POST",
@@ -302,11 +305,24 @@ class FaceIdClient:
                     raise
                 signed_again = True
                 self._signing_offset = self._clock_offset or 0.0
-            except TokenExpired:
-                if renewed or self._renew is None:
+            except AccountError as refusal:
+                of_the_key = refusal.code.startswith("AuthFailure.")
+                if renewed or not of_the_key or not await self._renewed(used, renewals):
                     raise
                 renewed = True
-                self._use(await self._renew())
+
+    async def _renewed(self, used: Credentials, renewals: int) -> bool:
+        """Whether there is another key than the one that was refused.
+
+        Looks once for all that were sent with it before somebody looked.
+        """
+        async with self._renewing:
+            if self._renew and self._credentials is used and self._renewals == renewals:
+                found = await self._renew()
+                self._renewals += 1
+                if found != used:
+                    self._use(found)
+        return self._credentials is not used
 
     def _sign(self, action: str, region: str, body: bytes) -> dict[str, str]:
         token = self._credentials.token

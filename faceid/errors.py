@@ -112,7 +112,7 @@ class ClockSkewed(AccountError):
 
 class TokenExpired(AccountError):
     next_step = NextStep.RENEW_CREDENTIALS
-    advice = "Get a new TENCENTCLOUD_TOKEN with its secret ID and key."
+    advice = "Get a new TENCENTCLOUD_TOKEN, or block's token, with its secret ID and key."
 
 
 class ServiceUnavailable(FaceIdError):
@@ -174,9 +174,13 @@ class DeliveryFailed(FaceIdError):
 
 # To a person, where a code alone says what to do. The environment's names are the vendor's.
 ADVICE = {
-    "AuthFailure.SecretIdNotFound": "Check TENCENTCLOUD_SECRET_ID: no such key is known there.",
-    "AuthFailure.SignatureFailure": "Check TENCENTCLOUD_SECRET_KEY: it does not fit the secret ID.",
-    "AuthFailure.InvalidSecretId": "Check TENCENTCLOUD_SECRET_ID: it must be an API key's ID.",
+    "AuthFailure.SecretIdNotFound": "Check TENCENTCLOUD_SECRET_ID, or the block's secret_id: no "
+    "such key is known there.",
+    "AuthFailure.SignatureFailure": "Check TENCENTCLOUD_SECRET_KEY, or the block's secret_key: it "
+    "does not fit the secret ID.",
+    "CredentialsChanged": "Give it a key of the account that it was for, then deliver again.",
+    "AuthFailure.InvalidSecretId": "Check TENCENTCLOUD_SECRET_ID, or the block's secret_id: it "
+    "must be an API key's ID.",
     "UnauthorizedOperation.Nonactivated": "Activate Face ID for this account in the console.",
     "UnauthorizedOperation.Arrears": "The account owes money: pay, then deliver again.",
     "ActionOffline": "The vendor has withdrawn this action.",

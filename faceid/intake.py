@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from faceid.actions import TargetAction, check_parameters, find_action
 from faceid.errors import InvalidInput
 from faceid.models import CheckedRequest, Request
-from faceid.resources import Roots, measure
+from faceid.resources import measure
+from faceid.roots import Roots
 from faceid.settings import FaceIdSettings
 
 
@@ -55,7 +56,7 @@ class Rules:
     @classmethod
     def load(cls, settings: FaceIdSettings, *, from_manifest: bool = False) -> Self:
         """Raises ``InvalidInput`` when ``FACEID_ACTIONS`` is wrong."""
-        return cls(settings.target_actions(), Roots.of(settings.resource_roots), from_manifest)
+        return cls(settings.target_actions(), settings.roots(), from_manifest)
 
     def check(self, request: Request, base: str = "") -> Form:
         """As ``check_form``; relative locations start from the folder ``base``."""

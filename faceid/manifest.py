@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from glob import glob
 from itertools import chain
@@ -29,8 +29,10 @@ from fsspec.utils import infer_compression
 from faceid.actions import TargetAction
 from faceid.errors import InvalidInput
 from faceid.intake import Rules, personal_parameters, read_request
+from faceid.links import is_link
 from faceid.models import REQUEST_ID_PATTERN, Request
-from faceid.resources import Roots, open_location, plain_errors
+from faceid.resources import file_system, open_location, plain_errors
+from faceid.roots import Roots
 
 MAX_LINE = 1024 * 1024
 """Bytes of a line, or of a CSV record, which may run over several lines."""
@@ -75,18 +77,17 @@ class BadLine:
         return f"{self.manifest}, line {self.line}: {self.reason}"
 
 
-def find_manifests(location: str, roots: Sequence[str] = ()) -> list[str]:
+def find_manifests(location: str, roots: Roots) -> list[str]:
     """The files that a location stands for, absolute, links followed, sorted.
 
     A glob (``*``, ``**``, ``?``, ``[…]``; in a URL no ``?``, which begins a query) may match none.
     Files and folders whose names begin with a dot are matched only by a pattern that does.
-    ``roots`` are those of resources, and hold for the location and for whatever it matches.
+    The roots are those of resources, and hold for the location and for whatever it matches.
     Raises ``InvalidInput``, also for a plain location where there is no file.
     """
     if "{" in location:
         raise _unusable("the location holds a { that nothing filled; only {date} is known")
-    allowed = Roots.of(roots)
-    resolved = _resolve(allowed, location)
+    resolved = _resolve(roots, location)
     pattern = _GLOB.search(location)
     if pattern is None or isfile(resolved):
         found = [resolved]
@@ -94,16 +95,16 @@ def find_manifests(location: str, roots: Sequence[str] = ()) -> list[str]:
         cut = location.rfind("/", 0, pattern.start()) + 1
         if ".." in location[cut:].split("/"):
             raise _unusable("a pattern cannot go up with ..")
-        folder = _resolve(allowed, location[:cut] or ".")
-        found = [_resolve(allowed, match) for match in _matches(folder, location[cut:])]
+        folder = _resolve(roots, location[:cut] or ".")
+        found = [_resolve(roots, match) for match in _matches(folder, location[cut:])]
     for manifest in found:
         _check_is_file(manifest)
     return sorted(set(found))
 
 
-def _resolve(allowed: Roots, location: str) -> str:
+def _resolve(roots: Roots, location: str) -> str:
     try:
-        return allowed.resolve("manifest", location)
+        return roots.resolve("manifest", location)
     except InvalidInput as error:
         raise InvalidInput("InvalidManifest", error.message) from None
 
@@ -134,7 +135,7 @@ def _matches(folder: str, pattern: str) -> list[str]:
 def _listing(url: str) -> Generator[tuple[Any, str]]:
     """The file system of a URL, and the path there; its cache of listings is empty before and
     after. A file that came after a listing would not be found, and a worker may live for weeks."""
-    system, path = cast("Any", fsspec).url_to_fs(url)
+    system, path = file_system(url)
     system.invalidate_cache()
     try:
         yield system, path
@@ -143,6 +144,8 @@ def _listing(url: str) -> Generator[tuple[Any, str]]:
 
 
 def _check_is_file(location: str) -> None:
+    if is_link(location):
+        return  # it may be asked for once
     try:
         if "://" in location:
             with plain_errors(), _listing(location) as (system, path):

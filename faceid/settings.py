@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from faceid.actions import (
@@ -22,7 +30,9 @@ from faceid.actions import (
 )
 from faceid.errors import InvalidInput
 from faceid.models import Credentials, Service
+from faceid.roots import Roots
 
+ACCOUNT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 LIVE_ENDPOINT = "https://faceid.intl.tencentcloudapi.com"
 LIVE_DOMAIN = "tencentcloudapi.com"
 
@@ -31,6 +41,16 @@ def service_of(endpoint: str) -> Service:
     """``live`` for the vendor's hosts, else ``emulator``."""
     host = urlsplit(endpoint).hostname or ""
     return "live" if host == LIVE_DOMAIN or host.endswith("." + LIVE_DOMAIN) else "emulator"
+
+
+def base_url(endpoint: str) -> str:
+    """The endpoint without what may stand behind its port. Raises ``ValueError``."""
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
+        raise ValueError("must look like https://host or http://127.0.0.1:8600")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must be a scheme, a host and a port, and nothing else")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 class FaceIdSettings(BaseSettings):
@@ -47,8 +67,8 @@ class FaceIdSettings(BaseSettings):
     token: SecretStr = Field(SecretStr(""), validation_alias=AliasChoices("TENCENTCLOUD_TOKEN"))
     region: str = Field("", validation_alias=AliasChoices("TENCENTCLOUD_REGION"))
 
-    endpoint: str = LIVE_ENDPOINT
-    account: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    endpoint: Annotated[str, AfterValidator(base_url)] = LIVE_ENDPOINT
+    account: str = Field("default", pattern=ACCOUNT_PATTERN)
     rates: dict[str, float] = {}
     """Action to requests per second, for accounts with a raised quota."""
     expiry_margin: float = Field(60, ge=0)
@@ -64,18 +84,10 @@ class FaceIdSettings(BaseSettings):
     give_up_after: float = Field(86400, ge=0)
     """Seconds after which a request that cannot be delivered fails as ``unavailable``."""
     resource_roots: Annotated[tuple[str, ...], NoDecode] = ()
-    """Folders and URL prefixes that locations may point into; empty: the working folder."""
+    """Folders and URL prefixes that locations may point into: see ``roots``."""
     actions: Path | None = None
 
-    @field_validator("endpoint")
-    @classmethod
-    def _endpoint_is_a_base_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
-            raise ValueError("must look like https://host or http://127.0.0.1:8600")
-        if parts.username is not None or parts.query or parts.fragment:
-            raise ValueError("must be a scheme, a host and a port, and nothing else")
-        return f"{parts.scheme}://{parts.netloc}"
+    _deployed: bool = PrivateAttr(False)
 
     @field_validator("resource_roots", mode="before")
     @classmethod
@@ -115,6 +127,16 @@ class FaceIdSettings(BaseSettings):
             raise InvalidInput(
                 "Configuration", 'FACEID_RATES: must be JSON, such as {"VideoLivenessCompare": 40}'
             ) from None
+
+    def deployed(self) -> Self:
+        """For a run of a deployment: others than this machine's owner may have asked for it."""
+        settings = self.model_copy()
+        settings._deployed = True
+        return settings
+
+    def roots(self) -> Roots:
+        """What locations may point into, looked up now: see ``Roots.of``."""
+        return Roots.of(self.resource_roots, deployed=self._deployed)
 
     @property
     def service(self) -> Service:

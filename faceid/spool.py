@@ -97,7 +97,7 @@ def take_in(location: str, settings: FaceIdSettings, folder: Path) -> Spooled:
     lines, ``InvalidInput`` when a manifest cannot be found or read, ``StorageError`` when the
     folder cannot be written.
     """
-    manifests = find_manifests(location, settings.resource_roots)
+    manifests = find_manifests(location, settings.roots())
     rules = Rules.load(settings, from_manifest=True)
     bad = _BadLines()
     with _storage_errors(), _spooling(folder) as spool:

@@ -14,13 +14,11 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, cast
-
-import fsspec
+from typing import Self
 
 from faceid.errors import InvalidInput, StorageError
 from faceid.models import DeliveryResult
-from faceid.resources import Roots, open_location, plain_errors
+from faceid.resources import file_system, open_location, plain_errors
 from faceid.settings import FaceIdSettings
 from tasks.storage import make_private_folder, storage_url
 
@@ -39,7 +37,7 @@ _PLACE = 16
 def results_location(given: str, settings: FaceIdSettings, flow_run_id: str) -> str:
     """Where the result lines of a run go: an absolute path or a URL. Raises ``InvalidInput``."""
     if given:
-        return Roots.of(settings.resource_roots).resolve("results", given)
+        return settings.roots().resolve("results", given)
     return f"{storage_url(settings)}/{FOLDER}/{flow_run_id}"
 
 
@@ -137,17 +135,12 @@ class BatchResults:
         self._published = self._end
         try:
             with plain_errors():
-                files, root = open_folder(self.location)
+                files, root = file_system(self.location)
                 files.makedirs(root, exist_ok=True)
                 for name in (RESULTS, FAILURES):
                     files.put_file(str(self._folder / name), f"{root}/{name}")
         except OSError as error:
             raise _failed(error) from None
-
-
-def open_folder(url: str) -> tuple[Any, str]:
-    """Its file system, and its path there."""
-    return cast("tuple[Any, str]", cast("Any", fsspec).url_to_fs(url))
 
 
 def _begin(path: Path) -> int:

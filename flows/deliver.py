@@ -15,7 +15,6 @@ from prefect.runtime import flow_run
 from faceid import redaction
 from faceid.errors import FaceIdError
 from faceid.intake import check_form, read_request
-from faceid.resources import resolve_folder
 from faceid.settings import FaceIdSettings
 from flows.form import (
     ActionParameters,
@@ -30,7 +29,8 @@ from flows.form import (
 from flows.outcome import Ending, add_tags, report, result_of
 from flows.request import Terms, deliver_request
 from flows.rerequest import this_run
-from tasks.credentials import load_credentials, open_client
+from flows.runs import settings_of_this_run
+from tasks.credentials import open_client
 from tasks.delivery import OnUnknownOutcome
 from tasks.pacing import open_pacers
 from tasks.record import RecordStore
@@ -72,6 +72,7 @@ async def deliver(
     settings = FaceIdSettings.load()
     ending = Ending()
     try:
+        settings = await settings_of_this_run(credentials)
         run = await this_run(flow_run.id, settings.service)
         await add_tags(f"request:{request_id}", f"service:{settings.service}")
         request = read_request(
@@ -82,17 +83,14 @@ async def deliver(
             action_parameters=action_parameters,
         )
         form = check_form(request, settings)
-        folder = save_files_to and resolve_folder(
-            "save_files_to", save_files_to, settings.resource_roots
-        )
+        folder = save_files_to and settings.roots().resolve_folder("save_files_to", save_files_to)
         if form.action.notice:
             get_run_logger().warning("%s: %s", target_action, form.action.notice)
-        account, keys = await load_credentials(settings, credentials)
         storage = open_storage(settings)
-        store = RecordStore(storage, settings.service, account)
-        pacers = open_pacers(settings, storage, account, first=True)
+        store = RecordStore(storage, settings.service, settings.account)
+        pacers = open_pacers(settings, storage, settings.account, first=True)
         terms = Terms(folder or None, max_windows, on_unknown_outcome)
-        async with open_client(settings, credentials, keys, pacers) as client:
+        async with open_client(settings, credentials, pacers) as client:
             ending = await deliver_request(form, client, settings, store, run, terms)
     except FaceIdError as error:
         ending = Ending(failure=error)

@@ -33,7 +33,6 @@ from pydantic import Field
 
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput, StorageError
-from faceid.resources import resolve_folder
 from faceid.settings import FaceIdSettings
 from faceid.spool import Spooled, take_in
 from flows.batch import AT_WORK, Batch
@@ -46,7 +45,8 @@ from flows.child_run import run_child
 from flows.form import BlockName, FolderText, ManifestText, MaxWindows
 from flows.outcome import error_of, outcome_of
 from flows.request import Terms
-from tasks.credentials import load_credentials, open_client
+from flows.runs import settings_of_this_run
+from tasks.credentials import open_client
 from tasks.delivery import OnUnknownOutcome
 from tasks.pacing import open_pacers
 from tasks.record import RecordStore
@@ -92,6 +92,7 @@ async def deliver_batch(
     batch: Batch | None = None
     with TemporaryDirectory(prefix="faceid-batch-") as spool:
         try:
+            settings = await settings_of_this_run(credentials)
             begun = await begin(manifest, settings)
             spooled = await anyio.to_thread.run_sync(take_in, begun.manifest, settings, Path(spool))
             if spooled.count == 0:
@@ -99,7 +100,7 @@ async def deliver_batch(
                 await announce("completed", settings.service, message, None, None)
                 return Completed(message=message)
             terms = Terms(
-                resolve_folder("save_files_to", save_files_to, settings.resource_roots)
+                settings.roots().resolve_folder("save_files_to", save_files_to)
                 if save_files_to
                 else None,
                 max_windows,
@@ -171,18 +172,20 @@ async def opened(
     chain_began: datetime | None,
 ) -> AsyncGenerator[Batch]:
     """A batch that is ready to be delivered. Its results are in order when this ends."""
-    account, keys = await load_credentials(settings, block)
     storage = open_storage(settings)
     meter = Meter()
-    pacers = meter.paced(open_pacers(settings, storage, account, first=False), settings.rate)
+    paced = open_pacers(settings, storage, settings.account, first=False)
+    client_of_all = open_client(
+        settings, block, meter.paced(paced, settings.rate), refused_for_good=True
+    )
     with BatchResults(results_at, spooled.folder) as results:
         try:
-            async with open_client(settings, block, keys, pacers, refused_for_good=True) as client:
+            async with client_of_all as client:
                 yield Batch(
                     spooled,
                     settings,
                     client,
-                    RecordStore(storage, settings.service, account),
+                    RecordStore(storage, settings.service, settings.account),
                     terms,
                     results,
                     meter,

@@ -29,6 +29,7 @@ from faceid.settings import FaceIdSettings
 from flows.forget_lines import forget_lines
 from flows.request_runs import RequestRuns
 from tasks.cache import cached_steps
+from tasks.credentials import services_in_use
 from tasks.record import FOLDER, Record, RecordStore
 from tasks.save_files import draft_path
 from tasks.storage import Storage, open_storage
@@ -61,7 +62,7 @@ async def forget(older_than: Age = "30d", keep_verdict: bool = False) -> State[A
     try:
         before = moment(older_than)
         async with open_forgetting(settings, keep_verdict=keep_verdict) as forgetting:
-            for store in forgetting.stores():
+            for store in await forgetting.stores():
                 async for one in forgetting.older(store, before):
                     is_done = isinstance(one, Forgotten)
                     done["forgotten" if is_done else f"not forgotten ({one.code})"] += 1
@@ -106,13 +107,13 @@ async def open_forgetting(
         yield Forgetting(settings, storage, None, keep_verdict=keep_verdict)
         return
     async with get_client() as client:
-        runs = RequestRuns(client, settings)
+        runs = RequestRuns(client)
         await runs.look()
         yield Forgetting(settings, storage, runs, keep_verdict=keep_verdict)
 
 
 class Forgetting:
-    """Forgets requests of one service, one after the other."""
+    """Forgets requests, one after the other."""
 
     def __init__(
         self,
@@ -133,11 +134,14 @@ class Forgetting:
         actions = settings.target_actions().values()
         self._fields = {field.name for action in actions for field in action.resources}
 
-    def stores(self) -> list[RecordStore]:
-        """Those of all accounts."""
-        service = self.settings.service
-        accounts = {self.settings.account, *self.storage.folders(f"{FOLDER}/{service}")}
-        return [RecordStore(self.storage, service, account) for account in sorted(accounts)]
+    async def stores(self) -> list[RecordStore]:
+        """Those of all accounts, of every service that runs may be of."""
+        assert self.runs is not None
+        stores: list[RecordStore] = []
+        for service in await services_in_use(self.runs.client):
+            accounts = {self.settings.account, *self.storage.folders(f"{FOLDER}/{service}")}
+            stores += [RecordStore(self.storage, service, name) for name in sorted(accounts)]
+        return stores
 
     async def forget(
         self, store: RecordStore, request_id: str, before: datetime | None = None

@@ -15,9 +15,9 @@ import orjson
 from fsspec.implementations.local import LocalFileSystem
 
 from faceid.errors import StorageError
-from faceid.resources import plain_errors
+from faceid.resources import file_system, plain_errors
 from faceid.settings import FaceIdSettings
-from flows.batch_results import FAILURES, FOLDER, RESULTS, open_folder
+from flows.batch_results import FAILURES, FOLDER, RESULTS
 from tasks.storage import storage_url
 
 
@@ -29,7 +29,7 @@ def forget_lines(settings: FaceIdSettings, request_ids: Collection[str]) -> int:
     at_work = 0
     try:
         with plain_errors():
-            files, root = open_folder(f"{storage_url(settings)}/{FOLDER}")
+            files, root = file_system(f"{storage_url(settings)}/{FOLDER}")
             is_local = isinstance(files, LocalFileSystem)
             folders = cast("list[str]", files.ls(root, detail=False) if files.exists(root) else [])
             for folder in folders:

@@ -148,7 +148,8 @@ async def report(result: DeliveryResult, ending: Ending) -> State[Any]:
     """
     waits = ending.waits
     outcome, word = outcome_of(result.error, waits), verdict_word(result)
-    tags = [f"outcome:{outcome}", f"verdict:{word}"]
+    # A run that names a block which is not there ends before it has any tag.
+    tags = [f"request:{result.request_id}", f"outcome:{outcome}", f"verdict:{word}"]
     if waits and waits.follow_up and waits.follow_up.flow_run_id:
         tags.append(f"next:{waits.follow_up.flow_run_id}")
     await add_tags(*tags)

@@ -33,9 +33,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 
 from faceid.errors import StorageError
-from faceid.settings import FaceIdSettings
 from flows.runs import PAGE, list_runs, tag_of
-from tasks.credentials import account_of
+from tasks.credentials import block_of, settings_of
 from tasks.record import FOLDER, Record, RecordStore
 
 SETTLING_SECONDS = 10.0
@@ -52,9 +51,8 @@ LOGS_SECONDS = 10.0
 class RequestRuns:
     """Asks the Prefect server for runs of ``deliver``. Raises ``StorageError`` where it cannot."""
 
-    def __init__(self, client: PrefectClient, settings: FaceIdSettings) -> None:
+    def __init__(self, client: PrefectClient) -> None:
         self.client = client
-        self.settings = settings
         self.unknown = 0
         """Runs in records that this server does not know."""
         self.logs_left = 0
@@ -94,10 +92,9 @@ class RequestRuns:
 
     async def _is_of(self, store: RecordStore, run: FlowRun) -> bool:
         """Whether a run that is in no record is about a request of this service and account."""
-        if tag_of(run, "service") not in (None, store.service):
-            return False
-        block = str(run.parameters.get("credentials", ""))
-        return await account_of(self.settings, block) == store.account
+        settings = await settings_of(block_of(run.parameters))
+        service = tag_of(run, "service") or settings.service
+        return (service, settings.account) == (store.service, store.account)
 
     async def delete(self, request_id: str, runs: list[FlowRun], record: Record | None) -> int:
         """Deletes them, and those in the record; gives how many were there.

@@ -1,9 +1,13 @@
-"""Flow runs as the Prefect server lists them."""
+"""Flow runs as the Prefect server lists them, and the one that is at work here."""
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext
+
+from faceid.settings import FaceIdSettings
+from tasks.credentials import load_settings
 
 PAGE = 200
 """As many as the API gives at a time."""
@@ -29,3 +33,15 @@ def tag_of(run: FlowRun, name: str) -> str | None:
     """The value of the run's tag ``name:value``."""
     tags = (tag.partition(":") for tag in run.tags)
     return next((value for found, _, value in tags if found == name), None)
+
+
+async def settings_of_this_run(block: str) -> FaceIdSettings:
+    """The settings of the current flow run, which was given that block, or none.
+
+    Raises as ``load_settings``.
+    """
+    settings = await load_settings(block)
+    context = FlowRunContext.get()
+    assert context
+    assert context.flow_run
+    return settings.deployed() if context.flow_run.deployment_id else settings

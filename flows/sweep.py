@@ -25,7 +25,7 @@ from prefect.states import Completed
 
 from faceid import redaction
 from faceid.errors import FaceIdError
-from faceid.models import ResultError
+from faceid.models import ResultError, Service
 from faceid.settings import FaceIdSettings
 from flows.batch_chain import replace_dead
 from flows.dead_runs import crashed_runs, delete_late_runs, mark_crashed, mark_dead_runs
@@ -42,7 +42,7 @@ from flows.rerequest import (
     submit,
 )
 from flows.runs import tag_of
-from tasks.credentials import account_of
+from tasks.credentials import block_of, services_in_use, settings_of
 from tasks.locks import held
 from tasks.record import Record, RecordStore, open_requests
 from tasks.storage import Storage, open_storage
@@ -91,17 +91,20 @@ class _Sweep:
     async def run(self) -> Counter[str]:
         await delete_late_runs(self.client, "sweep", but=UUID(flow_run.id))
         self.done["marked Crashed"] += await mark_dead_runs(self.client, self._is_at_work)
-        service = self.settings.service
-        opened = await anyio.to_thread.run_sync(lambda: list(open_requests(self.storage, service)))
-        for account, request_id in opened:
-            await self._look_after(RecordStore(self.storage, service, account), request_id)
-        self._tell_of_long_waits()
+        for service in await services_in_use(self.client):
+            self.waiting = {}
+            for account, request_id in await anyio.to_thread.run_sync(self._opened, service):
+                await self._look_after(RecordStore(self.storage, service, account), request_id)
+            self._tell_of_long_waits(service)
         since = datetime.now(UTC) - timedelta(seconds=self.settings.give_up_after)
         for run in await crashed_runs(self.client, "deliver", since):
             await self._replace(run)
         for run in await crashed_runs(self.client, "deliver-batch", since):
             await self._replace_batch(run)
         return +self.done
+
+    def _opened(self, service: Service) -> list[tuple[str, str]]:
+        return list(open_requests(self.storage, service))
 
     async def _is_at_work(self, run: FlowRun) -> bool:
         if "request_id" not in run.parameters or not self._locks_tell:
@@ -122,8 +125,8 @@ class _Sweep:
         return self.storage.folder is not None or bool(self.settings.locks)
 
     async def _store_of(self, run: FlowRun) -> RecordStore:
-        account = await account_of(self.settings, str(run.parameters.get("credentials", "")))
-        return RecordStore(self.storage, self.settings.service, account)
+        settings = await settings_of(block_of(run.parameters))
+        return RecordStore(self.storage, settings.service, settings.account)
 
     async def _look_after(self, store: RecordStore, request_id: str) -> None:
         try:
@@ -131,7 +134,7 @@ class _Sweep:
                 record = await store.load(request_id)
                 if record is None or not record.is_open:
                     await anyio.to_thread.run_sync(store.close, request_id)
-                else:
+                elif await self._is_ours(store, record):
                     self.done[await self._take_up(store, record)] += 1
                     if since := record.waits_since:
                         self.waiting[request_id] = since
@@ -140,18 +143,18 @@ class _Sweep:
         except FaceIdError as error:
             self._tell(error)
 
-    def _tell_of_long_waits(self) -> None:
+    def _tell_of_long_waits(self, service: Service) -> None:
         """In one event for all, each time: an outage may hold up thousands of them."""
         before = datetime.now(UTC) - LONG_WAIT
         long = {name: since for name, since in self.waiting.items() if since <= before}
         if not long:
             return
-        self.done["waiting for long"] = len(long)
+        self.done["waiting for long"] += len(long)
         tell(
             "requests.waiting",
             kind="requests",
             name="waiting",
-            service=self.settings.service,
+            service=service,
             labels={"scope": "service"},
             payload={
                 "requests": len(long),
@@ -159,6 +162,11 @@ class _Sweep:
                 "such_as": sorted(long, key=lambda name: long[name])[:EXAMPLES],
             },
         )
+
+    async def _is_ours(self, store: RecordStore, record: Record) -> bool:
+        """Whether another run like the last one would be of the same service."""
+        block = block_of(record.origin.parameters if record.origin else {})
+        return (await settings_of(block)).service == store.service
 
     def _tell(self, error: FaceIdError) -> None:
         """The others are looked after all the same."""
@@ -253,16 +261,16 @@ class _Sweep:
         """Another run for one that died before it took its request on."""
         if tag_of(run, "next") or tag_of(run, "window"):
             return  # it has been replaced, or is the record's to replace
-        if tag_of(run, "service") not in (None, self.settings.service):
-            return  # its record is in another's storage
         if "request_id" not in run.parameters:
             return  # it would die again
         store, request_id = await self._store_of(run), str(run.parameters["request_id"])
+        if tag_of(run, "service") not in (None, store.service):
+            return  # its record is in another's storage
         try:
             # With the lock held: the request may just be being forgotten.
             async with lock_of(store, self.settings, request_id, refuse_to_wait):
                 if await read_run(self.client, str(run.id)) is not None:
-                    await self._replace_unless_taken_on(run, await store.load(request_id))
+                    await self._replace_unless_taken_on(run, store, await store.load(request_id))
         except IsHeld:
             pass  # for the next sweep
         except FaceIdError as error:
@@ -270,14 +278,17 @@ class _Sweep:
 
     async def _replace_batch(self, run: FlowRun) -> None:
         """Another run for a batch that died: it goes on with the same manifest."""
-        if tag_of(run, "next") or tag_of(run, "service") not in (None, self.settings.service):
+        service = (await settings_of(block_of(run.parameters))).service
+        if tag_of(run, "next") or tag_of(run, "service") not in (None, service):
             return
         new = await replace_dead(self.client, run, self.settings)
         if new is not None:
             await self._link(run, str(new.id))
             self.done["scheduled"] += 1
 
-    async def _replace_unless_taken_on(self, run: FlowRun, record: Record | None) -> None:
+    async def _replace_unless_taken_on(
+        self, run: FlowRun, store: RecordStore, record: Record | None
+    ) -> None:
         if record and any(entry.flow_run_id == str(run.id) for entry in record.runs):
             return
         # How many died in a row, each before it took the request on.
@@ -291,7 +302,7 @@ class _Sweep:
             origin,
             key=hashlib.sha256(f"replaces {run.id}".encode()).hexdigest(),
             due=datetime.now(UTC) + timedelta(seconds=delay),
-            service=self.settings.service,
+            service=store.service,
             tags=[f"previous:{run.id}", f"attempt:{attempt}"],
         )
         if new is not None:

@@ -19,13 +19,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, cast
 
-import fsspec
 import orjson
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from fsspec.implementations.local import LocalFileSystem
 from prefect.settings import PREFECT_HOME
 
 from faceid.errors import InvalidInput, StorageError
+from faceid.resources import NoReaderError, file_system
 from faceid.settings import FaceIdSettings
 
 FORMAT: Final = 1
@@ -49,7 +49,11 @@ class Storage:
         """The document; ``None`` where there is none. Raises ``StorageError`` for all else."""
         try:
             sealed = cast("bytes", self._files.cat_file(f"{self._root}/{name}"))
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if _is_of_bucket(error):
+                raise StorageError(
+                    "StorageUnavailable", f"cannot read {name} (no such bucket)"
+                ) from None
             return None
         except Exception as error:  # a file system of any kind raises what it likes
             raise _failed("read", name, error) from None
@@ -123,11 +127,13 @@ class Storage:
         return True
 
     def names(self, folder: str) -> Iterator[str]:
-        """The names of all documents in a folder of the storage."""
+        """The names of all documents in a folder of the storage. Raises ``StorageError``."""
         try:
             found = cast("list[str]", self._files.find(f"{self._root}/{folder}"))
         except FileNotFoundError:
             return
+        except Exception as error:
+            raise _failed("list", folder, error) from None
         for path in sorted(found):
             name = path.removeprefix(self._root).lstrip("/")
             if not name.rpartition("/")[2].startswith("."):
@@ -190,12 +196,18 @@ def _failed(what: str, name: str, error: Exception) -> StorageError:
     return StorageError("StorageUnavailable", f"cannot {what} {name} ({reason})")
 
 
+def _is_of_bucket(error: FileNotFoundError) -> bool:
+    """Whether an S3 store has no such bucket: that is no empty storage."""
+    reply: dict[str, Any] = getattr(error.__cause__, "response", {})
+    return reply.get("Error", {}).get("Code") == "NoSuchBucket"
+
+
 def _open_file_system(url: str) -> tuple[Any, str]:
     try:
-        files, root = cast("tuple[Any, str]", cast("Any", fsspec).core.url_to_fs(url))
-    except (ImportError, ValueError) as error:
+        files, root = file_system(url)
+    except NoReaderError as error:
         raise InvalidInput(
-            "Configuration", f"FACEID_STORAGE: cannot be opened ({type(error).__name__})"
+            "Configuration", f"FACEID_STORAGE: cannot be opened ({error.strerror})"
         ) from None
     return files, root.rstrip("/")
 

@@ -25,7 +25,7 @@ def authenticate(emulation: Emulation, exchange: Exchange, body: bytes) -> None:
         raise Refusal("AuthFailure.InvalidAuthorization") from None
     if not _LEAST_SIGNED.issubset(claim.signed_headers):
         raise Refusal("AuthFailure.InvalidAuthorization")  # assumed
-    if claim.secret_id != emulation.options.secret_id:
+    if claim.secret_id != emulation.secret_id:
         raise Refusal("AuthFailure.SecretIdNotFound")
     timestamp = _timestamp(headers)
     # Real time, not the clock that can be moved: clients go on working when it is moved.

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from faceid.emulator.emulation import Emulation
 from faceid.emulator.faults import BadRule
 from faceid.emulator.journal import FILTERS
+from faceid.emulator.options import BadOption, EmulatorOptions
 
 PREFIX = "/_emulator"
 
@@ -67,6 +68,7 @@ class Control:
                 "POST": self._add_faults,
                 "DELETE": self._clear_faults,
             },
+            "credentials": {"POST": self._rotate},
             "reset": {"POST": self._reset},
         }
         return Starlette(
@@ -125,6 +127,18 @@ class Control:
     async def _clear_faults(self, request: Request) -> Response:
         self._emulation.faults.clear()
         return await self._faults(request)
+
+    async def _rotate(self, request: Request) -> Response:
+        body = await _body(request)
+        given = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+        if not {"secret_id", "secret_key"} <= set(given) <= {"secret_id", "secret_key", "token"}:
+            raise _Wrong('the body must be {"secret_id", "secret_key"}, and may have "token"')
+        try:
+            options = EmulatorOptions.read(**{"token": ""} | given)
+        except BadOption as error:
+            raise _Wrong(str(error)) from None
+        self._emulation.accept_key_of(options)
+        return _json({"status": "ok"})
 
     async def _reset(self, _: Request) -> Response:
         self._emulation.reset()

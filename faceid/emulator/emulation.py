@@ -26,8 +26,7 @@ class Emulation:
 
     def __post_init__(self) -> None:
         options = self.options
-        self.secret_key = options.secret_key.get_secret_value()
-        self.token = options.token.get_secret_value()
+        self.accept_key_of(options)
         self.actions = options.target_actions()
         self.clock = Clock(options.skew)
         self.journal = Journal()
@@ -37,11 +36,18 @@ class Emulation:
             ops=(CREATE_UPLOAD_URL, *self.actions, *STORE_OPS),
             verdicts=[name for name, action in self.actions.items() if action.reading.passed],
         )
-        own = StoreKey(options.secret_id, self.secret_key, region=None)
+
+    def accept_key_of(self, options: EmulatorOptions) -> None:
+        """From now on the account has that key, and no other."""
+        self.secret_id = options.secret_id
+        self.secret_key = options.secret_key.get_secret_value()
+        self.token = options.token.get_secret_value()
+        own = StoreKey(self.secret_id, self.secret_key, region=None)
         self.store_keys = {key.secret_id: key for key in (*STORE_KEYS.values(), own)}
 
     def reset(self) -> None:
         """Everything as at the start; objects that were there at the start are gone, too."""
+        self.accept_key_of(self.options)
         self.clock.reset()
         self.journal.clear()
         self.rates.reset()

@@ -61,8 +61,13 @@ class EmulatorControl:
     def clear_faults(self) -> None:
         self._ask("DELETE", "faults")
 
+    def rotate(self, secret_id: str, secret_key: str, token: str = "") -> None:
+        """The account has this key from now on, and no other."""
+        key = {"secret_id": secret_id, "secret_key": secret_key, "token": token}
+        self._ask("POST", "credentials", key)
+
     def reset(self) -> None:
-        """Everything as at the start: clock, objects, faults, log and counts."""
+        """Everything as at the start: clock, objects, faults, keys, log and counts."""
         self._ask("POST", "reset")
 
     def _ask(self, method: str, call: str, body: object = None) -> Any:

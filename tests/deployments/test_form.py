@@ -16,7 +16,7 @@ from prefect.utilities.schema_tools.validation import is_valid
 from faceid.actions import TARGET_ACTIONS, TargetAction
 from faceid.errors import InvalidInput
 from faceid.intake import check_form, read_request
-from faceid.resources import resolve_location
+from faceid.roots import Roots
 from faceid.settings import FaceIdSettings
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
@@ -309,7 +309,7 @@ def _names(action: TargetAction, field: str) -> list[str]:
 def test_the_form_takes_a_link_for_one_where_the_flow_does(location: str):
     refused = not is_valid({"save_files_to": location}, {"properties": {"save_files_to": FOLDER}})
     try:
-        resolve_location("ImageUrl", location, ("/", "x://"))
+        Roots.of(("/", "x://")).resolve("resource ImageUrl", location)
         said = ""
     except InvalidInput as error:
         said = str(error)

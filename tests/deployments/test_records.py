@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from faceid.emulator import Emulator
+from tasks.credentials import TencentCredentials
 from tests.deployments.conftest import Ended, deliver_tokens, until
 from tests.flows.deployed import Worker, next_run
 from tests.flows.helpers import start_deliver
@@ -239,3 +241,54 @@ def test_deliver_tells_a_conflict_with_exit_code_2(
     assert json.loads(out)["error"]["kind"] == "conflict"
     assert "Use a request ID of its own for each input." in err
     assert emulator.requests() == sent
+
+
+def test_requests_that_a_block_delivered_are_found_by_its_name(
+    faceid: Faceid, emulator: Emulator, prefect_api: str, monkeypatch: pytest.MonkeyPatch
+):
+    key = {"secret_id": emulator.secret_id, "secret_key": emulator.secret_key}
+    own = {"endpoint": emulator.url, "account": "kiosk", "region": "ap-hongkong"}
+    TencentCredentials.model_validate(key | own).save("of-records", overwrite=True)
+    for name in ("FACEID_ENDPOINT", "TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FACEID_DATA_KEY", Fernet.generate_key().decode())
+    block = ("--credentials", "of-records")
+    code, out, err = faceid(*deliver_tokens(credentials="of-records", region=None))
+    assert (code, json.loads(out)["service"]) == (0, "emulator"), err
+    assert "emulator service" in err
+
+    assert faceid("status", "r-1").code == 1  # the live service knows no such request
+    code, out, _ = faceid("status", "r-1", *block)
+    assert (code, json.loads(out)["state"], json.loads(out)["region"]) == (
+        0,
+        "verdict",
+        "ap-hongkong",
+    )
+    assert faceid("answer", "r-1").code == 1
+    assert json.loads(faceid("answer", "r-1", *block).out)["Result"] == "Success"
+    assert faceid("forget", "r-1").code == 1
+    code, out, _ = faceid("forget", "r-1", *block)
+    assert (code, json.loads(out)["flow_runs"]) == (0, 1)
+    assert faceid("status", "r-1", *block).code == 1
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        deliver_tokens(credentials="nobody"),
+        ("batch", "people.jsonl", "--credentials", "nobody"),
+        ("status", "r-1", "--credentials", "nobody"),
+        ("answer", "r-1", "--credentials", "nobody"),
+        ("forget", "r-1", "--credentials", "nobody"),
+    ],
+)
+def test_a_block_that_is_not_there_is_told_at_once(
+    faceid: Faceid, emulator: Emulator, prefect_api: str, tokens: tuple[str, ...]
+):
+    code, out, err = faceid(*tokens)
+    assert (code, out) == (2, "")
+    assert err.startswith("faceid: MissingCredentials: the block tencent-credentials/nobody is not")
+    assert len(err.splitlines()) == 1
+    with temporary_settings({PREFECT_API_URL: None}):
+        assert "set PREFECT_API_URL to its API" in faceid(*tokens).err
+    assert emulator.requests() == []

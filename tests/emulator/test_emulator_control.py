@@ -82,6 +82,36 @@ def test_paths_methods_and_bodies_that_are_wrong(caller: Caller) -> None:
     assert caller.http.head(f"{caller.url}/_emulator/health").status_code == 200
 
 
+def test_the_accounts_key_is_rotated(emulator: Emulator, caller: Caller) -> None:
+    new = Caller(caller.url, "AKIDexampleNew", "EXAMPLE-new-key", http=caller.http)
+    assert new.code("CreateUploadUrl", TICKET) == "AuthFailure.SecretIdNotFound"
+    emulator.rotate("AKIDexampleNew", "EXAMPLE-new-key")
+    assert new.ticket()
+    assert caller.code("CreateUploadUrl", TICKET) == "AuthFailure.SecretIdNotFound"
+    emulator.rotate("AKIDexampleNew", "EXAMPLE-other-key")
+    assert new.code("CreateUploadUrl", TICKET) == "AuthFailure.SignatureFailure"
+    emulator.reset()
+    assert caller.ticket()
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({}, 'the body must be {"secret_id", "secret_key"}'),
+        ([], 'the body must be {"secret_id", "secret_key"}'),
+        ({"secret_id": "AKID1"}, "the body must be"),
+        ({"secret_id": "AKID1", "secret_key": "k", "port": 1}, "the body must be"),
+        ({"secret_id": "a b", "secret_key": "k"}, "FACEID_EMULATOR_SECRET_ID: "),
+        ({"secret_id": "AKID1", "secret_key": ""}, "FACEID_EMULATOR_SECRET_KEY: "),
+    ],
+)
+def test_keys_that_cannot_be(caller: Caller, body: Any, error: str) -> None:
+    reply = caller.http.post(f"{caller.url}/_emulator/credentials", json=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"].startswith(error)
+    assert caller.ticket()
+
+
 def test_the_log(emulator: Emulator, caller: Caller) -> None:
     ticket = caller.ticket()
     key = f"faceid/VideoLivenessCompare/{ticket['RequestId']}"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from faceid.errors import InvalidInput
 from faceid.manifest import Entry, find_manifests, read_manifest
+from faceid.roots import Roots
 from tests.faceid.manifests import HEADER, LINE, ROW, read, rules, shown
 
 
@@ -40,13 +41,13 @@ def touch(*names: str) -> None:
 
 def names(folder: Path, location: str, *roots: str) -> list[str]:
     """What is found, from the folder on."""
-    return [found.removeprefix(f"{folder}/") for found in find_manifests(location, roots)]
+    return [found.removeprefix(f"{folder}/") for found in find_manifests(location, Roots.of(roots))]
 
 
 def test_a_plain_location_is_one_file(folder: Path):
     touch("m.csv")
     for location in ("m.csv", f"{folder}/m.csv", f"file://{folder}/m.csv", "./in/../m.csv"):
-        assert find_manifests(location) == [f"{folder}/m.csv"]
+        assert find_manifests(location, Roots.of([])) == [f"{folder}/m.csv"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_what_is_no_manifest_is_refused(folder: Path, remote: Any, location: str
     Path("outside").symlink_to("/etc")
     Path("dead.csv").symlink_to("none")
     with pytest.raises(InvalidInput, match=f"^InvalidManifest: manifest: {reason}") as refused:
-        find_manifests(location)
+        find_manifests(location, Roots.of([]))
     assert "Zq7x" not in str(refused.value)
 
 
@@ -135,10 +136,10 @@ def test_roots_hold_for_manifests_and_for_what_they_match(folder: Path):
     assert names(folder, "in/**/*.csv", inside) == ["in/a.csv", "in/sub/b.csv"]
     for location in ("other/c.csv", "*/*.csv", "in/../other/*.csv", "**"):
         with pytest.raises(InvalidInput, match="outside"):
-            find_manifests(location, [inside])
+            find_manifests(location, Roots.of([inside]))
     Path("in/e.csv").symlink_to("../other/c.csv")
     with pytest.raises(InvalidInput, match="outside"):
-        find_manifests("in/*.csv", [inside])
+        find_manifests("in/*.csv", Roots.of([inside]))
 
 
 @given(st.text(st.sampled_from("*?[]!-/.{}ab:\0\ud800 "), max_size=12))
@@ -151,7 +152,7 @@ def test_any_text_is_found_or_refused(location: str):
     found: list[str] = []
     code = "InvalidManifest"
     try:
-        found = find_manifests(location)
+        found = find_manifests(location, Roots.of([]))
     except InvalidInput as refused:
         code = refused.code
     assert (found, code) == ([], "InvalidManifest")
@@ -163,15 +164,18 @@ def test_any_text_is_found_or_refused(location: str):
 def test_a_remote_glob_is_the_files_that_it_matches(remote: Any):
     for name in ("a.csv", "b.csv", ".hidden.csv", "sub/c.csv", "c.jsonl"):
         remote.pipe(f"/in/{name}", b"x")
-    assert find_manifests("memory://in/a.csv") == ["memory://in/a.csv"]
-    assert find_manifests("memory://in/*.csv") == ["memory://in/a.csv", "memory://in/b.csv"]
-    assert find_manifests("memory://in/[!b].csv") == ["memory://in/a.csv"]
-    assert find_manifests("memory://in/**/*.csv")[-1] == "memory://in/sub/c.csv"
-    assert find_manifests("memory://none/*.csv") == []
-    assert find_manifests("memory://in/*.csv", ["memory://in"]) != []
+    assert find_manifests("memory://in/a.csv", Roots.of([])) == ["memory://in/a.csv"]
+    assert find_manifests("memory://in/*.csv", Roots.of([])) == [
+        "memory://in/a.csv",
+        "memory://in/b.csv",
+    ]
+    assert find_manifests("memory://in/[!b].csv", Roots.of([])) == ["memory://in/a.csv"]
+    assert find_manifests("memory://in/**/*.csv", Roots.of([]))[-1] == "memory://in/sub/c.csv"
+    assert find_manifests("memory://none/*.csv", Roots.of([])) == []
+    assert find_manifests("memory://in/*.csv", Roots.of(["memory://in"])) != []
     for location in ("memory://in/*.csv", "memory://in/a.csv"):
         with pytest.raises(InvalidInput, match="outside FACEID_RESOURCE_ROOTS"):
-            find_manifests(location, ["memory://other"])
+            find_manifests(location, Roots.of(["memory://other"]))
 
 
 class Host(AbstractFileSystem):
@@ -206,22 +210,22 @@ def host() -> type[Host]:
 
 
 def test_the_host_of_a_url_stays_in_it(host: type[Host]):
-    assert find_manifests("host://me/day/*.csv") == ["host://me/day/a.csv"]
+    assert find_manifests("host://me/day/*.csv", Roots.of([])) == ["host://me/day/a.csv"]
 
 
 def test_a_file_that_came_later_is_found(host: type[Host]):
     system: Any = fsspec.filesystem("host")
     system.ls("/day")
     host.files = ["/day/a.csv", "/day/b.csv"]
-    assert len(find_manifests("host://me/day/*.csv")) == 2
+    assert len(find_manifests("host://me/day/*.csv", Roots.of([]))) == 2
     assert not system.dircache
     host.files = [*host.files, "/day/c.csv"]
-    assert find_manifests("host://me/day/c.csv") == ["host://me/day/c.csv"]
+    assert find_manifests("host://me/day/c.csv", Roots.of([])) == ["host://me/day/c.csv"]
 
 
 def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(host: type[Host]):
     with pytest.raises(InvalidInput, match=r"cannot be listed \(RuntimeError\)"):
-        find_manifests("host://me/secret/*.csv")
+        find_manifests("host://me/secret/*.csv", Roots.of([]))
 
 
 # --- Reading ---

@@ -78,6 +78,12 @@ def run_batch(prefect_api: str, emulator: Emulator, samples: Path, no_delays: No
     return run
 
 
+@pytest.fixture(autouse=True)
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment says what runs of deployments may read, as that of ``faceid up`` does."""
+    monkeypatch.setenv("FACEID_RESOURCE_ROOTS", str(tmp_path))
+
+
 @pytest.fixture
 async def worker(prefect_api: str, emulator: Emulator, no_delays: None) -> AsyncGenerator[Worker]:
     """A worker's part, played by the test."""

@@ -14,7 +14,6 @@ from faceid.emulator import Emulator
 from faceid.errors import DeliveryFailed
 from faceid.models import DeliveryResult
 from flows.deliver import deliver
-from tasks.credentials import TencentCredentials
 from tests.environment import wait_until
 from tests.flows.conftest import REQUEST, Deliver, artifact_of, task_runs_of
 
@@ -125,7 +124,10 @@ async def test_a_negative_verdict_is_a_success_of_the_delivery(
             "resource ImageUrl: there is no such file",
         ),
         ({"action_parameters": {"LivenessType": "WINK"}}, "LivenessType must be"),
-        ({"credentials": "nobody"}, "no usable block tencent-credentials/nobody"),
+        (
+            {"credentials": "nobody"},
+            "the block tencent-credentials/nobody is not there; make it first",
+        ),
     ],
 )
 async def test_wrong_input_fails_before_anything_is_sent(
@@ -183,33 +185,6 @@ async def test_a_plain_call_returns_the_result_or_raises_it(
     with pytest.raises(DeliveryFailed, match="LivenessType is missing") as raised:
         await cast("Any", deliver)(**REQUEST | {"action_parameters": {}})
     assert raised.value.result.status == "failed"
-
-
-async def test_keys_can_come_from_a_block(
-    run_deliver: Deliver, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-):
-    block = TencentCredentials(
-        secret_id=emulator.secret_id, secret_key=cast("Any", emulator.secret_key)
-    )
-    await block.asave("kiosk", overwrite=True)
-    monkeypatch.delenv("TENCENTCLOUD_SECRET_ID")
-    monkeypatch.delenv("TENCENTCLOUD_SECRET_KEY")
-    _, result, _ = await run_deliver(credentials="kiosk")
-    assert result.status == "verdict"
-
-
-async def test_a_dead_token_is_read_again_once_from_its_block(
-    run_deliver: Deliver, emulator: Emulator
-):
-    block = TencentCredentials(
-        secret_id=emulator.secret_id,
-        secret_key=cast("Any", emulator.secret_key),
-        token=cast("Any", "EXAMPLE-session-token"),
-    )
-    await block.asave("temporary", overwrite=True)
-    emulator.add_fault("CreateUploadUrl", "api:AuthFailure.TokenFailure")
-    _, result, _ = await run_deliver(credentials="temporary")
-    assert result.status == "verdict"
 
 
 @pytest.mark.parametrize(

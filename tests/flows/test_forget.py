@@ -8,6 +8,7 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from cryptography.fernet import Fernet
 from prefect import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
@@ -524,6 +525,25 @@ async def test_the_flow_forgets_in_all_accounts_and_tells_counts_alone(
     state = await run_forget(older_than="1h")
     assert (state.is_completed(), state.message) == (True, "1 forgotten")
     assert len(documents_with(request_id)) == 2
+
+
+async def test_the_flow_forgets_in_the_service_that_a_block_names(
+    run_deliver: Deliver, emulator: Emulator, request_id: str, monkeypatch: pytest.MonkeyPatch
+):
+    key = {"secret_id": emulator.secret_id, "secret_key": emulator.secret_key}
+    block = TencentCredentials.model_validate(key | {"endpoint": emulator.url, "account": "fourth"})
+    await block.asave(f"fourth-{request_id[2:]}")
+    monkeypatch.setenv("FACEID_DATA_KEY", Fernet.generate_key().decode())
+    monkeypatch.setenv("FACEID_ACCOUNT", "fourth")
+    await run_deliver(request_id=request_id, credentials=f"fourth-{request_id[2:]}")
+    await age(request_id)
+    monkeypatch.delenv("FACEID_ACCOUNT")
+    monkeypatch.delenv("FACEID_ENDPOINT")
+    assert FaceIdSettings.load().service == "live"
+    state = await run_forget(older_than="1h")
+    assert (state.is_completed(), state.message) == (True, "1 forgotten")
+    assert rows_with(request_id) == set()
+    assert documents_with(request_id) == []
 
 
 async def test_the_flow_fails_when_something_is_left(

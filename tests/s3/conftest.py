@@ -1,0 +1,84 @@
+"""An S3 store on this machine, which refuses keys that it does not know."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import uuid4
+
+import boto3
+import httpx
+import pytest
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+
+USER = "worker"
+POLICY = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}],
+}
+
+
+@dataclass
+class Store:
+    """The store, with a key that it takes."""
+
+    url: str
+    secret_id: str
+    secret_key: str
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": self.secret_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[Store]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    given: dict[str, Any] = {
+        "endpoint_url": url,
+        "aws_access_key_id": "AKIAEXAMPLEEXAMPLE00",
+        "aws_secret_access_key": "EXAMPLE-root-secret",
+        "region_name": "us-east-1",
+    }
+    iam = cast("Any", boto3).client("iam", **given)
+    iam.create_user(UserName=USER)
+    iam.put_user_policy(UserName=USER, PolicyName="all", PolicyDocument=json.dumps(POLICY))
+    key = iam.create_access_key(UserName=USER)["AccessKey"]
+    # From here on keys, signatures and rights are looked at.
+    httpx.post(f"{url}/moto-api/reset-auth", content=b"0").raise_for_status()
+    yield Store(url, key["AccessKeyId"], key["SecretAccessKey"])
+    server.stop()
+
+
+@pytest.fixture
+def aws(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """The environment of a worker that may use the store."""
+    for name, value in store.environment().items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    yield store
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def bucket(aws: Store) -> str:
+    """An empty one."""
+    name = f"bucket-{uuid4().hex[:12]}"
+    S3FileSystem().mkdir(name)
+    return name
+
+
+def change_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the environment has a key that the store does not take."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "EXAMPLE-wrong-secret")
+    S3FileSystem.clear_instance_cache()
