@@ -11,7 +11,6 @@ rotated, or its token have died.
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from http.client import NOT_FOUND
 from typing import Any
 
 from prefect.blocks.core import Block
@@ -158,10 +157,8 @@ async def services_in_use(client: PrefectClient) -> list[Service]:
     """The environment's service, and the other one where a block names its endpoint."""
     try:
         documents = await client.read_block_documents_by_type(SLUG, include_secrets=False)
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code != NOT_FOUND:
-            raise
-        documents = []  # nobody has registered the type
+    except PrefectHTTPStatusError:
+        documents = []  # nobody registered the type; or none of them can be read by a run either
     endpoints = [document.data.get("endpoint") for document in documents]
     found: dict[Service, None] = {FaceIdSettings.load().service: None}
     found.update((service_of(endpoint), None) for endpoint in endpoints if endpoint)

@@ -107,7 +107,14 @@ def test_status_tells_who_is_at_work_and_who_was(
     assert json.loads(out)["state"] == "interrupted"
 
 
-def test_status_tells_what_comes_next(faceid: Faceid, emulator: Emulator, prefect_api: str):
+def test_status_tells_what_comes_next(
+    faceid: Faceid,
+    emulator: Emulator,
+    samples: Path,
+    prefect_api: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("FACEID_RESOURCE_ROOTS", str(samples))
     emulator.add_fault(ACTION, "expire-now")
 
     async def deliver() -> tuple[str, str]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -49,12 +50,11 @@ async def client(prefect_api: str) -> AsyncGenerator[PrefectClient]:
                 await client.delete_deployment((await client.read_deployment_by_name(name)).id)
             except ObjectNotFound:
                 continue
-        try:
+        with suppress(ObjectNotFound):
             await client.delete_work_pool("faceid")
+        with suppress(ObjectNotFound):
             slug = "tencent-credentials"
             await client.delete_block_type((await client.read_block_type_by_slug(slug)).id)
-        except ObjectNotFound:
-            pass
 
     async with get_client() as client:
         await remove()
