@@ -1,0 +1,37 @@
+"""What a look at one thing found, and how looks are taken: each in its time, none hides another."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Literal, NamedTuple
+
+from faceid.errors import FaceIdError
+
+Status = Literal["ok", "warning", "problem", "skipped"]
+
+SECONDS = 20.0
+"""For one look."""
+
+
+class Finding(NamedTuple):
+    """One line of ``faceid doctor``. No secret is in it."""
+
+    check: str
+    status: Status
+    message: str
+    advice: str = ""
+
+
+Look = Callable[[], Awaitable[list[Finding]]]
+
+
+async def take(check: str, look: Look) -> list[Finding]:
+    """What the look finds; its failure is a finding, too."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            return await look()
+    except TimeoutError:
+        return [Finding(check, "problem", f"no answer in {SECONDS:.0f} seconds")]
+    except FaceIdError as error:
+        return [Finding(check, "problem", f"{error.code}: {error.message}", error.advice)]
+    except Exception as error:  # its own text may hold secrets
+        return [Finding(check, "problem", f"cannot be looked at ({type(error).__name__})")]
