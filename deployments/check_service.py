@@ -10,7 +10,7 @@ from prefect.settings import PREFECT_HOME
 from deployments.findings import Finding, Look
 from faceid.actions import CREATE_UPLOAD_URL
 from faceid.client import FaceIdClient
-from faceid.errors import AccountError, InvalidInput, StorageError
+from faceid.errors import StorageError
 from faceid.settings import FaceIdSettings
 from tasks.credentials import check_credentials
 from tasks.locks import held
@@ -112,10 +112,7 @@ async def check_clock(settings: FaceIdSettings) -> list[Finding]:
 
 async def check_key(settings: FaceIdSettings) -> list[Finding]:
     """One upload ticket that nobody uses: not billed."""
-    try:
-        await check_credentials(settings)
-    except (AccountError, InvalidInput) as error:
-        return [Finding("credentials", "problem", error.message, error.advice)]
+    await check_credentials(settings)
     said = f"accepted by {settings.host}, account {settings.account}"
     if settings.service == "emulator":
         said += "; an emulator: no verdict of it is real"

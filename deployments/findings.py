@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
-from faceid.errors import FaceIdError
+from faceid.errors import ADVICE, FaceIdError
 
 Status = Literal["ok", "warning", "problem", "skipped"]
 
@@ -21,6 +21,11 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
+def failed(check: str, error: FaceIdError) -> Finding:
+    advice = ADVICE.get(error.code, error.advice)
+    return Finding(check, "problem", f"{error.code}: {error.message}", advice)
+
+
 Look = Callable[[], Awaitable[list[Finding]]]
 
 
@@ -32,6 +37,6 @@ async def take(check: str, look: Look) -> list[Finding]:
     except TimeoutError:
         return [Finding(check, "problem", f"no answer in {SECONDS:.0f} seconds")]
     except FaceIdError as error:
-        return [Finding(check, "problem", f"{error.code}: {error.message}", error.advice)]
+        return [failed(check, error)]
     except Exception as error:  # its own text may hold secrets
         return [Finding(check, "problem", f"cannot be looked at ({type(error).__name__})")]

@@ -1,0 +1,196 @@
+"""``faceid doctor``: all is well in a stack that runs, and each thing that is broken is named."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from cryptography.fernet import Fernet
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_KEY,
+    PREFECT_API_URL,
+    temporary_settings,
+)
+
+from deployments.check_server import PARTS
+from deployments.registration import register
+from deployments.stack import free_port, prefect_server
+from faceid.emulator import Emulator, EmulatorOptions
+from flows.deliver import deliver
+from tests.deployments.conftest import REQUEST, Ended, running_up
+
+Found = dict[str, dict[str, str]]
+SERVICE = ("storage", "locks", "limits", "resource roots", "clock", "credentials")
+
+
+def by_check(output: str) -> Found:
+    return {finding["check"]: finding for finding in json.loads(output)}
+
+
+@pytest.fixture
+def doctor(
+    emulator: Emulator, faceid: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], tuple[int, Found]]:
+    """Its exit code, and what it found by check; there is no Prefect server."""
+    monkeypatch.setenv("FACEID_RESOURCE_ROOTS", ".")
+
+    def look() -> tuple[int, Found]:
+        ended = faceid("doctor", "--json")
+        secret = emulator.secret_key
+        assert secret not in ended.out + ended.err
+        return ended.code, by_check(ended.out)
+
+    return look
+
+
+def problems(found: Found) -> list[str]:
+    return [check for check, finding in found.items() if finding["status"] == "problem"]
+
+
+def test_a_stack_that_runs_is_well(samples: Path, tmp_path: Path):
+    with running_up(tmp_path) as ready:
+        environment = {
+            **os.environ,
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+            "PREFECT_API_URL": ready["api_url"],
+            "FACEID_ENDPOINT": ready["endpoint"],
+            "TENCENTCLOUD_SECRET_ID": ready["secret_id"],
+            "TENCENTCLOUD_SECRET_KEY": ready["secret_key"],
+            "FACEID_RESOURCE_ROOTS": str(tmp_path),
+        }
+
+        def run(*flags: str, **more: str) -> "subprocess.CompletedProcess[str]":
+            command = [sys.executable, "-m", "faceid", "doctor", *flags]
+            return subprocess.run(
+                command,
+                check=False,
+                env=environment | more,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+            )
+
+        ended = run("--json")
+        found = by_check(ended.stdout)
+        parts = [part for part in PARTS if not part.startswith("work ")]
+        assert list(found) == ["server", "server settings", *parts, "worker", *SERVICE]
+        assert {finding["status"] for finding in found.values()} == {"ok"}, ended.stdout
+        assert ended.returncode == 0
+        lines = run().stdout.splitlines()
+        assert [line.split()[0] for line in lines] == ["ok"] * len(found)
+        wrong = run("--json", FACEID_ENDPOINT="nonsense")
+        assert wrong.returncode == 2
+        assert wrong.stdout == ""
+        assert "FACEID_ENDPOINT" in wrong.stderr
+
+
+def test_without_a_server_the_rest_is_looked_at(doctor: Callable[[], tuple[int, Found]]):
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        code, found = doctor()
+    assert code == 0
+    assert found["server"]["status"] == "warning"
+    assert {found[part]["status"] for part in (*PARTS, "worker")} == {"skipped"}
+    assert {found[check]["status"] for check in SERVICE} == {"ok"}
+
+
+def test_a_server_that_is_not_there(doctor: Callable[[], tuple[int, Found]]):
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
+        code, found = doctor()
+    assert (code, problems(found)) == (1, ["server"])
+    assert found["worker"]["status"] == "skipped"
+
+
+def test_a_server_with_a_password_and_without_our_settings(
+    doctor: Callable[[], tuple[int, Found]], tmp_path: Path
+):
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
+    settings = {"PREFECT_SERVER_API_AUTH_STRING": "somebody:secret"}
+    with prefect_server(free_port(), environment, tmp_path / "log", settings) as (_, api_url):
+        ours = {PREFECT_API_URL: api_url}
+        with temporary_settings(ours | {PREFECT_API_AUTH_STRING: "somebody:else"}):
+            code, found = doctor()
+        assert (code, problems(found)) == (1, ["server"])
+        assert "PREFECT_API_AUTH_STRING" in found["server"]["advice"]
+        with temporary_settings(ours | {PREFECT_API_KEY: "pnu_123"}):
+            _, found = doctor()
+        assert "unset PREFECT_API_KEY" in found["server"]["advice"]
+        with temporary_settings(ours | {PREFECT_API_AUTH_STRING: "somebody:secret"}):
+            code, found = doctor()
+    assert code == 1
+    assert found["server"]["status"] == "ok"
+    # The last of several; each is a line of its own.
+    assert "PREFECT_SERVER_" in found["server settings"]["advice"]
+    assert {found[part]["status"] for part in PARTS} == {"problem", "warning"}
+    assert found["deployment"]["advice"] == "register it: make deploy"
+    assert found["worker"]["status"] == "skipped"
+
+
+def test_nobody_takes_the_runs(doctor: Callable[[], tuple[int, Found]], prefect_api: str):
+    asyncio.run(register(pool=True))
+    code, found = doctor()
+    assert (code, problems(found)) == (1, ["worker"])
+    assert {found[part]["status"] for part in PARTS} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "check", "says"),
+    [
+        ("TENCENTCLOUD_SECRET_KEY", "wrong", "credentials", "TENCENTCLOUD_SECRET_KEY"),
+        ("TENCENTCLOUD_SECRET_ID", "AKIDunknown", "credentials", "TENCENTCLOUD_SECRET_ID"),
+        ("FACEID_LOCKS", "redis://127.0.0.1:1", "locks", "FACEID_LOCKS"),
+        ("FACEID_STORAGE", "/proc/nowhere", "storage", "FACEID_STORAGE"),
+        ("FACEID_DATA_KEY", "no key", "storage", "FACEID_DATA_KEY"),
+        ("FACEID_RATES", '{"NoSuchAction": 5}', "limits", "NoSuchAction"),
+        ("FACEID_RESOURCE_ROOTS", "", "resource roots", "FACEID_RESOURCE_ROOTS"),
+        ("FACEID_ENDPOINT", "http://127.0.0.1:1", "clock", "cannot connect"),
+    ],
+)
+def test_what_is_broken_is_named(
+    doctor: Callable[[], tuple[int, Found]],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    check: str,
+    says: str,
+):
+    monkeypatch.setenv(name, value)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        code, found = doctor()
+    expected = "warning" if check in ("limits", "resource roots") else "problem"
+    assert found[check]["status"] == expected
+    assert says in found[check]["message"] + found[check]["advice"]
+    assert code == (1 if expected == "problem" else 0)
+
+
+def test_records_of_another_key(
+    doctor: Callable[[], tuple[int, Found]], prefect_api: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FACEID_DATA_KEY", Fernet.generate_key().decode())
+    asyncio.run(cast("Any", deliver)(**REQUEST))
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        assert doctor()[0] == 0
+        monkeypatch.setenv("FACEID_DATA_KEY", Fernet.generate_key().decode())
+        code, found = doctor()
+    assert (code, problems(found)) == (1, ["storage"])
+    assert "FACEID_DATA_KEY" in found["storage"]["advice"]
+
+
+def test_a_clock_that_is_off(
+    doctor: Callable[[], tuple[int, Found]], monkeypatch: pytest.MonkeyPatch
+):
+    with (
+        Emulator(EmulatorOptions.read(port=0, skew=600)) as ahead,
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+    ):
+        monkeypatch.setenv("FACEID_ENDPOINT", ahead.url)
+        monkeypatch.setenv("TENCENTCLOUD_SECRET_ID", ahead.secret_id)
+        monkeypatch.setenv("TENCENTCLOUD_SECRET_KEY", ahead.secret_key)
+        code, found = doctor()
+    assert (code, problems(found)) == (1, ["clock"])
+    assert "600 s ahead" in found["clock"]["message"]
