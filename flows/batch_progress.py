@@ -8,8 +8,9 @@ from datetime import timedelta
 from uuid import UUID
 
 import anyio.to_thread
-from prefect import get_run_logger
+from prefect import get_client, get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.client.orchestration import PrefectClient
 from prefect.runtime import flow_run
 
 from flows.batch import Batch, Books
@@ -21,18 +22,23 @@ SECONDS = 2.0
 @contextlib.asynccontextmanager
 async def shown(batch: Batch) -> AsyncGenerator[None]:
     """The artifact ``progress-<flow run id>``, and result lines for who reads them elsewhere."""
-    progress = _Progress(batch)
-    task = asyncio.create_task(progress.keep())
-    try:
-        yield
-    finally:
-        task.cancel()
-    await progress.write()
+    async with contextlib.AsyncExitStack() as stack:
+        progress = _Progress(batch, stack)
+        task = asyncio.create_task(progress.keep())
+        try:
+            yield
+        finally:
+            task.cancel()
+        await progress.write()
 
 
 class _Progress:
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, stack: contextlib.AsyncExitStack) -> None:
+        """``stack`` closes what it opens."""
         self._batch = batch
+        self._stack = stack
+        # One for all updates: making a client takes tens of milliseconds.
+        self._client: PrefectClient | None = None
         self._began = time.monotonic()
         self._artifact: UUID | None = None
         self._has_warned = False
@@ -59,8 +65,12 @@ class _Progress:
             self._artifact = await acreate_progress_artifact(
                 percent, key=f"progress-{flow_run.id}", description=said
             )
-        else:
-            await aupdate_progress_artifact(self._artifact, percent, description=said)
+            return
+        if self._client is None:
+            self._client = await self._stack.enter_async_context(get_client())
+        await aupdate_progress_artifact(
+            self._artifact, percent, description=said, client=self._client
+        )
 
 
 def describe(books: Books, seconds: float) -> str:
