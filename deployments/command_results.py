@@ -82,19 +82,17 @@ async def _last_run(run_id: UUID) -> "FlowRun":
     from prefect.exceptions import ObjectNotFound
 
     from flows.batch_chain import last_of_chain
+    from flows.runs import asking
 
-    async with get_client() as client:
-        try:
-            run = await client.read_flow_run(run_id)
-            flow = await client.read_flow(run.flow_id)
+    with asking():
+        async with get_client() as client:
+            try:
+                run = await client.read_flow_run(run_id)
+                flow = await client.read_flow(run.flow_id)
+            except ObjectNotFound:
+                raise InvalidInput(
+                    "UnknownRun", f"the Prefect server knows no run {run_id}"
+                ) from None
             if flow.name != "deliver-batch":
                 raise InvalidInput("UnknownRun", f"{run_id} is a run of {flow.name}, and no batch")
             return await last_of_chain(client, run)
-        except ObjectNotFound:
-            raise InvalidInput("UnknownRun", f"the Prefect server knows no run {run_id}") from None
-        except InvalidInput:
-            raise
-        except Exception as error:  # whatever the way to the server raises
-            raise StorageError(
-                "PrefectUnavailable", f"the Prefect server cannot be asked ({type(error).__name__})"
-            ) from None

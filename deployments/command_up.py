@@ -103,6 +103,7 @@ def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Pa
     is not, as its objects and clock die with it; then this raises ``StackError``.
     """
     environment = {"FACEID_RESOURCE_ROOTS": str(Path.cwd()), **os.environ}
+    auth = _auth_string()
     with ExitStack() as running:
         parts: list[Child] = []
         emulated: Child | None = None
@@ -111,7 +112,6 @@ def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Pa
             emulated, address = running.enter_context(stack.emulator(environment, None))
             parts.append(emulated)
             environment |= address.environment()
-        auth = _auth_string()
         environment |= auth
         stderr.print("starting the Prefect server ...")
         server, api_url = running.enter_context(prefect_server(port, environment, None))

@@ -191,7 +191,8 @@ ADVICE = {
     "FilesExpired": "They live two hours; the verdict stands.",
     "AnswerForgotten": "The verdict stands; what the answer pointed to is gone with it.",
     "CannotDelete": "Delete it, then forget the request again.",
-    "PrefectUnavailable": "Look at PREFECT_API_URL, and whether the server runs.",
+    "PrefectUnavailable": "Look at PREFECT_API_URL and PREFECT_API_AUTH_STRING, and whether the "
+    "server runs.",
     "InvalidAction": "This endpoint does not know the action: check FACEID_ENDPOINT.",
 }
 

@@ -1,11 +1,16 @@
 """Flow runs as the Prefect server lists them, and the one that is at work here."""
 
+import contextlib
+from collections.abc import Generator
+
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectHTTPStatusError
 
+from faceid.errors import FaceIdError, StorageError
 from faceid.settings import FaceIdSettings
 from tasks.credentials import load_settings
 
@@ -45,3 +50,21 @@ async def settings_of_this_run(block: str) -> FaceIdSettings:
     assert context
     assert context.flow_run
     return settings.deployed() if context.flow_run.deployment_id else settings
+
+
+@contextlib.contextmanager
+def asking() -> Generator[None]:
+    """Turns whatever the way to the server raises into ``StorageError``."""
+    try:
+        yield
+    except FaceIdError:
+        raise
+    except Exception as error:
+        if isinstance(error, PrefectHTTPStatusError):
+            why = f"{error.response.status_code} {error.response.reason_phrase}"
+        elif isinstance(error, RuntimeError):  # of Prefect's client, as it comes in
+            why = "no answer, or another version's"
+        else:
+            why = type(error).__name__
+        message = f"the Prefect server cannot be asked ({why})"
+        raise StorageError("PrefectUnavailable", message) from None

@@ -143,6 +143,7 @@ def shoot(visitor: Page) -> Shoot:
 
 
 def _keep(page: Page, name: str) -> None:
+    expect(page.locator(".animate-pulse")).to_have_count(0)  # what stands there until more is known
     page.screenshot(path=SCREENSHOTS / f"{re.sub(r'[^a-z0-9-]+', '-', name)}.png")
 
 

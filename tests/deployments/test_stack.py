@@ -5,22 +5,26 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
 
-from deployments.stack import MOST_RESTARTS, StackError, child
+from deployments.stack import MOST_RESTARTS, EmulatorAddress, StackError, child
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
 from tests.deployments.conftest import (
     REQUEST,
+    Ended,
     assert_all_gone,
+    deliver_tokens,
     final_state,
     parts_of_up,
+    running_up,
     trigger,
     until,
 )
@@ -69,8 +73,20 @@ def _has(process: psutil.Process, temporary: Path) -> bool:
         return False
 
 
-def test_up_serves_the_deployment_to_the_api(up: Callable[[], dict[str, str]]):
-    ready = up()
+@pytest.fixture
+def guarded(samples: Path) -> Iterator[dict[str, str]]:
+    """The local stack with basic auth, started by somebody who has a key for Prefect Cloud."""
+    with running_up(
+        samples, PREFECT_SERVER_API_AUTH_STRING="admin:let me in", PREFECT_API_KEY="pnu_0"
+    ) as ready:
+        yield ready
+
+
+def test_up_serves_the_deployment_to_the_api(
+    guarded: dict[str, str],
+    capfd: pytest.CaptureFixture[str],
+):
+    ready = guarded
     assert set(ready) == {
         "api_url",
         "dashboard",
@@ -80,7 +96,26 @@ def test_up_serves_the_deployment_to_the_api(up: Callable[[], dict[str, str]]):
         "secret_key",
     }
     assert ready["service"] == "emulator"
-    with httpx.Client(base_url=ready["api_url"], timeout=30) as api:
+    assert "let me in" not in str(ready)
+    assert httpx.post(ready["api_url"] + "/flow_runs/filter", json={}).status_code == 401
+    stranger = subprocess.run(
+        [sys.executable, "-m", "faceid", *deliver_tokens()],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            **EmulatorAddress(
+                ready["endpoint"], ready["secret_id"], ready["secret_key"]
+            ).environment(),
+            "PREFECT_API_URL": ready["api_url"],
+        },
+        check=False,
+    )
+    assert stranger.returncode == 1
+    _, said = stranger.stderr.splitlines()
+    assert "the Prefect server cannot be asked (401 Unauthorized). Look at " in said
+    assert "PREFECT_API_AUTH_STRING" in said
+    with httpx.Client(base_url=ready["api_url"], auth=("admin", "let me in"), timeout=30) as api:
         dashboard = httpx.get(ready["dashboard"] + "/ui-settings").json()
         assert dashboard["api_url"] == ready["api_url"]
         deployment = api.get("/deployments/name/deliver/default").json()
@@ -100,6 +135,17 @@ def test_up_serves_the_deployment_to_the_api(up: Callable[[], dict[str, str]]):
         ended = final_state(api, trigger(api))
         assert ended["type"] == "COMPLETED"
         assert ended["message"] == "verdict: passed, Success [emulator]"
+    assert "let me in" not in "".join(capfd.readouterr())
+
+
+def test_up_refuses_a_password_that_is_empty(faceid: Callable[..., Ended]):
+    with temporary_settings({PREFECT_SERVER_API_AUTH_STRING: ""}):
+        code, _, err = faceid("up", "--emulator", "--port", "0")
+    assert code == 2
+    assert err == (
+        "faceid: Configuration: PREFECT_SERVER_API_AUTH_STRING is empty: give user:password, or "
+        "unset it\n"
+    )
 
 
 def test_up_looks_after_itself_and_keeps_what_was_made_in_the_dashboard(
@@ -201,6 +247,8 @@ def test_deliver_brings_a_temporary_server_where_there_is_none(emulator: Emulato
             **os.environ,
             "PREFECT_HOME": str(tmp_path / "prefect"),
             "TMPDIR": str(temporary),
+            # meant for `up`; a temporary server hears it, too
+            "PREFECT_SERVER_API_AUTH_STRING": "admin:let me in",
         },
         check=False,
     )
