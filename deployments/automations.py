@@ -237,7 +237,8 @@ def _mark_of(automation: Automation) -> str | None:
 
 def _digest(automation: AutomationCore) -> str:
     """Of all that the file decides on."""
-    content = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
+    decided = {"name", "description", "trigger", "actions"}
+    content = automation.model_dump(mode="json", include=decided)
     text = orjson.dumps(_in_order(content), option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(text).hexdigest()[:16]
 

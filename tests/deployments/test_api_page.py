@@ -57,7 +57,8 @@ def test_its_lines_do_what_it_says(
         "\ncompleted: 3 verdicts of 3 requests [emulator]\n",
         "| passed | 3 |",
         "\nfaceid: call back\n",
-        '\nfaceid.delivery.verdict {"request_id": "r-4"',
+        "\nfaceid.delivery.verdict {",
+        '"request_id": "r-4"',
         '"faceid.verdict": "passed"',
     ):
         assert said in f"\n{ran.stdout}", ran.stdout

@@ -45,7 +45,9 @@ class Worker:
     @classmethod
     async def of_a_deployment(cls, api_url: str) -> Self:
         name = f"test-{uuid4().hex[:12]}"
-        deployment = await deliver.ato_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH)
+        deployment = await deliver.ato_deployment(
+            name, tags=["faceid"], entrypoint_type=EntrypointType.MODULE_PATH
+        )
         return cls(api_url, await deployment.aapply(), f"r-{uuid4().hex[:12]}")
 
     async def trigger(self, **changes: Any) -> UUID:

@@ -17,18 +17,17 @@ from prefect.blocks.webhook import Webhook
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.states import Crashed, Pending, Scheduled
 from prefect.types import SecretDict
-from prefect.types.entrypoint import EntrypointType
 from pydantic import SecretStr
 
 from deployments.automations import FILE, register_automations
 from faceid.emulator import Emulator
 from faceid.errors import InvalidInput
 from faceid.models import DeliveryResult
-from flows.deliver import deliver
 from flows.events import tell
 from tests.environment import HOME, wait_until
 from tests.flows.batches import RunBatch, entry, write
 from tests.flows.conftest import Deliver
+from tests.flows.deployed import Worker
 from tests.flows.helpers import ACTION, REFUSES_THE_ACCOUNT, REFUSES_THE_FILE
 from tests.receiver import Receiver, receiver
 
@@ -62,6 +61,13 @@ async def nothing_left(prefect_api: str) -> AsyncGenerator[None]:
         for block in await client.read_block_documents():
             if block.name in ("faceid-alerts", "faceid-callback"):
                 await client.delete_block_document(block.id)
+
+
+@pytest.fixture
+async def other_worker(prefect_api: str) -> AsyncGenerator[Worker]:
+    worker = await Worker.of_a_deployment(prefect_api)
+    yield worker
+    await worker.leave_nothing()
 
 
 @pytest.fixture
@@ -129,10 +135,11 @@ async def test_what_leaves_the_file_is_removed_unless_somebody_changed_it(
     file = tmp_path / "automations.yaml"
     file.write_text(SMALL)
     assert await register_automations(file) == ["test: one", "test: two"]
-    await edit((await automations())["test: two"], description="changed by somebody")
+    await edit((await automations())["test: two"], name="somebody's")
     file.write_text("message: x\nautomations: []\n")
+    assert await register_automations(file, write=False) == ["test: one"]
     assert await register_automations(file) == ["test: one"]
-    assert list(await automations()) == ["test: two"]
+    assert list(await automations()) == ["somebody's"]
 
 
 @pytest.mark.parametrize(
@@ -217,55 +224,36 @@ async def fired(api_url: str, names: dict[str, UUID]) -> Counter[str]:
     return Counter(event["resource"]["prefect.resource.name"] for event in found)
 
 
-class Deployed:
-    """``deliver`` as a deployment, with nobody or somebody to run it."""
+async def due_run(worker: Worker) -> UUID:
+    """A run of the worker's deployment that has been due for a while."""
+    run_id = await worker.trigger()
+    await set_state(run_id, Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=1)))
+    return run_id
 
-    def __init__(self, deployment_id: UUID) -> None:
-        self.id = deployment_id
 
-    @classmethod
-    async def under_a_name_of_its_own(cls) -> "Deployed":
-        deployment = await deliver.ato_deployment(
-            f"test-{uuid4().hex[:12]}", tags=["faceid"], entrypoint_type=EntrypointType.MODULE_PATH
+async def polled_long_ago(worker: Worker) -> None:
+    """As if a runner had asked for the deployment's runs, and nobody since."""
+
+    async def look() -> bool:
+        async with get_client() as client:
+            await client.get_scheduled_flow_runs_for_deployments([worker.deployment_id])
+            return (await client.read_deployment(worker.deployment_id)).status == "READY"
+
+    await wait_until(look, "a deployment that is ready")
+    # The clock is moved where the server keeps the time.
+    with sqlite3.connect(Path(HOME) / "prefect.db", timeout=60) as database:
+        database.execute(
+            "UPDATE deployment SET last_polled = datetime('now', '-2 minutes') WHERE id = ?",
+            (str(worker.deployment_id),),
         )
-        return cls(await deployment.aapply())
 
-    async def due_run(self) -> UUID:
-        """A run that has been due for a while."""
-        due = datetime.now(UTC) - timedelta(minutes=1)
+
+async def is_late(flow_run_id: UUID) -> None:
+    async def look() -> bool:
         async with get_client() as client:
-            run = await client.create_flow_run_from_deployment(
-                self.id,
-                parameters=entry(f"r-{uuid4().hex[:12]}"),
-                state=Scheduled(scheduled_time=due),
-            )
-        return run.id
+            return (await client.read_flow_run(flow_run_id)).state_name == "Late"
 
-    async def polled(self) -> None:
-        """As a runner asks for its runs."""
-        async with get_client() as client:
-            await client.get_scheduled_flow_runs_for_deployments([self.id])
-
-    async def not_polled_for_a_while(self) -> None:
-        """The clock is moved where the server keeps the time."""
-
-        async def look() -> bool:
-            async with get_client() as client:
-                return (await client.read_deployment(self.id)).status == "READY"
-
-        await wait_until(look, "a deployment that is ready")
-        with sqlite3.connect(Path(HOME) / "prefect.db", timeout=60) as database:
-            database.execute(
-                "UPDATE deployment SET last_polled = datetime('now', '-2 minutes') WHERE id = ?",
-                (str(self.id),),
-            )
-
-    async def is_late(self, flow_run_id: UUID) -> None:
-        async def look() -> bool:
-            async with get_client() as client:
-                return (await client.read_flow_run(flow_run_id)).state_name == "Late"
-
-        await wait_until(look, "a run that is late")
+    await wait_until(look, "a run that is late")
 
 
 async def set_state(flow_run_id: UUID, state: Any) -> None:
@@ -278,6 +266,8 @@ async def test_each_notices_what_it_is_for_once(
     prefect_api: str,
     run_deliver: Deliver,
     run_batch: RunBatch,
+    worker: Worker,
+    other_worker: Worker,
     emulator: Emulator,
     samples: Path,
     fast: None,
@@ -295,12 +285,10 @@ async def test_each_notices_what_it_is_for_once(
     mark = uuid4().hex[:12]
 
     # Those that take their time: a run that nobody begins, one that somebody does, no worker.
-    forsaken, looked_after = [await Deployed.under_a_name_of_its_own() for _ in range(2)]
-    await forsaken.polled()
-    await forsaken.due_run()
-    begun = await looked_after.due_run()
-    await forsaken.not_polled_for_a_while()
-    await looked_after.is_late(begun)
+    await polled_long_ago(worker)
+    await due_run(worker)
+    begun = await due_run(other_worker)
+    await is_late(begun)
     await set_state(begun, Pending())
 
     emulator.add_fault(ACTION, "http:503")
@@ -315,7 +303,7 @@ async def test_each_notices_what_it_is_for_once(
     emulator.add_fault(ACTION, REFUSES_THE_FILE, times=0)
     many = write(samples / f"{mark}.jsonl", [entry(f"{mark}-{n}") for n in range(25)])
     await run_batch(many)
-    await set_state(await looked_after.due_run(), Crashed(message="Its process is gone."))
+    await set_state(await due_run(other_worker), Crashed(message="Its process is gone."))
     tell(
         "requests.waiting",
         kind="requests",
