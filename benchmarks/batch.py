@@ -85,7 +85,7 @@ def _other(title: str, name: str, count: int, server: Mapping[str, str] | None =
 
 PACED = _case("IdCardOCRVerification", 1000, lifted=False)
 LIFTED = _case("IdCardOCRVerification", 1000, lifted=True)
-NEWCOMER = _other("newcomer's flow, .map, default server", "newcomer", 200, {})
+NEWCOMER = _other("newcomer's flow, .map, default server", "newcomer", 1000, {})
 CASES = [
     PACED,
     _case("VideoLivenessCompare", 500, lifted=False),
