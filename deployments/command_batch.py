@@ -20,6 +20,7 @@ from faceid.errors import FaceIdError, InvalidInput, StorageError
 from faceid.intake import Rules, check_files
 from faceid.settings import FaceIdSettings
 from faceid.spool import BadManifest, Spooled, take_in
+from flows.form import MOST_WINDOWS
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -82,8 +83,8 @@ def batch(
         raise InvalidInput("InvalidRequest", "--concurrency must be 1 to 256")
     if not 0 <= max_failed_percent <= 100:
         raise InvalidInput("InvalidRequest", "--max-failed-percent must be 0 to 100")
-    if max_windows < 1:
-        raise InvalidInput("InvalidRequest", "--max-windows must be 1 or more")
+    if not 1 <= max_windows <= MOST_WINDOWS:
+        raise InvalidInput("InvalidRequest", f"--max-windows must be 1 to {MOST_WINDOWS}")
     settings = settings_for(credentials)
     if not check:
         settings.credentials()

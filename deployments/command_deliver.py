@@ -14,6 +14,7 @@ from faceid.errors import DeliveryFailed, InvalidInput, StorageError
 from faceid.intake import Form, check_files, check_form, read_request
 from faceid.models import DeliveryResult
 from faceid.settings import FaceIdSettings
+from flows.form import MOST_WINDOWS
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -75,8 +76,8 @@ def deliver(
     asyncio.run(_check_files(form, settings))
     if save_files_to:
         settings.roots().resolve_folder("save_files_to", save_files_to)
-    if max_windows < 1:
-        raise InvalidInput("InvalidRequest", "--max-windows must be 1 or more")
+    if not 1 <= max_windows <= MOST_WINDOWS:
+        raise InvalidInput("InvalidRequest", f"--max-windows must be 1 to {MOST_WINDOWS}")
     stderr.print(
         f"{request_id}: {len(form.locations)} files to {action}, {settings.service} service"
     )

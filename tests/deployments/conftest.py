@@ -144,17 +144,18 @@ def running_up(folder: Path, **more: str) -> Generator[dict[str, str]]:
     try:
 
         def look() -> bool:
-            assert process.poll() is None
+            assert process.poll() is None, "it ended by itself"
             return ready.exists()
 
         until(look, "the ready file")
         assert ready.stat().st_mode & 0o777 == 0o600
         yield json.loads(ready.read_text())
     finally:
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-        assert_all_gone(family)
+        if process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            assert_all_gone(family)
 
 
 POSTGRES = os.environ.get("FACEID_TEST_POSTGRES", "postgres@127.0.0.1:5432")

@@ -173,7 +173,8 @@ def test_every_bad_line_is_said_and_nothing_is_sent(
     [
         (["--concurrency", "0"], "--concurrency must be 1 to 256"),
         (["--max-failed-percent", "101"], "--max-failed-percent must be 0 to 100"),
-        (["--max-windows", "0"], "--max-windows must be 1 or more"),
+        (["--max-windows", "0"], "--max-windows must be 1 to 1000"),
+        (["--max-windows", "1001"], "--max-windows must be 1 to 1000"),
     ],
 )
 def test_wrong_flags_are_told(
