@@ -96,7 +96,8 @@ def test_status_tells_who_is_at_work_and_who_was(
     assert json.loads(out)["state"] == "outcome-unknown"
 
     emulator.clear_faults()
-    emulator.add_fault("PutObject", "stall:60")
+    # A stalled answer has begun, and to a client that is all of an answer without a body.
+    emulator.add_fault("PutObject", "delay:60")
     process = start_deliver(prefect_api, "r-2")
     try:
         until(lambda: emulator.stats()["calls"]["PutObject"] > 2, "an upload")

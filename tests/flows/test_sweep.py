@@ -73,6 +73,16 @@ def die(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaita
     return run_and_die
 
 
+@pytest.fixture(autouse=True)
+async def nothing_crashed_before(prefect_api: str) -> None:
+    """The server is all tests': what others left crashed is none of a sweep's here."""
+    since = datetime.now(UTC) - timedelta(days=1)
+    async with get_client() as client:
+        for flow in ("deliver", "deliver-batch"):
+            for run in await dead_runs.crashed_runs(client, flow, since):
+                await client.delete_flow_run(run.id)
+
+
 @pytest.fixture
 def silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time after which a run that is not heard of is taken for dead has passed for all."""
