@@ -18,9 +18,9 @@ from faceid.actions import CREATE_UPLOAD_URL
 from faceid.command import Exit, app, stderr
 from faceid.errors import FaceIdError, InvalidInput, StorageError
 from faceid.intake import Rules, check_files
+from faceid.models import MOST_WINDOWS
 from faceid.settings import FaceIdSettings
 from faceid.spool import BadManifest, Spooled, take_in
-from flows.form import MOST_WINDOWS
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State

@@ -12,9 +12,8 @@ from deployments.run_here import run_here
 from faceid.command import Exit, app, stderr
 from faceid.errors import DeliveryFailed, InvalidInput, StorageError
 from faceid.intake import Form, check_files, check_form, read_request
-from faceid.models import DeliveryResult
+from faceid.models import MOST_WINDOWS, DeliveryResult
 from faceid.settings import FaceIdSettings
-from flows.form import MOST_WINDOWS
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from faceid.actions import Parameter, ResourceField, TargetAction
-from faceid.models import REQUEST_ID_PATTERN
+from faceid.models import MOST_WINDOWS, REQUEST_ID_PATTERN
 from faceid.settings import FaceIdSettings
 
 Schema = dict[str, Any]
@@ -32,9 +32,6 @@ _NO_LINK: Schema = {
         "pattern": r"^(?!(file|local)://)(?=.*://)(.*?://[^/?#]*@|[^#]*\?)",
     }
 }
-
-MOST_WINDOWS = 1000
-"""Twelve weeks. (A number that is too big for the database would break its list of runs.)"""
 
 
 def _text(**schema: Any) -> Any:
