@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from faceid.samples import copy_samples
 from tests.deployments.conftest import BUSY, running_up, until
@@ -164,16 +164,20 @@ def choose(page: Page, field: str, value: str) -> None:
     page.get_by_role("option", name=value, exact=True).click()
 
 
-def click(page: Page, button: str, call: str) -> int:
-    """Clicks a button that makes the page call the API; gives the status that came back."""
-    with page.expect_response(lambda reply: reply.url.endswith(call)) as answer:
-        page.get_by_role("button", name=button, exact=True).click()
+def click(page: Page, button: Locator, call: str) -> int:
+    """Clicks what makes the page call the API; gives the status that came back.
+
+    ``call`` is a regular expression for the end of the call's address.
+    """
+    with page.expect_response(re.compile(f"{call}$")) as answer:
+        button.click()
     return answer.value.status
 
 
 def submit(page: Page) -> None:
     """Submits the form and goes to the run's page."""
-    while (status := click(page, "Submit", "/create_flow_run")) in BUSY:
+    button = page.get_by_role("button", name="Submit")
+    while (status := click(page, button, "/create_flow_run")) in BUSY:
         pass
     assert status == 201
     page.get_by_role("button", name="View run").click()

@@ -102,7 +102,7 @@ def test_a_schedule_finds_each_days_file(page: Page, stack: Stack, shoot: Shoot)
     while status in BUSY:
         page.reload()
         _open_schedule(page, zone, f"{name}-{{date}}.jsonl")
-        status = click(page, "Save", "/schedules")
+        status = click(page, dialog.get_by_role("button", name="Save"), "/schedules")
     assert status == 201
     page.set_viewport_size({"width": 1400, "height": 1000})
     active = page.get_by_role("switch", name="toggle Every minute")
@@ -129,5 +129,6 @@ def test_a_schedule_finds_each_days_file(page: Page, stack: Stack, shoot: Shoot)
     expect(page.get_by_role("main").get_by_text(f"batch {name}-{day}.jsonl")).to_be_visible()
     shoot("schedule-with-a-run-that-is-done")
     page.goto(stack.page_of("deliver-batch"))
-    active.click()
+    while click(page, active, f"/{deployment}/schedules/[0-9a-f-]+") in BUSY:
+        expect(active).to_be_checked()
     expect(active).not_to_be_checked()
