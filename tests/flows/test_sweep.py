@@ -394,7 +394,8 @@ async def test_a_run_that_could_not_even_begin_does_not_hinder_the_others(
                 # Prefect's client asks a busy server again.
                 run = await client.request(
                     "POST",
-                    f"/deployments/{deployment_id}/create_flow_run",
+                    "/deployments/{id}/create_flow_run",
+                    path_params={"id": str(deployment_id)},
                     json={"parameters": parameters, "enforce_parameter_schema": False},
                 )
                 await client.set_flow_run_state(run.json()["id"], Crashed())
