@@ -47,7 +47,7 @@ format: $(VENV)/installed-dev ## let ruff write what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/installed-dev ## benchmarks: figures of one run on this machine, in a quarter of an hour
+bench: $(VENV)/installed-dev ## benchmarks: figures of one run on this machine, in half an hour
 	$(BIN)/python -m benchmarks
 
 bench-large: $(VENV)/installed-dev ## the memory of batches of 100, 1,000 and 10,000 requests

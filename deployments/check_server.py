@@ -141,6 +141,9 @@ async def _worker(client: PrefectClient) -> list[Finding]:
         advice = "switch it on in the dashboard"
         return [Finding("worker", "problem", f"{DELIVER} is paused", advice)]
     pool = deliver.work_pool_name
+    if pool and (await client.read_work_pool(pool)).is_paused:
+        advice = "switch it on in the dashboard: Work Pools"
+        return [Finding("worker", "problem", f"the work pool {pool} is paused", advice)]
     if deliver.status == DeploymentStatus.READY:
         return [Finding("worker", "ok", f"takes runs of {pool or 'faceid up'}")]
     start = f"python -m deployments.worker --pool={pool}" if pool else "faceid up"

@@ -23,6 +23,9 @@ MOST_SKEW = 300.0
 
 NOTABLE_SKEW = 5.0
 
+OF_THE_KEY = ("clock", "credentials")
+"""What cannot be looked at without a key."""
+
 
 def looks(settings: FaceIdSettings) -> list[tuple[str, Look]]:
     """What there is to look at, by name; ``settings`` may be those of a block."""

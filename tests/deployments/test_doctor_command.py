@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import pytest
 from cryptography.fernet import Fernet
+from prefect import get_client
+from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_KEY,
@@ -136,6 +138,36 @@ def test_nobody_takes_the_runs(doctor: Callable[[], tuple[int, Found]], prefect_
     code, found = doctor()
     assert (code, problems(found)) == (1, ["worker"])
     assert {found[part]["status"] for part in PARTS} == {"ok"}
+
+
+async def _pause(pool: str, paused: bool) -> None:
+    async with get_client() as client:
+        await client.update_work_pool(pool, WorkPoolUpdate(is_paused=paused))
+
+
+def test_a_pool_that_is_paused(doctor: Callable[[], tuple[int, Found]], prefect_api: str):
+    asyncio.run(register(pool=True))
+    asyncio.run(_pause("faceid", True))
+    _, found = doctor()
+    asyncio.run(_pause("faceid", False))
+    assert "faceid is paused" in found["worker"]["message"]
+
+
+@pytest.mark.parametrize("server", ["there", "dead", "unset"])
+def test_a_block_that_cannot_be_read_hides_nothing(
+    doctor: Callable[[], tuple[int, Found]],
+    faceid: Callable[..., Ended],
+    prefect_api: str,
+    server: str,
+):
+    url = {"there": prefect_api, "dead": "http://127.0.0.1:1/api", "unset": None}[server]
+    with temporary_settings({PREFECT_API_URL: url}):
+        ended = faceid("doctor", "--json", "--credentials", "nobodys")
+    found = by_check(ended.out)
+    assert ended.code == 1
+    assert found["credentials"]["status"] == "problem"
+    assert found["clock"]["status"] == "skipped"
+    assert found["storage"]["status"] == "ok"
 
 
 @pytest.mark.parametrize(
