@@ -20,7 +20,12 @@ import yaml
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import BlockDocument
-from prefect.events.actions import ActionTypes, CallWebhook, SendNotification
+from prefect.events.actions import (
+    ActionTypes,
+    ActionTypesOrUnknown,
+    CallWebhook,
+    SendNotification,
+)
 from prefect.events.schemas.automations import (
     Automation,
     AutomationCore,
@@ -172,7 +177,7 @@ def _as_automation(
     entry: _Entry, file: _File, blocks: list[BlockDocument]
 ) -> AutomationCore | None:
     """``None`` for one that calls a webhook that is not there."""
-    actions: list[ActionTypes] = [*(entry.actions or [])]
+    actions: list[ActionTypesOrUnknown] = [*(entry.actions or [])]
     if entry.webhook is not None:
         found = _of_slot(entry.webhook, blocks, "webhook")
         if not found:

@@ -229,7 +229,7 @@ def prefect_server(
         "PREFECT_SERVER_API_PORT": str(port),
     }
     variables.pop("PREFECT_API_URL", None)
-    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = ["deployments.server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with child("the Prefect server", command, variables, log, f"{root}/api/health") as process:
         yield process, f"{root}/api"
 

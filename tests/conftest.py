@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.environment import HOME, LIVE
+from tests.server_log import refusals
 
 if TYPE_CHECKING:
     from faceid.emulator import Emulator
@@ -55,6 +56,7 @@ def prefect_api() -> Iterator[str]:
         with temporary_settings({PREFECT_API_URL: api_url}):
             yield api_url
             APILogHandler().flush()  # while there is somebody to send them to
+    assert refusals(Path(HOME), "server.log") == []
 
 
 # Warnings of Prefect's own. Tests of the library, which knows no Prefect, have no such excuse.

@@ -20,7 +20,7 @@ from flows.interrupts import DRAIN_SECONDS
 from tests.deployments.compose import FILE, environment_of, read_compose
 
 SAY_SECONDS = 30
-"""For runs to say how they ended; a busy server takes its time."""
+"""For runs to say how they ended; a start of processes takes its time."""
 
 COMPOSE = read_compose()
 OPERATIONS = (FILE.parents[1] / "docs" / "operations.md").read_text()

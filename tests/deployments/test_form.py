@@ -21,7 +21,7 @@ from faceid.settings import FaceIdSettings
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
 from flows.form import closed
-from tests.deployments.conftest import BUSY, REQUEST, until
+from tests.deployments.conftest import REQUEST
 
 LINK = "https://bucket.example/face.jpg?q-signature=0123"
 WITH_PASSWORD = "sftp://somebody:secret@host/face.jpg"
@@ -35,12 +35,7 @@ class Form(NamedTuple):
 
     def submit(self, parameters: Mapping[str, Any]) -> httpx.Response:
         path = f"/deployments/{self.deployment}/create_flow_run"
-
-        def look() -> httpx.Response | None:
-            reply = self.api.post(path, json={"parameters": parameters})
-            return None if reply.status_code in BUSY else reply
-
-        return until(look, "an answer of the server's")
+        return self.api.post(path, json={"parameters": parameters})
 
     def runs(self) -> int:
         of_this = {"deployments": {"id": {"any_": [str(self.deployment)]}}}

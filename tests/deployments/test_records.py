@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from cryptography.fernet import Fernet
@@ -254,30 +255,31 @@ def test_deliver_tells_a_conflict_with_exit_code_2(
 def test_requests_that_a_block_delivered_are_found_by_its_name(
     faceid: Faceid, emulator: Emulator, prefect_api: str, monkeypatch: pytest.MonkeyPatch
 ):
+    name = f"kiosk-{uuid4().hex[:8]}"  # the server has other tests' runs, too
     key = {"secret_id": emulator.secret_id, "secret_key": emulator.secret_key}
     own = {"endpoint": emulator.url, "account": "kiosk", "region": "ap-hongkong"}
     TencentCredentials.model_validate(key | own).save("of-records", overwrite=True)
-    for name in ("FACEID_ENDPOINT", "TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY"):
-        monkeypatch.delenv(name)
+    for variable in ("FACEID_ENDPOINT", "TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY"):
+        monkeypatch.delenv(variable)
     monkeypatch.setenv("FACEID_DATA_KEY", Fernet.generate_key().decode())
     block = ("--credentials", "of-records")
-    code, out, err = faceid(*deliver_tokens(credentials="of-records", region=None))
+    code, out, err = faceid(*deliver_tokens(request_id=name, credentials="of-records", region=None))
     assert (code, json.loads(out)["service"]) == (0, "emulator"), err
     assert "emulator service" in err
 
-    assert faceid("status", "r-1").code == 1  # the live service knows no such request
-    code, out, _ = faceid("status", "r-1", *block)
+    assert faceid("status", name).code == 1  # the live service knows no such request
+    code, out, _ = faceid("status", name, *block)
     assert (code, json.loads(out)["state"], json.loads(out)["region"]) == (
         0,
         "verdict",
         "ap-hongkong",
     )
-    assert faceid("answer", "r-1").code == 1
-    assert json.loads(faceid("answer", "r-1", *block).out)["Result"] == "Success"
-    assert faceid("forget", "r-1").code == 1
-    code, out, _ = faceid("forget", "r-1", *block)
+    assert faceid("answer", name).code == 1
+    assert json.loads(faceid("answer", name, *block).out)["Result"] == "Success"
+    assert faceid("forget", name).code == 1
+    code, out, _ = faceid("forget", name, *block)
     assert (code, json.loads(out)["flow_runs"]) == (0, 1)
-    assert faceid("status", "r-1", *block).code == 1
+    assert faceid("status", name, *block).code == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,161 @@
+"""The local stack's Prefect server on SQLite: its writers take turns.
+
+These tests know Prefect from the inside. When one fails after an upgrade, look at
+``docs/prefect-internals.md`` first.
+"""
+
+import asyncio
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import sqlalchemy as sa
+from prefect.server.database import provide_database_interface
+from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.pool import Pool
+
+from deployments import server
+from deployments.server import set_to_autocommit, take_turns
+
+READ, WRITE = sa.text("SELECT count(*) FROM seen"), sa.text("INSERT INTO seen VALUES (1)")
+
+
+@pytest.fixture
+def in_turns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in our server, whose own process this is done in."""
+    begin = AioSqliteConfiguration.begin_transaction
+    monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", begin)
+    assert take_turns(), "Prefect has changed: see deployments/server.py"
+    yield
+    event.remove(Pool, "checkout", set_to_autocommit)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[AioSqliteConfiguration]:
+    """A database as Prefect's server opens it; a writer gives up after half a second."""
+    path = tmp_path / "prefect.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE seen (number INTEGER)")
+    connection.close()
+    configuration = AioSqliteConfiguration(f"sqlite+aiosqlite:///{path}")
+    yield configuration
+    await (await configuration.engine()).dispose()
+
+
+async def session_of(database: AioSqliteConfiguration) -> AsyncSession:
+    session = await database.session(await database.engine())
+    # A write that has to wait where it should not fails at once, and not after a minute.
+    await session.execute(sa.text("PRAGMA busy_timeout = 500"))
+    await session.commit()
+    return session
+
+
+async def write(database: AioSqliteConfiguration) -> None:
+    async with await session_of(database) as session, database.begin_transaction(session):
+        await session.execute(WRITE)
+
+
+async def read_then_write(database: AioSqliteConfiguration) -> None:
+    """As a trigger does: between its read and its write, somebody else tries to write."""
+    async with await session_of(database) as session, database.begin_transaction(session):
+        await session.execute(READ)
+        other = asyncio.create_task(write(database))
+        await asyncio.wait([other], timeout=0.1)
+        await session.execute(WRITE)
+    await other
+
+
+async def test_left_alone_prefect_refuses_who_has_read_before_he_writes(
+    database: AioSqliteConfiguration,
+):
+    """When this fails, Prefect has mended it, and ``deployments/server.py`` may go."""
+    with pytest.raises(OperationalError, match="database is locked"):
+        await read_then_write(database)
+
+
+async def test_a_writer_waits_for_its_turn(database: AioSqliteConfiguration, in_turns: None):
+    await read_then_write(database)
+    async with await session_of(database) as session:
+        assert (await session.execute(READ)).scalar() == 2
+
+
+async def test_a_read_inside_a_transaction_waits_for_nobody(
+    database: AioSqliteConfiguration, in_turns: None
+):
+    """In a session of its own, as Prefect's server reads a work pool while it writes its queue."""
+    async with await session_of(database) as session, database.begin_transaction(session):
+        await session.execute(WRITE)
+        async with await session_of(database) as inner:
+            assert (await inner.execute(READ)).scalar() == 0
+
+
+async def test_a_transaction_that_fails_leaves_the_turn_to_others(
+    database: AioSqliteConfiguration, in_turns: None
+):
+    async def fail() -> None:
+        async with await session_of(database) as session, database.begin_transaction(session):
+            await session.execute(WRITE)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    await write(database)
+    async with await session_of(database) as session:
+        assert (await session.execute(READ)).scalar() == 1
+
+
+async def isolation_levels(path: Path) -> set[Any]:
+    """Of the connections that a server has which just made its database."""
+    url = f"sqlite+aiosqlite:///{path}"
+    with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: url}):
+        database = provide_database_interface()
+        await database.create_db()
+        engine = await database.engine()
+        levels: set[Any] = set()
+        async with engine.connect() as one, engine.connect() as other:
+            for connection in (one, other):
+                raw = await connection.get_raw_connection()
+                levels.add(cast("Any", raw.driver_connection).isolation_level)
+        await engine.dispose()
+    return levels
+
+
+async def test_left_alone_a_new_database_has_a_connection_that_holds_the_lock(tmp_path: Path):
+    """In which a write opens a transaction that nobody asked for. ``None`` is autocommit."""
+    assert "" in await isolation_levels(tmp_path / "new.db")
+
+
+async def test_every_connection_of_a_new_database_is_autocommit(tmp_path: Path, in_turns: None):
+    assert await isolation_levels(tmp_path / "new.db") == {None}
+
+
+@pytest.mark.parametrize("change", ["gone", "other parameters", "other mode"])
+def test_a_prefect_that_is_not_known_is_started_as_it_is(
+    change: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def begin_transaction(self: object, session: object) -> None: ...
+
+    match change:
+        case "gone":
+            monkeypatch.delattr(AioSqliteConfiguration, "begin_transaction")
+        case "other parameters":
+            monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", begin_transaction)
+        case _:
+            monkeypatch.setattr(server.configurations, "SQLITE_BEGIN_MODE", "DEFERRED")
+    before = vars(AioSqliteConfiguration).get("begin_transaction")
+    monkeypatch.setattr(server, "app", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["deployments.server", "start"])
+
+    server.main()
+
+    assert sys.argv == ["deployments.server", "server", "start"]
+    assert vars(AioSqliteConfiguration).get("begin_transaction") is before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: this Prefect is not the one that faceid-flows knows")
