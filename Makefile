@@ -50,8 +50,8 @@ format: $(VENV)/installed-dev ## let ruff write what it can
 bench: $(VENV)/installed-dev ## benchmarks: figures of one run on this machine, in half an hour
 	$(BIN)/python -m benchmarks
 
-bench-large: $(VENV)/installed-dev ## the memory of batches of 100, 1,000 and 10,000 requests
-	$(BIN)/python -m benchmarks large
+bench-large: $(VENV)/installed-dev ## batches of 10,000 requests (memory) and, under `faceid up`, 3 x 5,000
+	$(BIN)/python -m benchmarks large steady
 
 lock: $(VENV)/installed-dev ## resolve the locks anew (needs uv)
 	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \

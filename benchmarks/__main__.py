@@ -1,9 +1,9 @@
-"""``make bench``: every benchmark but the large one, or those named, in processes of their own."""
+"""``make bench``: every benchmark but the long ones, or those named, in processes of their own."""
 
 import subprocess
 import sys
 
-from benchmarks import batch, delivery, emulator, memory, singles
+from benchmarks import batch, delivery, emulator, memory, singles, steady
 
 BENCHMARKS = {
     "batch": batch.main,
@@ -11,11 +11,13 @@ BENCHMARKS = {
     "emulator": emulator.main,
     "delivery": delivery.main,
     "large": memory.main,
+    "steady": steady.main,
 }
+LONG = ("large", "steady")
 
 
 def main() -> None:
-    names = sys.argv[1:] or [name for name in BENCHMARKS if name != "large"]
+    names = sys.argv[1:] or [name for name in BENCHMARKS if name not in LONG]
     if len(names) == 1:
         print(f"\n{names[0]}", flush=True)
         BENCHMARKS[names[0]]()

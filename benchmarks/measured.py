@@ -113,7 +113,7 @@ class Stage:
         }
         count, changed = 0, since
         while count < expected and time.monotonic() - changed < PATIENCE:
-            if (now := _post(f"{self.api_url}/task_runs/count", completed)) != count:
+            if (now := post(f"{self.api_url}/task_runs/count", completed)) != count:
                 count, changed = now, time.monotonic()
             time.sleep(0.2)
         return count, changed - since
@@ -158,7 +158,7 @@ def _cpu(process: psutil.Process | None) -> float:
     return sum(sum(member.cpu_times()[:2]) for member in family)
 
 
-def _post(url: str, body: dict[str, Any]) -> Any:
+def post(url: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(
         url, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )

@@ -30,8 +30,7 @@ from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 from sqlalchemy.pool import Pool
 
-APPLICATION_NAME = "faceid-flows"
-"""How ``faceid doctor`` recognizes this server: the setting is public, and SQLite ignores it."""
+from deployments.settings_files import APPLICATION_NAME
 
 _PARAMETERS = ["self", "session", "with_for_update"]
 
@@ -78,6 +77,7 @@ def set_to_autocommit(connection: Any, *_: object) -> None:
 
 def main() -> None:
     if take_turns():
+        # Only a name: PostgreSQL shows it in its list of connections, and SQLite has no use for it.
         os.environ["PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_APPLICATION_NAME"] = (
             APPLICATION_NAME
         )

@@ -12,5 +12,8 @@ def _read(name: str) -> dict[str, str]:
     return {variable: text or "" for variable, text in values.items()}
 
 
+APPLICATION_NAME = "faceid-flows"
+"""What ``deployments.server`` calls itself in its settings, where ``faceid doctor`` finds it."""
+
 SERVER_SETTINGS = _read("server.env")
 WORKER_SETTINGS = _read("worker.env")

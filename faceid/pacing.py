@@ -32,10 +32,11 @@ CATCH_UP = 0.2
 LATE = 0.005
 """Seconds that a call may take from its start to the network without anybody being told."""
 
-SLOWER, SLOWEST = 1.1, 4.0
+SLOWER_ONCE, SLOWER, SLOWEST = 1.02, 1.1, 4.0
 RECOVERY = 60.0
-"""By what factor everybody slows down when the service throttles, at most by how much in all, and
-seconds until that is over."""
+"""By what factor everybody slows down when the service throttles, and again when it does so before
+that is over; at most by how much in all; and seconds until it is over. One throttled call among
+thousands is the network's doing. Several in a row mean that somebody else uses the account."""
 
 THROTTLED = 1.0
 """Seconds in which nobody starts anything after the service throttled."""
@@ -88,9 +89,14 @@ class Slots:
                 return
 
     def slow_down(self, now: float) -> None:
-        """The service throttled: nobody starts anything for a second, and then all go slower."""
-        factor = self._factor(now)
-        self._cells[_FACTOR], self._cells[_SLOWED_AT] = min(factor * SLOWER, SLOWEST), now
+        """The service throttled: nobody starts anything for a second, and then all go slower.
+
+        Calls that are throttled within one second count once.
+        """
+        if abs(now - self._cells[_SLOWED_AT]) >= THROTTLED:
+            factor = self._factor(now)
+            slower = min(factor * SLOWER, SLOWEST) if factor > 1 else SLOWER_ONCE
+            self._cells[_FACTOR], self._cells[_SLOWED_AT] = slower, now
         self._cells[_DUE] = max(self._cells[_DUE], now + THROTTLED)
 
     def _factor(self, now: float) -> float:

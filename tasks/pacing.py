@@ -19,6 +19,7 @@ from faceid.pacing import (
     GUARD,
     RECOVERY,
     SLOWER,
+    SLOWER_ONCE,
     SLOWEST,
     THROTTLED,
     Pacer,
@@ -75,8 +76,12 @@ end
 local function text(number) return string.format('%.6f', number) end
 
 if ARGV[3] == 'slow down' then
-  keep('factor', text(math.min(factor * {SLOWER}, {SLOWEST})), 'slowed_at', text(now),
-       'due', text(math.max(due, now + {THROTTLED})))
+  if now - slowed_at >= {THROTTLED} then
+    local slower = {SLOWER_ONCE}
+    if factor > 1 then slower = math.min(factor * {SLOWER}, {SLOWEST}) end
+    keep('factor', text(slower), 'slowed_at', text(now))
+  end
+  keep('due', text(math.max(due, now + {THROTTLED})))
   return {{text(now), '0'}}
 end
 

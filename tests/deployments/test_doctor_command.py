@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,12 +23,25 @@ from prefect.settings import (
 
 from deployments.check_server import PARTS
 from deployments.registration import register
-from deployments.stack import free_port, prefect_server
+from deployments.settings_files import SERVER_SETTINGS
+from deployments.stack import child, free_port, prefect_server
 from faceid.emulator import Emulator, EmulatorOptions
 from flows.deliver import deliver
 from tests.deployments.conftest import REQUEST, Ended, running_up
 
 Found = dict[str, dict[str, str]]
+
+
+@contextmanager
+def plain_server(environment: dict[str, str], log: Path) -> Generator[str]:
+    """Prefect's own, with our settings; gives its API's URL."""
+    port = str(free_port())
+    url = f"http://127.0.0.1:{port}/api"
+    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    with child("the server", command, environment | SERVER_SETTINGS, log, f"{url}/health"):
+        yield url
+
+
 SERVICE = ("storage", "locks", "limits", "resource roots", "clock", "credentials")
 
 
@@ -81,7 +95,8 @@ def test_a_stack_that_runs_is_well(samples: Path, tmp_path: Path):
         ended = run("--json")
         found = by_check(ended.stdout)
         parts = [part for part in PARTS if not part.startswith("work ")]
-        assert list(found) == ["server", "server settings", *parts, "worker", *SERVICE]
+        names = ["server", "server settings", "database", *parts, "worker", *SERVICE]
+        assert list(found) == names
         assert {finding["status"] for finding in found.values()} == {"ok"}, ended.stdout
         assert ended.returncode == 0
         lines = run().stdout.splitlines()
@@ -99,6 +114,47 @@ def test_without_a_server_the_rest_is_looked_at(doctor: Callable[[], tuple[int, 
     assert found["server"]["status"] == "warning"
     assert {found[part]["status"] for part in (*PARTS, "worker")} == {"skipped"}
     assert {found[check]["status"] for check in SERVICE} == {"ok"}
+
+
+def test_what_a_plain_server_on_sqlite_will_do_under_load(
+    doctor: Callable[[], tuple[int, Found]], tmp_path: Path
+):
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
+    with (
+        plain_server(environment, tmp_path / "log") as api_url,
+        temporary_settings({PREFECT_API_URL: api_url}),
+    ):
+        _, found = doctor()
+        assert found["database"]["status"] == "skipped"
+        asyncio.run(register(pool=False))
+        code, found = doctor()
+    assert (code, problems(found)) == (1, ["worker"])
+    assert found["database"]["status"] == "warning"
+    assert "503" in found["database"]["message"]
+    assert "faceid up" in found["database"]["advice"]
+
+
+@pytest.mark.services
+def test_a_plain_server_on_postgresql_is_well(
+    doctor: Callable[[], tuple[int, Found]], tmp_path: Path, database: str
+):
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
+    }
+    with (
+        plain_server(environment, tmp_path / "log") as api_url,
+        temporary_settings({PREFECT_API_URL: api_url}),
+    ):
+        asyncio.run(register(pool=False))
+        _, found = doctor()
+    assert found["database"] == {
+        "check": "database",
+        "status": "ok",
+        "message": "PostgreSQL",
+        "advice": "",
+    }
 
 
 def test_a_server_that_is_not_there(doctor: Callable[[], tuple[int, Found]]):

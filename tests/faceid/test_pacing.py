@@ -81,11 +81,28 @@ async def test_after_a_throttled_start_all_wait_and_then_go_slower():
     await pacer.slot()
     await pacer.throttled()
     assert await pacer.slot() >= 1001
+    for seconds in (5, 5):  # and twice more, before it is over
+        await clock.sleep(seconds)
+        await pacer.throttled()
     slow = [await pacer.slot() for _ in range(100)]
     assert 14 < 99 / (slow[-1] - slow[0]) < 18
     await clock.sleep(60)
     fast = [await pacer.slot() for _ in range(100)]
     assert 99 / (fast[-1] - fast[0]) > 19
+
+
+async def test_one_throttled_call_costs_a_batch_of_thousands_less_than_a_percent():
+    seconds: list[float] = []
+    for throttled in (False, True):
+        clock = Clock()
+        pacer = Pacer(20, now=clock.now, sleep=clock.sleep)
+        for number in range(5000):
+            await pacer.slot()
+            if throttled and number == 1000:
+                for _ in range(3):  # those in flight are refused together
+                    await pacer.throttled()
+        seconds.append(clock.time)
+    assert 1 < (seconds[1] - 1000) - (seconds[0] - 1000) < 0.01 * (seconds[0] - 1000)
 
 
 async def test_throttled_again_and_again_it_still_goes_on():
