@@ -178,6 +178,11 @@ def submit(page: Page) -> None:
     expect(page).to_have_url(re.compile(r"/runs/flow-run/"))
 
 
+def error_toasts(page: Page) -> Locator:
+    """What the dashboard pops up when a call of it failed."""
+    return page.locator("[data-sonner-toast][data-type='error']")
+
+
 def run_of(page: Page) -> str:
     """The ID of the run whose page this is."""
     found = re.search(r"/flow-run/([0-9a-f-]{36})", page.url)

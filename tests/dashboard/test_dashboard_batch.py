@@ -12,6 +12,7 @@ from tests.dashboard.conftest import (
     Shoot,
     Stack,
     click,
+    error_toasts,
     fill,
     manifest_line,
     new_id,
@@ -65,6 +66,33 @@ def test_a_batch_shows_how_far_it_is_and_what_came_of_it(page: Page, stack: Stac
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.naturalWidth") == 760
     shoot("batch-with-its-picture")
+
+
+def test_run_is_pressed_while_a_batch_is_at_work(page: Page, stack: Stack, shoot: Shoot):
+    name = new_id("crowd")
+    one_file = {"target_action": "IdCardOCRVerification", "resources": {"ImageUrl": "alder.jpg"}}
+    lines = [
+        manifest_line(f"{name}-{number:03}", **one_file, action_parameters={})
+        for number in range(600)
+    ]
+    (stack.folder / f"{name}.jsonl").write_text("".join(lines))
+    create = f"/deployments/{stack.deployment('deliver-batch')}/create_flow_run"
+    batch = stack.ask("POST", create, {"parameters": {"manifest": f"{name}.jsonl"}})["id"]
+    until(lambda: stack.artifact(f"progress-{batch}"), "the batch at work")
+    for number in range(5):
+        page.goto(stack.page_of("deliver") + "/run")
+        fill(page, "request_id", f"{name}-single-{number}")
+        choose(page, "target_action", "IdCardOCRVerification")
+        choose(page, "region", "ap-singapore")
+        fill(page, "ImageUrl (Optional)", "alder.jpg")
+        submit(page)
+        expect(error_toasts(page)).to_have_count(0)
+    shoot("run-pressed-beside-a-batch")
+    assert stack.ask("GET", f"/flow_runs/{batch}")["state"]["type"] == "RUNNING"
+    assert final_state(stack.api, run_of(page))["type"] == "COMPLETED"
+    assert final_state(stack.api, batch)["message"] == (
+        "completed: 600 verdicts of 600 requests [emulator]"
+    )
 
 
 def _elsewhere() -> ZoneInfo:

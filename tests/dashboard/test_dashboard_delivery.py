@@ -11,6 +11,7 @@ from tests.dashboard.conftest import (
     Shoot,
     Stack,
     choose,
+    error_toasts,
     fill,
     new_id,
     run_of,
@@ -59,6 +60,7 @@ def test_a_wrong_form_says_so_beside_each_field_and_makes_no_run(
         expect(page.get_by_text(f"'{field}' is a required property", exact=True)).to_be_visible()
     # and the API, which was asked all the same
     expect(page.get_by_text("Error creating flow run: Validation failed")).to_be_visible()
+    expect(error_toasts(page)).not_to_have_count(0)
 
     fill(page, "request_id", "my request")
     choose(page, "target_action", "VideoLivenessCompare")
