@@ -11,6 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.dashboard.conftest import (
     Shoot,
     Stack,
+    choose,
     click,
     error_toasts,
     fill,
