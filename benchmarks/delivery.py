@@ -39,8 +39,8 @@ def _nothing_kept() -> Generator[None]:
     """The steps without Prefect's cache, and records that are neither written nor found."""
     from prefect.cache_policies import NO_CACHE
 
-    from flows import request as flow
-    from tasks.storage import Storage
+    from flows.delivery import run as flow
+    from tasks.state.storage import Storage
 
     with ExitStack() as stack:
         for name in ("request_upload_url", "upload_resource"):

@@ -38,8 +38,8 @@ def main() -> None:
     with stage(lifted=False, server=SERVER_SETTINGS) as on, ThreadPoolExecutor(1) as threads:
         os.environ |= on.environment  # which Prefect reads when it is imported
         from faceid.settings import FaceIdSettings
-        from tasks.pacing import open_pacers
-        from tasks.storage import open_storage
+        from tasks.state.pacing import open_pacers
+        from tasks.state.storage import open_storage
 
         settings = FaceIdSettings.load()
         pacers = open_pacers(settings, open_storage(settings), settings.account, first=True)

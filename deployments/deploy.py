@@ -10,7 +10,7 @@ from prefect import get_client
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 
-from deployments.registration import Registration, register
+from deployments.registration.register import Registration, register
 from faceid import redaction
 from faceid.command import fail
 from faceid.errors import InvalidInput

@@ -18,9 +18,9 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
 from prefect.states import Scheduled
 
-from deployments.registration import register
+from deployments.registration.register import register
 from faceid import redaction
-from flows.dead_runs import silence
+from flows.upkeep.dead_runs import silence
 
 SWEEP = "sweep/default"
 

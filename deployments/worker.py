@@ -2,7 +2,7 @@
 
 Prefect's process worker kills its runs at once when it is told to end, as at each restart of a
 container: calls that may be billed are cut off, and their answers lost. This one takes no more and
-waits. A batch is told to end, and lets what is in flight finish (``flows.interrupts``); other runs
+waits. A batch is told to end, and lets what is in flight finish (``flows.batch.shutdown``); other runs
 have as much time to come to their end, and are then told. Whoever started us decides for how long.
 """
 
@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from faceid import redaction
-from flows.interrupts import DRAIN_SECONDS
+from flows.batch.shutdown import DRAIN_SECONDS
 
 FLOW_NAME = "prefect.io/flow-name"
 DRAINS = "deliver-batch"

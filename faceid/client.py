@@ -42,11 +42,11 @@ from faceid.errors import (
     UrlRefused,
     WindowOver,
 )
+from faceid.files.resources import open_location
 from faceid.models import Credentials, Reply, ResourceFile, UploadTicket
 from faceid.pacing import Pacer
 from faceid.redaction import protect
 from faceid.replies import read_reply, read_store_refusal, read_ticket
-from faceid.resources import open_location
 from faceid.settings import service_of
 from faceid.signing import sign_request
 

@@ -44,7 +44,7 @@ class Credentials(_Shape):
 
 
 class Request(_Shape):
-    """One thing to be verified, as the caller gave it. Checked by ``faceid.intake``."""
+    """One thing to be verified, as the caller gave it. Checked by ``faceid.validation``."""
 
     request_id: RequestId
     target_action: str

@@ -29,8 +29,8 @@ from faceid.actions import (
     load_actions,
 )
 from faceid.errors import InvalidInput
+from faceid.files.roots import Roots
 from faceid.models import Credentials, Service
-from faceid.roots import Roots
 
 ACCOUNT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 LIVE_ENDPOINT = "https://faceid.intl.tencentcloudapi.com"

@@ -1,8 +1,8 @@
 """``deliver``: one request, as a flow: what people fill in, and what they are told.
 
-What is done with it is in ``flows.request``. Entry point ``flows.deliver.deliver``. The flow itself
+What is done with it is in ``flows.delivery.run``. Entry point ``flows.deliver.deliver``. The flow itself
 has no retries: its steps have, and what they cannot mend in a minute is left to a later run
-(``flows.rerequest``).
+(``flows.delivery.follow_ups``).
 """
 
 from datetime import UTC, datetime
@@ -14,9 +14,12 @@ from prefect.runtime import flow_run
 
 from faceid import redaction
 from faceid.errors import FaceIdError
-from faceid.intake import check_form, read_request
 from faceid.settings import FaceIdSettings
-from flows.form import (
+from faceid.validation import check_form, read_request
+from flows.delivery.follow_ups import this_run
+from flows.delivery.outcome import Ending, add_tags, report, result_of
+from flows.delivery.run import Terms, deliver_request
+from flows.parameters import (
     ActionParameters,
     BlockName,
     FolderText,
@@ -26,15 +29,12 @@ from flows.form import (
     Resources,
     TargetActionName,
 )
-from flows.outcome import Ending, add_tags, report, result_of
-from flows.request import Terms, deliver_request
-from flows.rerequest import this_run
-from flows.runs import settings_of_this_run
+from flows.server.runs import settings_of_this_run
 from tasks.credentials import open_client
 from tasks.delivery import OnUnknownOutcome
-from tasks.pacing import open_pacers
-from tasks.record import RecordStore
-from tasks.storage import open_storage
+from tasks.state.pacing import open_pacers
+from tasks.state.records import RecordStore
+from tasks.state.storage import open_storage
 
 
 @flow(name="deliver", flow_run_name="deliver {request_id}", persist_result=False)

@@ -2,7 +2,7 @@
 
 ::
 
-    manifest ──> checked whole, kept ──> shards ──> each request as in ``flows.request``
+    manifest ──> checked whole, kept ──> shards ──> each request as in ``flows.delivery.run``
                                             │
                                             └─ results as they come, books, one summary
 
@@ -33,23 +33,23 @@ from pydantic import Field
 
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput, StorageError
+from faceid.manifests.snapshot import Spooled, take_in
 from faceid.settings import FaceIdSettings
-from faceid.spool import Spooled, take_in
-from flows.batch import AT_WORK, Batch
-from flows.batch_chain import begin, is_being_cancelled, leave_rest, run_name, tag_shard
-from flows.batch_meter import Meter
-from flows.batch_progress import shown
-from flows.batch_results import BatchResults, results_location
-from flows.batch_summary import announce, say, summarize
-from flows.form import BlockName, FolderText, ManifestText, MaxWindows
-from flows.outcome import error_of, outcome_of
-from flows.request import Terms
-from flows.runs import settings_of_this_run
+from flows.batch.chain import begin, is_being_cancelled, leave_rest, run_name, tag_shard
+from flows.batch.meter import Meter
+from flows.batch.progress import shown
+from flows.batch.results import BatchResults, results_location
+from flows.batch.runner import AT_WORK, Batch
+from flows.batch.summary import announce, say, summarize
+from flows.delivery.outcome import error_of, outcome_of
+from flows.delivery.run import Terms
+from flows.parameters import BlockName, FolderText, ManifestText, MaxWindows
+from flows.server.runs import settings_of_this_run
 from tasks.credentials import open_client
 from tasks.delivery import OnUnknownOutcome
-from tasks.pacing import open_pacers
-from tasks.record import RecordStore
-from tasks.storage import open_storage
+from tasks.state.pacing import open_pacers
+from tasks.state.records import RecordStore
+from tasks.state.storage import open_storage
 
 SHARD = 400
 """Requests of one child run: as many as the dashboard shows well."""

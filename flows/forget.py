@@ -26,14 +26,14 @@ from pydantic import Field, ValidationError
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput, StorageError
 from faceid.settings import FaceIdSettings
-from flows.forget_lines import forget_lines
-from flows.request_runs import RequestRuns
+from flows.upkeep.request_runs import RequestRuns
+from flows.upkeep.result_lines import forget_lines
 from tasks.cache import cached_steps
 from tasks.credentials import services_in_use
-from tasks.record import FOLDER, Record, RecordStore
 from tasks.save_files import draft_path
-from tasks.storage import Storage, open_storage
-from tasks.take_on import IsHeld, lock_of, refuse_to_wait
+from tasks.state.claims import IsHeld, lock_of, refuse_to_wait
+from tasks.state.records import FOLDER, Record, RecordStore
+from tasks.state.storage import Storage, open_storage
 
 AGE_PATTERN = r"^[0-9]+[dhms]$"
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}

@@ -27,11 +27,8 @@ from faceid import redaction
 from faceid.errors import FaceIdError
 from faceid.models import ResultError, Service
 from faceid.settings import FaceIdSettings
-from flows.batch_chain import replace_dead
-from flows.dead_runs import crashed_runs, delete_late_runs, mark_crashed, mark_dead_runs
-from flows.events import tell
-from flows.outcome import Ending, announce, result_of
-from flows.rerequest import (
+from flows.batch.chain import replace_dead
+from flows.delivery.follow_ups import (
     after_setback,
     create_run,
     delay_after,
@@ -41,12 +38,15 @@ from flows.rerequest import (
     schedule,
     submit,
 )
-from flows.runs import tag_of
+from flows.delivery.outcome import Ending, announce, result_of
+from flows.server.events import tell
+from flows.server.runs import tag_of
+from flows.upkeep.dead_runs import crashed_runs, delete_late_runs, mark_crashed, mark_dead_runs
 from tasks.credentials import block_of, services_in_use, settings_of
-from tasks.locks import held
-from tasks.record import Record, RecordStore, open_requests
-from tasks.storage import Storage, open_storage
-from tasks.take_on import IsHeld, is_held, lock_of, refuse_to_wait
+from tasks.state.claims import IsHeld, is_held, lock_of, refuse_to_wait
+from tasks.state.locks import held
+from tasks.state.records import Record, RecordStore, open_requests
+from tasks.state.storage import Storage, open_storage
 
 LONG_WAIT = timedelta(hours=1)
 """A request that has waited for longer is told of."""

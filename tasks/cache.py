@@ -29,8 +29,8 @@ from faceid.errors import FaceIdError
 from faceid.models import Upload, UploadTicket
 from faceid.settings import FaceIdSettings
 from tasks.delivery import Delivery
-from tasks.record import Record, RecordStore
-from tasks.storage import open_storage
+from tasks.state.records import Record, RecordStore
+from tasks.state.storage import open_storage
 
 FOLDER = "cache"
 

@@ -24,8 +24,8 @@ from faceid.replies import read_verdict
 from tasks.cache import UNCACHED
 from tasks.check_expiry import raise_if_over
 from tasks.delivery import Delivery
-from tasks.record import Intent
 from tasks.retries import RETRIES
+from tasks.state.records import Intent
 
 
 @task(

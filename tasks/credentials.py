@@ -25,8 +25,8 @@ from faceid.errors import AccountError, InvalidInput, RateLimited, ServiceUnavai
 from faceid.models import Credentials, Service
 from faceid.pacing import Pacer
 from faceid.settings import ACCOUNT_PATTERN, FaceIdSettings, base_url, service_of
-from tasks.pacing import open_pacers
-from tasks.storage import open_storage
+from tasks.state.pacing import open_pacers
+from tasks.state.storage import open_storage
 
 SLUG = "tencent-credentials"
 _NAME = re.compile("[a-z0-9-]+")

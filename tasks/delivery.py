@@ -10,8 +10,8 @@ from faceid.client import FaceIdClient
 from faceid.errors import FaceIdError
 from faceid.models import CheckedRequest
 from faceid.settings import FaceIdSettings
-from tasks.record import RecordStore
-from tasks.take_on import TakenOn
+from tasks.state.claims import TakenOn
+from tasks.state.records import RecordStore
 
 OnUnknownOutcome = Literal["call_again", "stop"]
 

@@ -3,7 +3,7 @@
 An error's class says whether trying again can help (``faceid.errors.NextStep``). The delays grow
 and are jittered, so that runs that failed together do not come back together. A run waits
 ``FACEID_WAIT_IN_RUN`` seconds in all; what takes longer is for a later run
-(``flows.rerequest``), so that nobody sits in a worker's slot.
+(``flows.delivery.follow_ups``), so that nobody sits in a worker's slot.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deployments.command_deliver import exit_code
+from deployments.commands.deliver import exit_code
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult, ResultError, Verdict
 from tests.deployments.conftest import Ended, deliver_tokens

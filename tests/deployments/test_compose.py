@@ -12,11 +12,11 @@ import pytest
 from prefect.settings import Settings
 from prefect.settings.legacy import _get_settings_fields  # pyright: ignore[reportPrivateUsage]
 
-from deployments.definitions import PACKAGES, read_definitions
+from deployments.exec_with_secrets import VARIABLE
+from deployments.registration.definitions import PACKAGES, read_definitions
 from deployments.settings_files import SERVER_SETTINGS, WORKER_SETTINGS
-from deployments.with_secrets import VARIABLE
 from faceid.settings import FaceIdSettings
-from flows.interrupts import DRAIN_SECONDS
+from flows.batch.shutdown import DRAIN_SECONDS
 from tests.deployments.compose import FILE, environment_of, read_compose
 
 SAY_SECONDS = 30
@@ -105,7 +105,7 @@ def test_no_secret_is_in_a_containers_environment_or_command():
         # It would be sent instead of the auth string by some of Prefect's clients.
         assert "PREFECT_API_KEY" not in given
     for service in OURS.values():
-        assert service["command"][:3] == ["python", "-m", "deployments.with_secrets"]
+        assert service["command"][:3] == ["python", "-m", "deployments.exec_with_secrets"]
         for secret in service["secrets"]:
             assert VARIABLE.fullmatch(secret["target"])
     used = {

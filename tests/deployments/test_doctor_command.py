@@ -21,8 +21,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from deployments.check_server import PARTS
-from deployments.registration import register
+from deployments.checks.server import PARTS
+from deployments.registration.register import register
 from deployments.settings_files import SERVER_SETTINGS
 from deployments.stack import child, free_port, prefect_server
 from faceid.emulator import Emulator, EmulatorOptions

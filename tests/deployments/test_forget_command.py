@@ -15,7 +15,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from faceid.emulator import Emulator
-from flows import request_runs
+from flows.upkeep import request_runs
 from tests.deployments.conftest import Ended, deliver_tokens
 from tests.flows.helpers import record_file, record_of, records
 from tests.flows.traces import documents_with, rows_with

@@ -15,12 +15,12 @@ from prefect.utilities.schema_tools.validation import is_valid
 
 from faceid.actions import TARGET_ACTIONS, TargetAction
 from faceid.errors import InvalidInput
-from faceid.intake import check_form, read_request
-from faceid.roots import Roots
+from faceid.files.roots import Roots
 from faceid.settings import FaceIdSettings
+from faceid.validation import check_form, read_request
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
-from flows.form import closed
+from flows.parameters import closed
 from tests.deployments.conftest import REQUEST
 
 LINK = "https://bucket.example/face.jpg?q-signature=0123"

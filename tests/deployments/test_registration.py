@@ -20,9 +20,15 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
-from deployments.automations import FILE as AUTOMATIONS
-from deployments.definitions import FILE, PACKAGES, Definition, code_version, read_definitions
-from deployments.registration import Registration, register
+from deployments.registration.automations import FILE as AUTOMATIONS
+from deployments.registration.definitions import (
+    FILE,
+    PACKAGES,
+    Definition,
+    code_version,
+    read_definitions,
+)
+from deployments.registration.register import Registration, register
 
 NAMES = ["deliver/default", "deliver-batch/default", "sweep/default", "forget/default"]
 ALL = [

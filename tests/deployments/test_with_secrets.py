@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments.with_secrets import read_secrets
+from deployments.exec_with_secrets import read_secrets
 from faceid.errors import InvalidInput
 from tests.deployments.conftest import until
 
@@ -32,7 +32,7 @@ def test_the_command_has_the_secret_and_nobody_sees_it(folder: Path, tmp_path: P
         "signal.pause()"
     )
     with subprocess.Popen(
-        [sys.executable, "-m", "deployments.with_secrets", sys.executable, "-c", script],
+        [sys.executable, "-m", "deployments.exec_with_secrets", sys.executable, "-c", script],
         env={**os.environ, "FACEID_SECRETS": str(folder)},
     ) as process:
         until(lambda: told.exists() and told.read_text(), "the command's start")
@@ -76,7 +76,7 @@ def test_what_cannot_be_read_is_named(folder: Path):
 
 def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "deployments.with_secrets", *command],
+        [sys.executable, "-m", "deployments.exec_with_secrets", *command],
         env={**os.environ, "FACEID_SECRETS": str(folder)},
         capture_output=True,
         text=True,

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from faceid.intake import Rules
-from faceid.manifest import BadLine, Entry, read_manifest
+from faceid.manifests.reading import BadLine, Entry, read_manifest
 from faceid.settings import FaceIdSettings
+from faceid.validation import Rules
 
 HEADER = "request_id,target_action,region,ImageUrl,VideoUrl,LivenessType,ValidateData\n"
 ROW = "r-1,VideoLivenessCompare,ap-singapore,a.jpg,a.mp4,SILENT,\n"

@@ -11,11 +11,11 @@ import pytest
 
 from faceid.actions import TARGET_ACTIONS
 from faceid.errors import InvalidInput
-from faceid.intake import check_files, check_form, personal_parameters, read_request
+from faceid.files.resources import format_of
 from faceid.models import CheckedRequest
-from faceid.resources import format_of
 from faceid.samples import copy_samples
 from faceid.settings import FaceIdSettings
+from faceid.validation import check_files, check_form, personal_parameters, read_request
 
 MEBIBYTE = 1024 * 1024
 

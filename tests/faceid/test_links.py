@@ -14,10 +14,10 @@ from faceid.actions import ResourceField
 from faceid.client import FaceIdClient
 from faceid.emulator import Emulator
 from faceid.errors import InvalidInput
-from faceid.manifest import Entry, find_manifests, read_manifest
+from faceid.files.resources import measure, open_location
+from faceid.files.roots import Roots
+from faceid.manifests.reading import Entry, find_manifests, read_manifest
 from faceid.models import Credentials
-from faceid.resources import measure, open_location
-from faceid.roots import Roots
 from faceid.samples import copy_samples
 from tests.faceid.manifests import HEADER, ROW, rules
 

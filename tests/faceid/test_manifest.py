@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from faceid.errors import InvalidInput
-from faceid.manifest import MAX_LINE, BadLine, Entry
+from faceid.manifests.reading import MAX_LINE, BadLine, Entry
 from tests.faceid.manifests import HEADER, LINE, MARK, REQUEST, ROW, read, shown
 
 

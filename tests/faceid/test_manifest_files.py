@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from faceid.errors import InvalidInput
-from faceid.manifest import Entry, find_manifests, read_manifest
-from faceid.roots import Roots
+from faceid.files.roots import Roots
+from faceid.manifests.reading import Entry, find_manifests, read_manifest
 from tests.faceid.manifests import HEADER, LINE, ROW, read, rules, shown
 
 

@@ -10,7 +10,7 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from faceid.actions import ResourceField
 from faceid.errors import InvalidInput
-from faceid.resources import measure, open_location
+from faceid.files.resources import measure, open_location
 
 SECRET = "?q-signature=topsecret"
 

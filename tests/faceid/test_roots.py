@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from faceid.errors import InvalidInput
-from faceid.resources import open_location
-from faceid.roots import WRAPPERS, Roots
+from faceid.files.resources import open_location
+from faceid.files.roots import WRAPPERS, Roots
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import fsspec
 import pytest
 
 from faceid.errors import InvalidInput, StorageError
-from faceid.intake import Rules
+from faceid.manifests.snapshot import BadManifest, Spooled, take_in
 from faceid.settings import FaceIdSettings
-from faceid.spool import BadManifest, Spooled, take_in
+from faceid.validation import Rules
 from tests.faceid.manifests import HEADER, LINE, REQUEST, ROW
 
 

@@ -16,9 +16,9 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 
 from faceid.emulator import Emulator
 from faceid.settings import FaceIdSettings
-from tasks.locks import held
-from tasks.record import Record, RecordStore
-from tasks.storage import open_storage
+from tasks.state.locks import held
+from tasks.state.records import Record, RecordStore
+from tasks.state.storage import open_storage
 from tests.environment import wait_until
 from tests.flows.conftest import REQUEST, task_runs_of
 

@@ -19,11 +19,11 @@ from prefect.states import Crashed, Pending, Scheduled
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
-from deployments.automations import FILE, register_automations
+from deployments.registration.automations import FILE, register_automations
 from faceid.emulator import Emulator
 from faceid.errors import InvalidInput
 from faceid.models import DeliveryResult
-from flows.events import tell
+from flows.server.events import tell
 from tests.environment import HOME, wait_until
 from tests.flows.batches import RunBatch, entry, write
 from tests.flows.conftest import Deliver

@@ -21,7 +21,7 @@ from prefect.types.entrypoint import EntrypointType
 from faceid.emulator import Emulator
 from flows import deliver_batch as module
 from flows.deliver_batch import deliver_batch
-from flows.runs import tag_of
+from flows.server.runs import tag_of
 from tests.environment import wait_until
 from tests.flows.batches import RunBatch, entry, write
 from tests.flows.conftest import task_runs_of

@@ -15,9 +15,10 @@ from prefect.states import Cancelled, Cancelling, Crashed
 from prefect.types.entrypoint import EntrypointType
 
 from faceid.emulator import Emulator
-from flows import batch_chain, interrupts
+from flows.batch.runner import chain as batch_chain
+from flows.batch.runner import shutdown as interrupts
 from flows.deliver_batch import deliver_batch
-from flows.runs import tag_of
+from flows.server.runs import tag_of
 from tests.flows.batches import Ended, RunBatch, entry, write
 from tests.flows.deployed import Worker, swept
 from tests.flows.helpers import ACTION, REFUSES_THE_FILE, called, calls_of, record_of

@@ -16,9 +16,9 @@ from faceid.errors import InvalidInput, StorageError
 from faceid.models import DeliveryResult, ResultError
 from faceid.pacing import Pacer
 from faceid.settings import FaceIdSettings
-from flows.batch_meter import MOST_SPANS, Meter
-from flows.batch_picture import draw
-from flows.batch_results import BatchResults, read_lines, results_location
+from flows.batch.meter import MOST_SPANS, Meter
+from flows.batch.picture import draw
+from flows.batch.results import BatchResults, read_lines, results_location
 
 Status = Literal["verdict", "failed", "waiting"]
 

@@ -94,7 +94,7 @@ async def test_a_record_that_cannot_be_read_stops_the_delivery(
 
 
 def _as_in_a_new_process() -> None:
-    from tasks import storage
+    from tasks.state import storage
 
     # This process keeps what it has opened; another would open it anew.
     storage._open_storage.cache_clear()  # pyright: ignore[reportPrivateUsage]

@@ -23,8 +23,9 @@ from prefect import get_client
 from prefect.states import Cancelled, Running
 
 from faceid.emulator import Emulator
-from flows import dead_runs, rerequest
-from tasks.storage import Storage
+from flows.delivery import follow_ups as rerequest
+from flows.upkeep import dead_runs
+from tasks.state.storage import Storage
 from tests.flows.deployed import Worker, swept, tag
 from tests.flows.helpers import ACTION, calls_of, record_of
 from tests.flows.test_life import FAULTS, LIVES, Crash, Interruption

@@ -11,8 +11,8 @@ from prefect import flow
 
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
-from flows.events import tell
-from tasks.record import Setbacks
+from flows.server.events import tell
+from tasks.state.records import Setbacks
 from tests.environment import wait_until
 from tests.flows.batches import RunBatch, entry, write
 from tests.flows.conftest import Deliver

@@ -20,8 +20,9 @@ from pydantic import SecretStr
 from faceid.emulator import Emulator
 from faceid.errors import StorageError
 from faceid.settings import FaceIdSettings
-from flows import request_runs, runs
 from flows.forget import Forgotten, Left, forget, moment, open_forgetting
+from flows.server import runs
+from flows.upkeep import request_runs
 from tasks.credentials import TencentCredentials
 from tests.environment import wait_until
 from tests.flows.conftest import Deliver

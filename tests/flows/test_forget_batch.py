@@ -12,12 +12,12 @@ from prefect.client.schemas.objects import State
 
 from faceid.emulator import Emulator
 from faceid.settings import FaceIdSettings
-from flows import request_runs
-from flows.batch_results import BatchResults, read_lines, results_location
+from flows.batch.results import BatchResults, read_lines, results_location
 from flows.deliver_batch import deliver_batch
 from flows.forget import Forgotten, Left, open_forgetting
-from flows.forget_lines import forget_lines
-from flows.runs import PAGE
+from flows.server.runs import PAGE
+from flows.upkeep import request_runs
+from flows.upkeep.result_lines import forget_lines
 from tests.flows.batches import entry, write
 from tests.flows.helpers import record_of, records
 from tests.flows.test_batch_results import ids, result

@@ -33,9 +33,9 @@ from faceid.models import DeliveryResult, Verdict
 from faceid.settings import FaceIdSettings
 from flows.deliver import deliver
 from tasks.call_target_action import call_target_action
-from tasks.record import Record, RecordStore
 from tasks.request_upload_url import request_upload_url
-from tasks.storage import Storage, open_storage
+from tasks.state.records import Record, RecordStore
+from tasks.state.storage import Storage, open_storage
 from tasks.upload_resource import upload_resource
 
 ACTION = "VideoLivenessCompare"

@@ -16,7 +16,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from faceid.emulator import Emulator
 from faceid.settings import FaceIdSettings
-from flows.batch_chain import replace_dead
+from flows.batch.chain import replace_dead
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
 from tests.flows.batches import entry, write

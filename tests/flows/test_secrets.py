@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from faceid.emulator import Emulator
-from tasks.storage import KEY_FILE
+from tasks.state.storage import KEY_FILE
 from tests.environment import HOME, wait_until
 from tests.flows.conftest import Deliver, task_runs_of
 

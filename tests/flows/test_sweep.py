@@ -22,13 +22,14 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from faceid.emulator import Emulator
-from flows import dead_runs, rerequest
 from flows.deliver_batch import deliver_batch
-from flows.form import closed
+from flows.delivery import follow_ups as rerequest
+from flows.parameters import closed
 from flows.sweep import sweep
-from tasks.locks import held
-from tasks.storage import Storage
-from tasks.take_on import refuse_to_wait
+from flows.upkeep import dead_runs
+from tasks.state.claims import refuse_to_wait
+from tasks.state.locks import held
+from tasks.state.storage import Storage
 from tests.environment import wait_until
 from tests.flows.conftest import Deliver
 from tests.flows.deployed import REQUEST, Worker, delete_deployment, next_run, swept, tag
@@ -62,7 +63,7 @@ def die(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaita
             raise Gone
 
         with monkeypatch.context() as patch:
-            patch.setattr("flows.request.to_verdict", dead)
+            patch.setattr("flows.delivery.run.to_verdict", dead)
             with pytest.raises(Gone):
                 await worker.work(flow_run_id)
         # One that was killed tells nobody: for Prefect it is at work.

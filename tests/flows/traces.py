@@ -6,9 +6,9 @@ from pathlib import Path
 
 from faceid.settings import FaceIdSettings
 from tasks.cache import FOLDER as CACHE
-from tasks.record import FOLDER as RECORDS
-from tasks.record import OPEN_FOLDER
-from tasks.storage import open_storage
+from tasks.state.records import FOLDER as RECORDS
+from tasks.state.records import OPEN_FOLDER
+from tasks.state.storage import open_storage
 from tests.environment import HOME
 
 EVENTS = {"events", "event_resources"}

@@ -11,11 +11,11 @@ from s3fs import S3FileSystem
 from faceid.actions import ResourceField
 from faceid.emulator import Emulator
 from faceid.errors import InvalidInput, StorageError
-from faceid.manifest import find_manifests
-from faceid.resources import measure
-from faceid.roots import Roots
+from faceid.files.resources import measure
+from faceid.files.roots import Roots
+from faceid.manifests.reading import find_manifests
 from faceid.settings import FaceIdSettings
-from tasks.storage import Storage, open_storage
+from tasks.state.storage import Storage, open_storage
 from tests.deployments.conftest import deliver_tokens
 from tests.s3.conftest import Store, change_key
 

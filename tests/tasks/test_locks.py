@@ -9,7 +9,7 @@ from subprocess import Popen
 import pytest
 
 from faceid.errors import InvalidInput, StorageError
-from tasks.locks import held
+from tasks.state.locks import held
 from tests.tasks.conftest import close_input, next_line
 
 
@@ -20,7 +20,7 @@ async def wait_for_it() -> None:
 HOLDS = """
 import asyncio, sys
 from pathlib import Path
-from tasks.locks import held
+from tasks.state.locks import held
 
 async def waiting():
     print("waiting", flush=True)
@@ -37,7 +37,7 @@ asyncio.run(main())
 MEETS_NOBODY = """
 import asyncio, os, sys
 from pathlib import Path
-from tasks import locks
+from tasks.state import locks
 
 locks.POLL_SECONDS = 0
 alone = Path(sys.argv[2])

@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from faceid.errors import InvalidInput, StorageError
-from tasks import locks
-from tasks.locks import held
+from tasks.state import locks
+from tasks.state.locks import held
 from tests.environment import wait_until
 from tests.tasks.conftest import next_line
 
@@ -57,7 +57,7 @@ async def refuse() -> None:
 HOLDS = """
 import asyncio, sys
 from pathlib import Path
-from tasks.locks import held
+from tasks.state.locks import held
 
 async def waiting():
     print("waiting", flush=True)

@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 from faceid.errors import InvalidInput, StorageError
 from faceid.pacing import SharedPacer
 from faceid.settings import FaceIdSettings
-from tasks.pacing import RedisPacer, open_pacers
-from tasks.storage import open_storage
+from tasks.state.pacing import RedisPacer, open_pacers
+from tasks.state.storage import open_storage
 
 REDIS = os.environ.get("FACEID_TEST_REDIS", "redis://127.0.0.1:6379/9")
 

@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet
 
 from faceid.errors import InvalidInput, StorageError
 from faceid.settings import LIVE_ENDPOINT, FaceIdSettings
-from tasks.storage import KEY_FILE, Storage, open_storage
+from tasks.state.storage import KEY_FILE, Storage, open_storage
 from tests.tasks.conftest import close_input, next_line
 
 NAME = "records/emulator/default/ab/document.json"
@@ -277,7 +277,7 @@ def test_the_emulators_key_is_made_once(storage: Callable[..., Storage], root: P
 USES_STORAGE = """
 import sys
 from faceid.settings import FaceIdSettings
-from tasks.storage import open_storage
+from tasks.state.storage import open_storage
 print("ready", flush=True)
 sys.stdin.read()
 open_storage(FaceIdSettings.load()).write(sys.argv[1], {"from": sys.argv[1]})

@@ -1,0 +1,122 @@
+"""Settings, storage, locks and the service, as ``faceid doctor`` looks at them."""
+
+import time
+from functools import partial
+from uuid import uuid4
+
+import anyio.to_thread
+from prefect.settings import PREFECT_HOME
+
+from deployments.checks.results import Finding, Look
+from faceid.actions import CREATE_UPLOAD_URL
+from faceid.client import FaceIdClient
+from faceid.errors import StorageError
+from faceid.settings import FaceIdSettings
+from tasks.credentials import check_credentials
+from tasks.state.claims import refuse_to_wait
+from tasks.state.locks import held
+from tasks.state.records import FOLDER
+from tasks.state.storage import Storage, open_storage, storage_url
+
+MOST_SKEW = 300.0
+"""Seconds by which a clock may be off for a signature to be taken (the vendor's figure)."""
+
+NOTABLE_SKEW = 5.0
+
+OF_THE_KEY = ("clock", "credentials")
+"""What cannot be looked at without a key."""
+
+
+def looks(settings: FaceIdSettings) -> list[tuple[str, Look]]:
+    """What there is to look at, by name; ``settings`` may be those of a block."""
+    return [
+        ("storage", partial(check_storage, settings)),
+        ("locks", partial(check_locks, settings)),
+        ("limits", partial(check_limits, settings)),
+        ("resource roots", partial(check_roots, settings)),
+        ("clock", partial(check_clock, settings)),
+        ("credentials", partial(check_key, settings)),
+    ]
+
+
+async def check_storage(settings: FaceIdSettings) -> list[Finding]:
+    """Writes, reads back and removes a document, and opens one that is there."""
+    storage = open_storage(settings)
+    return [await anyio.to_thread.run_sync(_try_storage, storage, settings)]
+
+
+def _try_storage(storage: Storage, settings: FaceIdSettings) -> Finding:
+    name = f"doctor/{uuid4().hex}.json"
+    try:
+        storage.write(name, {"written": "by faceid doctor"})
+        storage.read(name)
+        storage.remove(name)
+    except StorageError as error:
+        advice = "look at FACEID_STORAGE: the folder, its owner, the disk, the store's keys"
+        return Finding("storage", "problem", error.message, advice)
+    for account in storage.folders(f"{FOLDER}/{settings.service}"):
+        for there in storage.names(f"{FOLDER}/{settings.service}/{account}"):
+            try:
+                storage.read(there)
+            except StorageError as error:
+                advice = "add the key that it was written with to FACEID_DATA_KEY, behind the new"
+                return Finding("storage", "problem", error.message, advice)
+            break
+    return Finding("storage", "ok", f"{storage_url(settings)}, encrypted with our key")
+
+
+async def check_locks(settings: FaceIdSettings) -> list[Finding]:
+    """Takes a lock and gives it back."""
+    storage = open_storage(settings)
+    if not settings.locks:
+        if storage.folder is None:
+            advice = "set FACEID_LOCKS to a redis:// URL before a second machine delivers"
+            said = "files of this machine, and the storage is another's"
+            return [Finding("locks", "warning", said, advice)]
+        return [Finding("locks", "ok", "files, for one machine")]
+    folder = (storage.folder or PREFECT_HOME.value() / "faceid") / "locks"
+    async with held(settings.locks, folder, uuid4().hex, refuse_to_wait):
+        return [Finding("locks", "ok", "Redis, for all machines that name it")]
+
+
+async def check_limits(settings: FaceIdSettings) -> list[Finding]:
+    known = {CREATE_UPLOAD_URL, *settings.target_actions()}
+    if unknown := sorted(set(settings.rates) - known):
+        said = f"FACEID_RATES names what is no action: {', '.join(unknown)}"
+        return [Finding("limits", "warning", said, "mend the name: it is not paced by that rate")]
+    said = ", ".join(f"{action} {rate:g}/s" for action, rate in settings.rates.items())
+    return [Finding("limits", "ok", said or "the API's own; FACEID_RATES raises none")]
+
+
+async def check_roots(settings: FaceIdSettings) -> list[Finding]:
+    if settings.resource_roots:
+        return [Finding("resource roots", "ok", ", ".join(settings.resource_roots))]
+    return [
+        Finding(
+            "resource roots",
+            "warning",
+            "FACEID_RESOURCE_ROOTS is not set",
+            "commands and faceid up read the working folder; a worker needs it to read any file",
+        )
+    ]
+
+
+async def check_clock(settings: FaceIdSettings) -> list[Finding]:
+    """Asks the service for its time; that is no call of any action."""
+    async with FaceIdClient(settings.endpoint, settings.credentials()) as client:
+        await client.learn_clock()
+        skew = client.server_now().timestamp() - time.time()
+    said = f"the service's is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
+    if abs(skew) < NOTABLE_SKEW:
+        return [Finding("clock", "ok", f"{settings.host} has the same time")]
+    status = "problem" if abs(skew) >= MOST_SKEW else "warning"
+    return [Finding("clock", status, said, "set this machine's clock (NTP)")]
+
+
+async def check_key(settings: FaceIdSettings) -> list[Finding]:
+    """One upload ticket that nobody uses: not billed."""
+    await check_credentials(settings)
+    said = f"accepted by {settings.host}, account {settings.account}"
+    if settings.service == "emulator":
+        said += "; an emulator: no verdict of it is real"
+    return [Finding("credentials", "ok", said)]

@@ -1,0 +1,1 @@
+"""The ``faceid`` commands that run flows, or read what they kept: a module each."""

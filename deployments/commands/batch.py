@@ -1,0 +1,243 @@
+"""``faceid batch``: the requests of a manifest, run in this process."""
+
+import asyncio
+import os
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from cyclopts import Parameter
+from rich.progress import BarColumn, Progress, TextColumn
+
+from deployments.commands.block_settings import settings_for
+from deployments.commands.local_run import run_here
+from faceid.actions import CREATE_UPLOAD_URL
+from faceid.command import Exit, app, stderr
+from faceid.errors import FaceIdError, InvalidInput, StorageError
+from faceid.manifests.snapshot import BadManifest, Spooled, take_in
+from faceid.models import MOST_WINDOWS
+from faceid.settings import FaceIdSettings
+from faceid.validation import Rules, check_files
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+    from faceid.models import DeliveryResult
+    from flows.batch.runner import Batch, Books
+
+PLAIN_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
+
+
+@app.command
+def batch(
+    manifest: str,
+    *,
+    results: Path | None = None,
+    failures: Path | None = None,
+    check: Annotated[bool, Parameter(negative=())] = False,
+    concurrency: int = 32,
+    max_failed_percent: float = 100,
+    credentials: str = "",
+    save_files_to: str = "",
+    max_windows: int = 12,
+    on_unknown_outcome: Literal["call_again", "stop"] = "call_again",
+    require_passed: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Deliver every request of a manifest, and print a result line for each.
+
+    Lines come in the order in which requests come to their end. Running the same manifest again
+    delivers what has no verdict yet.
+
+    Parameters
+    ----------
+    manifest
+        A JSONL or CSV file that lists the requests: a path, a glob or any fsspec URL; {date} in it
+        is today, in UTC.
+    results
+        File for the result lines, in the manifest's order at the end; without it they are printed.
+    failures
+        File for the result lines of requests that failed.
+    check
+        Open everything, say how many calls and minutes it will take, and send nothing.
+    concurrency
+        How many requests are at work at a time.
+    max_failed_percent
+        Stop when more than that have failed.
+    credentials
+        Name of a Prefect block tencent-credentials; without it the environment's keys.
+    save_files_to
+        Folder for the files that the answers point to.
+    max_windows
+        How many times at most files are uploaded afresh when two hours ran out.
+    on_unknown_outcome
+        What to do when an action was called and no answer came. Calling again may be billed.
+    require_passed
+        Exit with 3 when some verdict is negative.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    if not 1 <= concurrency <= 256:
+        raise InvalidInput("InvalidRequest", "--concurrency must be 1 to 256")
+    if not 0 <= max_failed_percent <= 100:
+        raise InvalidInput("InvalidRequest", "--max-failed-percent must be 0 to 100")
+    if not 1 <= max_windows <= MOST_WINDOWS:
+        raise InvalidInput("InvalidRequest", f"--max-windows must be 1 to {MOST_WINDOWS}")
+    settings = settings_for(credentials)
+    if not check:
+        settings.credentials()
+    manifest = manifest.replace("{date}", f"{datetime.now(UTC):%Y-%m-%d}")
+    # All of it is checked again by the flow; here a mistake costs no server start.
+    with TemporaryDirectory(prefix="faceid-batch-") as folder:
+        spooled = _take_in(manifest, settings, Path(folder))
+        _estimate(spooled, settings)
+        if check:
+            raise Exit(asyncio.run(_check_all(spooled, settings)))
+    arguments: dict[str, Any] = {
+        "manifest": manifest,
+        "concurrency": concurrency,
+        "max_failed_percent": max_failed_percent,
+        "credentials": credentials,
+        "save_files_to": save_files_to,
+        "max_windows": max_windows,
+        "on_unknown_outcome": on_unknown_outcome,
+    }
+    code = run_here(lambda: _run_flow(arguments, results, failures, require_passed=require_passed))
+    raise Exit(code)
+
+
+def _take_in(manifest: str, settings: FaceIdSettings, folder: Path) -> Spooled:
+    try:
+        return take_in(manifest, settings, folder)
+    except BadManifest as bad:
+        for line in bad.lines:
+            stderr.print(f"faceid: {line}", markup=False)
+        raise
+
+
+def _estimate(spooled: Spooled, settings: FaceIdSettings) -> None:
+    calls = {CREATE_UPLOAD_URL: spooled.resources, **spooled.per_action}
+    minutes = max(count / (settings.rate(action) or 20) / 60 for action, count in calls.items())
+    counts = ", ".join(f"{count:,} {action}" for action, count in calls.items())
+    stderr.print(f"{spooled.count:,} requests: {counts}; {minutes:.1f} minutes at the API's rates")
+
+
+async def _check_all(spooled: Spooled, settings: FaceIdSettings) -> int:
+    """Opens the files of every request that has no verdict yet; gives the exit code."""
+    from tasks.state.claims import has_verdict
+    from tasks.state.records import RecordStore
+    from tasks.state.storage import open_storage
+
+    store = RecordStore(open_storage(settings), settings.service, settings.account)
+    rules = Rules.load(settings, from_manifest=True)
+    wrong = done = 0
+    for request in spooled.entries():
+        try:
+            form = rules.check(request)
+            if await has_verdict(form, store):
+                done += 1
+            else:
+                check_files(form)
+        except FaceIdError as error:
+            wrong += 1
+            stderr.print(f"faceid: {request.request_id}: {error}", markup=False)
+    verdicts = f", {done:,} have their verdict" if done else ""
+    stderr.print(
+        f"{spooled.count - wrong - done:,} requests can be sent, {wrong:,} cannot{verdicts}"
+    )
+    return 1 if wrong else 0
+
+
+async def _run_flow(
+    arguments: dict[str, Any],
+    results: Path | None,
+    failures: Path | None,
+    *,
+    require_passed: bool,
+) -> int:
+    from flows.batch.results import FAILURES, RESULTS
+    from flows.deliver_batch import WATCH, deliver_batch
+
+    watched: list[Batch] = []
+    with ExitStack() as stack:
+        for path in filter(None, (results, failures)):
+            _check_can_write(path)
+        lines = stack.enter_context(results.open("w")) if results else None
+
+        def tell(result: "DeliveryResult") -> None:
+            print(result.model_dump_json(), file=lines, flush=True)
+
+        def watch(batch: "Batch") -> None:
+            watched.append(batch)
+            batch.tell = tell
+            batch.tell_to_end = _say_how_it_ends
+            # Ends with the loop, if not before.
+            background.add(asyncio.create_task(_show(batch.books)))
+
+        background: set[asyncio.Task[None]] = set()
+        WATCH.set(watch)
+        try:
+            state: State[Any] = await cast("Any", deliver_batch)(**arguments, return_state=True)
+        finally:
+            for task in background:
+                task.cancel()
+            for copy, name in ((results, RESULTS), (failures, FAILURES)):
+                if copy and watched:
+                    _copy(watched[0].results.location, name, copy)
+    stderr.print(f"faceid: {state.message}", markup=False)
+    return _exit_code(state, watched[0].books if watched else None, require_passed=require_passed)
+
+
+def _check_can_write(path: Path) -> None:
+    """Raises ``InvalidInput`` before anything is sent."""
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InvalidInput("InvalidRequest", f"{path}: cannot be written; name a file in a folder")
+
+
+def _copy(location: str, name: str, to: Path) -> None:
+    """Whole, or not at all."""
+    from flows.batch.results import read_lines
+
+    draft = to.with_name(f".{to.name}.new")
+    try:
+        with draft.open("wb") as file:
+            file.writelines(read_lines(location, name))
+        draft.replace(to)
+    except OSError as error:
+        raise StorageError("CannotSave", f"{to}: cannot be written ({error.strerror})") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _say_how_it_ends() -> None:
+    stderr.print("stopping when what is in flight has ended; once more, and it is cut off")
+
+
+def _exit_code(state: "State[Any]", books: "Books | None", *, require_passed: bool) -> int:
+    if state.is_cancelled():
+        return 130
+    if books is None:
+        return 0 if state.is_completed() else 2
+    if state.is_failed() or books.status["verdict"] < books.total:
+        return 1
+    return 3 if require_passed and books.verdicts["refused"] else 0
+
+
+async def _show(books: "Books") -> None:
+    """A progress bar, or a line now and then where there is no terminal."""
+    from flows.batch.progress import describe
+
+    began = time.monotonic()
+    if not stderr.is_terminal:
+        while True:
+            await asyncio.sleep(PLAIN_SECONDS)
+            stderr.print(describe(books, time.monotonic() - began))
+    text = TextColumn("{task.fields[said]}")
+    with Progress(BarColumn(), text, console=stderr) as bar:
+        task = bar.add_task("", total=books.total, said="")
+        while True:
+            said = describe(books, time.monotonic() - began)
+            bar.update(task, completed=books.done, said=said)
+            await asyncio.sleep(0.5)

@@ -1,0 +1,141 @@
+"""``faceid deliver``: one request, run in this process."""
+
+import asyncio
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from cyclopts import Parameter
+
+from deployments.commands.block_settings import settings_for
+from deployments.commands.local_run import run_here
+from faceid.command import Exit, app, stderr
+from faceid.errors import DeliveryFailed, InvalidInput, StorageError
+from faceid.models import MOST_WINDOWS, DeliveryResult
+from faceid.settings import FaceIdSettings
+from faceid.validation import Form, check_files, check_form, read_request
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+
+@app.command
+def deliver(
+    *,
+    request_id: str,
+    action: str,
+    region: str = "",
+    resource: Annotated[list[str], Parameter(negative=())],
+    param: Annotated[list[str] | None, Parameter(negative=())] = None,
+    credentials: str = "",
+    save_files_to: str = "",
+    max_windows: int = 12,
+    on_unknown_outcome: Literal["call_again", "stop"] = "call_again",
+    require_passed: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Deliver one request and print its result object, one line of JSON.
+
+    Parameters
+    ----------
+    request_id
+        Your own key for this request: a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -
+    action
+        The target action, such as VideoLivenessCompare.
+    region
+        Where the files are uploaded and the action is called; the block's or
+        TENCENTCLOUD_REGION if not given.
+    resource
+        Field=PATH, once for each file, such as ImageUrl=photo.jpg. Any fsspec location.
+    param
+        Name=VALUE, once for each parameter of the action, such as LivenessType=SILENT.
+    credentials
+        Name of a Prefect block tencent-credentials; without it the environment's keys.
+    save_files_to
+        Folder for the files that the answer points to.
+    max_windows
+        How many times at most the files are uploaded afresh when two hours ran out.
+    on_unknown_outcome
+        What to do when the action was called and no answer came. Calling again may be billed.
+    require_passed
+        Exit with 3 when the verdict is negative.
+    """
+    # Read when Prefect is imported, by the first thing below that needs it.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    settings = settings_for(credentials)
+    arguments: dict[str, Any] = {
+        "request_id": request_id,
+        "target_action": action,
+        "region": region or settings.region,
+        "resources": _pairs("--resource", resource),
+        "action_parameters": _pairs("--param", param or []),
+    }
+    # All of it is checked again by the flow; here a mistake costs no server start.
+    form = check_form(read_request(**arguments), settings)
+    settings.credentials()
+    asyncio.run(_check_files(form, settings))
+    if save_files_to:
+        settings.roots().resolve_folder("save_files_to", save_files_to)
+    if not 1 <= max_windows <= MOST_WINDOWS:
+        raise InvalidInput("InvalidRequest", f"--max-windows must be 1 to {MOST_WINDOWS}")
+    stderr.print(
+        f"{request_id}: {len(form.locations)} files to {action}, {settings.service} service"
+    )
+    more: dict[str, Any] = {
+        "credentials": credentials,
+        "save_files_to": save_files_to,
+        "max_windows": max_windows,
+        "on_unknown_outcome": on_unknown_outcome,
+    }
+    result = run_here(lambda: _run_flow(arguments | more))
+    print(result.model_dump_json())  # noqa: T201 - results go to stdout
+    if result.error is not None:
+        stderr.print(f"faceid: {result.error.message}", markup=False)
+    raise Exit(exit_code(result, require_passed=require_passed))
+
+
+async def _check_files(form: Form, settings: FaceIdSettings) -> None:
+    """Opens the files, unless the request has its verdict: people delete them then."""
+    from tasks.state.claims import has_verdict
+    from tasks.state.records import RecordStore
+    from tasks.state.storage import open_storage
+
+    store = RecordStore(open_storage(settings), settings.service, settings.account)
+    with suppress(StorageError):  # the run will say so, and be recorded as failed
+        if await has_verdict(form, store):
+            return
+    check_files(form)
+
+
+def _pairs(flag: str, given: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise InvalidInput("InvalidRequest", f"{flag} wants NAME=VALUE")
+        if name in pairs:
+            raise InvalidInput("InvalidRequest", f"{flag} {name} is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def exit_code(result: DeliveryResult, *, require_passed: bool) -> int:
+    if result.error is not None:
+        mistake = result.error.kind in ("input", "conflict", "account")
+        return 2 if mistake and result.windows == 0 else 1
+    if result.status == "waiting":
+        return 1
+    assert result.verdict is not None
+    return 3 if require_passed and result.verdict.passed is False else 0
+
+
+async def _run_flow(arguments: dict[str, Any]) -> DeliveryResult:
+    from flows.deliver import deliver as flow
+
+    # Prefect types an async flow that returns a state as a state.
+    state: State[Any] = await cast("Any", flow)(**arguments, return_state=True)
+    outcome: Any = await state.aresult(raise_on_failure=False)
+    if isinstance(outcome, DeliveryFailed):
+        return outcome.result
+    if isinstance(outcome, DeliveryResult):
+        return outcome
+    raise outcome if isinstance(outcome, Exception) else RuntimeError(state.message)

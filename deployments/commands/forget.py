@@ -1,0 +1,117 @@
+"""``faceid forget``: erases what is stored about requests."""
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import orjson
+from cyclopts import Parameter
+
+from deployments.commands.block_settings import settings_for
+from faceid.command import Exit, app, stderr
+from faceid.errors import InvalidInput
+from faceid.settings import FaceIdSettings
+
+if TYPE_CHECKING:
+    from flows.forget import Forgetting
+
+
+@app.command
+def forget(
+    *ids: str,
+    older_than: str = "",
+    credentials: str = "",
+    keep_verdict: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Erase what is stored about requests; print one line of JSON for each.
+
+    That is their records, cached steps, saved files, result lines in FACEID_STORAGE, and flow runs
+    with their logs and artifacts.
+    What cannot be reached from here is named at the end. Files of yours are not touched.
+
+    Parameters
+    ----------
+    ids
+        Request IDs. A request that a run is at work on is left alone.
+    older_than
+        Instead of IDs: all requests that are done and were not touched for so long, such as 30d,
+        12h, 90m or 45s.
+    credentials
+        Name of the Prefect block tencent-credentials that they were delivered with, if with one.
+    keep_verdict
+        Keep the result line: status, and the same request delivered again, still give the verdict.
+    """
+    if bool(ids) == bool(older_than):
+        raise InvalidInput("InvalidRequest", "which requests? Give IDs or --older-than, not both")
+    # Read when Prefect is imported, by the first thing below that needs it.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    settings = settings_for(credentials)
+    raise Exit(0 if asyncio.run(_forget(ids, older_than, settings, keep_verdict)) else 1)
+
+
+async def _forget(
+    ids: tuple[str, ...], older_than: str, settings: FaceIdSettings, keep_verdict: bool
+) -> bool:
+    """Says whether all of them are forgotten."""
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.forget import Forgotten, moment, open_forgetting
+    from tasks.state.records import RecordStore
+
+    before = moment(older_than) if older_than else None
+    forgotten = left = 0
+    async with open_forgetting(
+        settings, keep_verdict=keep_verdict, has_server=bool(PREFECT_API_URL.value())
+    ) as forgetting:
+        store = RecordStore(forgetting.storage, settings.service, settings.account)
+        asked = forgetting.older(store, before) if before else forgetting.each(store, ids)
+        async for one in asked:
+            if isinstance(one, Forgotten):
+                forgotten += 1
+                print(orjson.dumps(one._asdict()).decode(), flush=True)  # noqa: T201 - results
+            else:
+                left += 1
+                stderr.print(f"faceid: {one.reason}", markup=False)
+        stderr.print(f"{forgotten} forgotten")
+        if forgotten:
+            stderr.print("What cannot be reached from here:")
+            for line in _out_of_reach(forgetting):
+                stderr.print(f"  - {line}", markup=False)
+    return left == 0
+
+
+def _out_of_reach(forgetting: "Forgetting") -> list[str]:
+    lines: list[str] = []
+    runs = forgetting.runs
+    if runs is None:
+        lines.append("flow runs: PREFECT_API_URL is not set, so no Prefect server was asked")
+    else:
+        if runs.unknown:
+            lines.append(
+                f"flow runs that this Prefect server does not know ({runs.unknown}): deleted "
+                "before, or at another"
+            )
+        if runs.logs_left:
+            lines.append(
+                f"logs of deleted flow runs ({runs.logs_left}): the server is slow to delete them"
+            )
+        lines += [
+            "Prefect's events, which hold request IDs and verdicts: nobody can delete them, and "
+            "the server drops them after PREFECT_SERVER_EVENTS_RETENTION_PERIOD, 7 days by default",
+            "what automations have sent on: notifications, and results to a webhook",
+            "logs of batches' runs, and their summaries, which name some requests that failed: "
+            "delete those runs in the dashboard",
+            "free pages in the file of Prefect's database, until they are used again",
+        ]
+    if forgetting.files_missing:
+        lines.append(
+            f"files that are not where they were saved ({forgetting.files_missing}): gone before, "
+            "or on another machine"
+        )
+    if forgetting.batches_at_work:
+        lines.append(f"result lines of batches that are at work ({forgetting.batches_at_work})")
+    return [
+        *lines,
+        "log files of Prefect's server and workers, backups, results in folders that you named",
+        "uploads at Tencent, which live up to two hours, and what Tencent itself keeps",
+    ]

@@ -1,0 +1,50 @@
+"""Running a flow in this process, recorded at PREFECT_API_URL or in a temporary server."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+from deployments.stack import temporary_prefect_server
+from faceid.command import stderr
+
+T = TypeVar("T")
+
+
+def run_here(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Brings a server where there is none, for as long as it takes.
+
+    Raises ``StorageError`` where the server that is there does not let us in.
+    """
+    from prefect.logging.handlers import APILogHandler
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_SERVER_API_AUTH_STRING,
+        temporary_settings,
+    )
+
+    from flows.server.runs import asking
+
+    with ExitStack() as stack:
+        if not PREFECT_API_URL.value():
+            stderr.print("PREFECT_API_URL is not set: recording in a temporary Prefect server")
+            api_url = stack.enter_context(temporary_prefect_server(os.environ))
+            auth = PREFECT_SERVER_API_AUTH_STRING.value()
+            stack.enter_context(
+                temporary_settings({PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: auth})
+            )
+        with asking():
+            asyncio.run(_come_in())
+        try:
+            return asyncio.run(run())
+        finally:
+            APILogHandler().flush()  # while the server is there
+
+
+async def _come_in() -> None:
+    from prefect import get_client
+
+    async with get_client() as client:
+        await client.read_flow_runs(limit=1)

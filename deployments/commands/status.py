@@ -1,0 +1,110 @@
+"""``faceid status`` and ``faceid answer``: what is kept about requests."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from deployments.commands.block_settings import settings_for
+from faceid.command import Exit, app, stderr
+from faceid.errors import InvalidInput
+from faceid.settings import FaceIdSettings
+
+if TYPE_CHECKING:
+    from tasks.state.records import Record, RecordStore
+
+
+def _store(credentials: str) -> "RecordStore":
+    from tasks.state.records import RecordStore
+    from tasks.state.storage import open_storage
+
+    settings = settings_for(credentials)
+    return RecordStore(open_storage(settings), settings.service, settings.account)
+
+
+def _print(document: Any) -> None:
+    print(orjson.dumps(document).decode())  # noqa: T201 - results go to stdout
+
+
+@app.command
+def status(*ids: str, credentials: str = "") -> None:
+    """Say what became of requests: one line of JSON for each.
+
+    Parameters
+    ----------
+    ids
+        Request IDs, or Tencent request IDs.
+    credentials
+        Name of the Prefect block tencent-credentials that they were delivered with, if with one.
+    """
+    if not ids:
+        raise InvalidInput("InvalidRequest", "which request? Give its ID, or several")
+    store = _store(credentials)
+    unknown = 0
+    for request_id in ids:
+        record = _find(store, request_id)
+        if record is None:
+            stderr.print(f"faceid: nothing is known about {request_id}", markup=False)
+            unknown += 1
+        else:
+            _print(_status(record, at_work=asyncio.run(_is_at_work(store, record))))
+    raise Exit(1 if unknown else 0)
+
+
+def _find(store: "RecordStore", given: str) -> "Record | None":
+    found = asyncio.run(store.load(given))
+    if found is not None:
+        return found
+    # A Tencent request ID, then: records are not filed by it, so all are looked at.
+    return next((record for record in store.all() if given in record.tencent_request_ids), None)
+
+
+async def _is_at_work(store: "RecordStore", record: "Record") -> bool:
+    """Whether a run holds the request, here or on another machine that shares the locks."""
+    from tasks.state.claims import is_held
+
+    return record.outcome is None and await is_held(store, FaceIdSettings.load(), record.request_id)
+
+
+def _status(record: "Record", *, at_work: bool) -> dict[str, Any]:
+    if record.outcome is not None:
+        state = record.outcome
+    elif at_work:
+        state = "at work"
+    elif record.intent is not None:
+        state = "outcome-unknown"
+    else:
+        state = "interrupted"  # its run died: the next one goes on from here
+    fields = "request_id target_action region calls verdict error tencent_request_ids updated_at"
+    shown = record.model_dump(mode="json", include=set(fields.split()))
+    follow_up = record.follow_up and record.follow_up.model_dump(mode="json")
+    return {
+        "state": state,
+        "windows": record.window,
+        **shown,
+        "flow_runs": [run.model_dump(mode="json") for run in record.runs],
+        "next": follow_up,
+    }
+
+
+@app.command
+def answer(request_id: str, *, credentials: str = "") -> None:
+    """Print the stored answer of a request, whole, as JSON. It may hold faces and personal data.
+
+    Parameters
+    ----------
+    request_id
+        The request's ID.
+    credentials
+        Name of the Prefect block tencent-credentials that it was delivered with, if with one.
+    """
+    record = asyncio.run(_store(credentials).load(request_id))
+    if record is None or record.reply is None:
+        stderr.print(f"faceid: no answer is stored for {request_id}", markup=False)
+        raise Exit(1)
+    reply = record.reply
+    if reply.code is None:
+        content = reply.fields
+    else:
+        content = {"Error": {"Code": reply.code, "Message": reply.message}}
+    _print({**content, "RequestId": reply.tencent_request_id})

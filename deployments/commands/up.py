@@ -1,0 +1,171 @@
+"""``faceid up``: the local stack, for the dashboard."""
+
+import json
+import os
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from deployments import stack
+from deployments.stack import (
+    Child,
+    EmulatorAddress,
+    claim_port,
+    orphans_ended,
+    prefect_server,
+    worker,
+)
+from faceid.command import app, stderr
+from faceid.errors import InvalidInput
+from faceid.models import Service
+from faceid.settings import FaceIdSettings
+
+
+@app.command
+def up(
+    *,
+    emulator: Annotated[bool, Parameter(negative=())] = False,
+    live: Annotated[bool, Parameter(negative=())] = False,
+    port: int = 4200,
+    ready_file: Path | None = None,
+) -> None:
+    """Start the local stack for the dashboard, and stay until Ctrl-C.
+
+    A Prefect server, the deployments and what runs them; with --emulator also the emulator. With
+    neither --emulator nor --live it follows FACEID_ENDPOINT and the credentials.
+
+    Parameters
+    ----------
+    emulator
+        Start an emulator of the service, and use it.
+    live
+        Use the real service, with the credentials of the environment.
+    port
+        The dashboard's port; 0 picks a free one.
+    ready_file
+        Is written when all is ready: one JSON object with the addresses.
+    """
+    service = _which_service(own_emulator=emulator, live=live)
+    with suppress(KeyboardInterrupt):  # the way it is meant to end
+        run_stack(claim_port(port), service, own_emulator=emulator, ready_file=ready_file)
+
+
+def _which_service(*, own_emulator: bool, live: bool) -> Service:
+    settings = FaceIdSettings.load()
+    if own_emulator and live:
+        raise InvalidInput("Configuration", "--emulator and --live exclude each other")
+    if own_emulator:
+        return "emulator"
+    if live and settings.service != "live":
+        raise InvalidInput(
+            "Configuration", f"--live, but FACEID_ENDPOINT is {settings.host}: unset one of them"
+        )
+    if not live and not os.environ.get("FACEID_ENDPOINT") and not settings.secret_id:
+        raise InvalidInput(
+            "Configuration",
+            "which service? Say --emulator, or --live with TENCENTCLOUD_SECRET_ID and "
+            "TENCENTCLOUD_SECRET_KEY set",
+        )
+    settings.credentials()
+    _check_storage(settings)
+    return settings.service
+
+
+def _check_storage(settings: FaceIdSettings) -> None:
+    """Raises ``InvalidInput`` now, where every run would."""
+    from tasks.state.storage import open_storage
+
+    open_storage(settings)
+
+
+def _auth_string() -> dict[str, str]:
+    """The server's basic auth, as its clients' too; it may stand in a profile of Prefect's."""
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
+
+    auth = PREFECT_SERVER_API_AUTH_STRING.value()
+    if auth is None:
+        return {}
+    if not auth:
+        raise InvalidInput(
+            "Configuration",
+            "PREFECT_SERVER_API_AUTH_STRING is empty: give user:password, or unset it",
+        )
+    return {"PREFECT_SERVER_API_AUTH_STRING": auth, "PREFECT_API_AUTH_STRING": auth}
+
+
+def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Path | None) -> None:
+    """The body of ``up``, until interrupted.
+
+    Server and worker are started again when they die: what they had in hand goes on. The emulator
+    is not, as its objects and clock die with it; then this raises ``StackError``.
+    """
+    environment = {"FACEID_RESOURCE_ROOTS": str(Path.cwd()), **os.environ}
+    auth = _auth_string()
+    with ExitStack() as running:
+        parts: list[Child] = []
+        emulated: Child | None = None
+        address: EmulatorAddress | None = None
+        if own_emulator:
+            emulated, address = running.enter_context(stack.emulator(environment, None))
+            parts.append(emulated)
+            environment |= address.environment()
+        environment |= auth
+        stderr.print("starting the Prefect server ...")
+        server, api_url = running.enter_context(prefect_server(port, environment, None))
+        parts.append(server)
+        running.enter_context(orphans_ended(parts))
+        parts.append(running.enter_context(worker(api_url, environment, os.cpu_count() or 1, None)))
+        dashboard = f"http://127.0.0.1:{port}"
+        endpoint = address.url if address else FaceIdSettings.load().endpoint
+        _say_how_to_trigger(dashboard, api_url, service, endpoint, has_auth=bool(auth))
+        if ready_file:
+            _write_ready_file(
+                ready_file,
+                {
+                    "api_url": api_url,
+                    "dashboard": dashboard,
+                    "service": service,
+                    "endpoint": endpoint,
+                    **(
+                        {"secret_id": address.secret_id, "secret_key": address.secret_key}
+                        if address
+                        else {}
+                    ),
+                },
+            )
+        while True:
+            for part in parts:
+                if part is emulated:
+                    part.check()
+                else:
+                    part.keep_alive()
+            time.sleep(0.5)
+
+
+def _say_how_to_trigger(
+    dashboard: str, api_url: str, service: Service, endpoint: str, *, has_auth: bool
+) -> None:
+    stderr.print(f"dashboard  {dashboard}")
+    stderr.print(f"service    {service}, {endpoint}")
+    stderr.print("trigger    in the dashboard: Deployments, deliver/default, Run; or")
+    stderr.print(
+        f"           PREFECT_API_URL={api_url} prefect deployment run deliver/default "
+        "-p request_id=r-1 ..."
+    )
+    if has_auth:
+        stderr.print(
+            "auth       the dashboard asks for PREFECT_SERVER_API_AUTH_STRING; commands want"
+        )
+        stderr.print("           the same in PREFECT_API_AUTH_STRING")
+    stderr.print("stop       Ctrl-C")
+
+
+def _write_ready_file(path: Path, content: dict[str, str]) -> None:
+    # Written whole or not at all, and for us alone: it may hold the emulator's keys.
+    draft = path.with_name(path.name + ".new")
+    draft.touch(mode=0o600)
+    draft.write_text(json.dumps(content))
+    draft.replace(path)

@@ -1,0 +1,270 @@
+"""Automations as code: ``automations.yaml``, brought to the Prefect server.
+
+``python -m deployments.registration.automations`` does that alone, and prints what it made or changed.
+
+A person may change one in the dashboard. Each carries, in a tag, a digest of how it was registered:
+one that differs from it has been changed by somebody, and is left as it is, and so is any that has
+no such tag. The switch is always a person's.
+"""
+
+import asyncio
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+import jinja2
+import orjson
+import yaml
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import BlockDocument
+from prefect.events.actions import (
+    ActionTypes,
+    ActionTypesOrUnknown,
+    CallWebhook,
+    SendNotification,
+)
+from prefect.events.schemas.automations import (
+    Automation,
+    AutomationCore,
+    CompositeTrigger,
+    Trigger,
+    TriggerTypes,
+)
+from prefect.exceptions import PrefectHTTPStatusError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
+
+from faceid.command import fail
+from faceid.errors import InvalidInput
+
+FILE = Path(__file__).with_name("automations.yaml")
+MARK = "as-registered:"
+_PAGE = 200
+
+
+def _whole(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Prefect drops what it does not know. A trigger without its `expect` would fire each time."""
+    trigger: Trigger = validate(value)
+    _check_fields(trigger, value)
+    return trigger
+
+
+def _check_fields(trigger: Trigger, given: dict[str, Any]) -> None:
+    if unknown := given.keys() - type(trigger).model_fields.keys():
+        raise ValueError(f"no such field: {', '.join(sorted(unknown))}")
+    if isinstance(trigger, CompositeTrigger):
+        for part, part_given in zip(trigger.triggers, given["triggers"], strict=True):
+            _check_fields(part, part_given)
+
+
+def _template(text: str) -> str:
+    try:
+        jinja2.Environment().parse(text)  # noqa: S701 - rendered by the server, and no HTML
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"no valid template: {error.message}") from None
+    return text
+
+
+Template = Annotated[str, AfterValidator(_template)]
+
+
+class _Entry(BaseModel):
+    """An automation of the file: Prefect's own fields, and what becomes its action."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    description: str
+    trigger: Annotated[TriggerTypes, WrapValidator(_whole)]
+    message: Template | None = None
+    webhook: str | None = None
+    payload: Template = ""
+    actions: list[ActionTypes] | None = None
+    """Where they are given, nobody else is told."""
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    notify: str = ""
+    message: Template
+    automations: list[_Entry]
+
+    @field_validator("automations")
+    @classmethod
+    def _names_differ(cls, automations: list[_Entry]) -> list[_Entry]:
+        for name, count in Counter(entry.name for entry in automations).items():
+            if count > 1:
+                raise ValueError(f"{name!r} stands there {count} times")
+        return automations
+
+
+async def register_automations(file: Path = FILE, *, write: bool = True) -> list[str]:
+    """Makes and changes what the file says, as far as nobody else has changed it.
+
+    Gives the names of those that were made, changed or removed: none when it is called again.
+    Without ``write`` nothing is changed, only told.
+    Raises ``InvalidInput`` where the file is wrong, or names a block that is not there.
+    """
+    wanted = _read(file)
+    async with get_client() as client:
+        blocks = await _all_blocks(client)
+        there = await _all_automations(client)
+        touched: list[str] = []
+        for entry in wanted.automations:
+            automation = _as_automation(entry, wanted, blocks)
+            found = next((one for one in there if one.name == entry.name), None)
+            if automation is None:
+                continue
+            if found is not None:
+                there.remove(found)
+            if _is_ours_to_change(found, automation):
+                touched.append(entry.name)
+                if write:
+                    await _bring_up_to(client, found, automation)
+        for left in there:
+            # Of an earlier file, or of a block that is gone; or made twice, by two at a time.
+            if _mark_of(left) == _digest(left):
+                touched.append(left.name)
+                if write:
+                    await client.delete_automation(left.id)
+    return touched
+
+
+def _read(file: Path) -> _File:
+    try:
+        return _File.model_validate(yaml.safe_load(file.read_text()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        said = first["msg"].removeprefix("Value error, ")
+        raise _wrong(file, f"{where}: {said}" if where else said) from None
+    except yaml.YAMLError as error:
+        raise _wrong(file, " ".join(str(error).split())) from None
+
+
+def _wrong(file: Path, what: str) -> InvalidInput:
+    return InvalidInput("Automations", f"{file.name}: {what}")
+
+
+async def _all_blocks(client: PrefectClient) -> list[BlockDocument]:
+    found: list[BlockDocument] = []
+    while page := await client.read_block_documents(
+        limit=_PAGE, offset=len(found), include_secrets=False
+    ):
+        found += page
+    return found
+
+
+async def _all_automations(client: PrefectClient) -> list[Automation]:
+    found: list[Automation] = []
+    while page := await client.read_automations(limit=_PAGE, offset=len(found)):
+        found += page
+    return found
+
+
+def _as_automation(
+    entry: _Entry, file: _File, blocks: list[BlockDocument]
+) -> AutomationCore | None:
+    """``None`` for one that calls a webhook that is not there."""
+    actions: list[ActionTypesOrUnknown] = [*(entry.actions or [])]
+    if entry.webhook is not None:
+        found = _of_slot(entry.webhook, blocks, "webhook")
+        if not found:
+            return None
+        actions += [CallWebhook(block_document_id=id_, payload=entry.payload) for id_ in found]
+    elif entry.actions is None:
+        body = entry.message or file.message
+        actions += [
+            SendNotification(block_document_id=id_, subject=entry.name, body=body)
+            for id_ in _of_slot(file.notify, blocks, "notify")
+        ]
+    automation = AutomationCore(
+        name=entry.name, description=entry.description, trigger=entry.trigger, actions=actions
+    )
+    automation.tags = ["faceid", MARK + _digest(automation)]
+    return automation
+
+
+def _of_slot(slot: str, blocks: list[BlockDocument], what: str) -> list[UUID]:
+    """The blocks of this name that are, or can do, what is asked for.
+
+    One that is named with its type has to be there.
+    """
+    kind, _, name = slot.rpartition("/")
+    found: list[UUID] = []
+    for block in blocks:
+        slug = block.block_type and block.block_type.slug
+        can = block.block_schema.capabilities if block.block_schema else []
+        if block.name == name and (slug == kind if kind else what in (slug, *can)):
+            found.append(block.id)
+    if kind and not found:
+        raise InvalidInput("Automations", f"there is no block {slot}: make it in the dashboard")
+    return sorted(found)
+
+
+def _is_ours_to_change(found: Automation | None, wanted: AutomationCore) -> bool:
+    """Whether it is not there, or as it was registered and not as it is wanted."""
+    return found is None or _mark_of(found) == _digest(found) != _digest(wanted)
+
+
+async def _bring_up_to(
+    client: PrefectClient, found: Automation | None, wanted: AutomationCore
+) -> None:
+    try:
+        if found is None:
+            await client.create_automation(wanted)
+            return
+        wanted.enabled = found.enabled
+        # Prefect's client sends what was set only, and what an action is, is its default.
+        complete = AutomationCore.model_validate(wanted.model_dump(exclude={"owner_resource"}))
+        await client.update_automation(found.id, complete)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != 422:
+            raise
+        raise _wrong(FILE, f"{wanted.name}: {error.response.text}") from None
+
+
+def _mark_of(automation: Automation) -> str | None:
+    marks = [tag.removeprefix(MARK) for tag in automation.tags if tag.startswith(MARK)]
+    return marks[0] if marks else None
+
+
+def _digest(automation: AutomationCore) -> str:
+    """Of all that the file decides on."""
+    decided = {"name", "description", "trigger", "actions"}
+    content = automation.model_dump(mode="json", include=decided)
+    text = orjson.dumps(_in_order(content), option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _in_order(value: Any) -> Any:
+    """Sets come from the server in any order."""
+    if isinstance(value, dict):
+        return {key: _in_order(part) for key, part in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return sorted((_in_order(part) for part in cast("list[Any]", value)), key=orjson.dumps)
+    return value
+
+
+def main() -> None:
+    try:
+        changed = asyncio.run(register_automations())
+    except InvalidInput as error:
+        fail(str(error))
+    for name in changed or ["nothing to change"]:
+        print(name)  # noqa: T201 - results go to stdout
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""How far a batch is, in the dashboard while it runs. None of it can stop the batch."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator
+from datetime import timedelta
+from uuid import UUID
+
+import anyio.to_thread
+from prefect import get_client, get_run_logger
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.client.orchestration import PrefectClient
+from prefect.runtime import flow_run
+
+from flows.batch.runner import Batch, Books
+
+SECONDS = 2.0
+"""Between two updates."""
+
+
+@contextlib.asynccontextmanager
+async def shown(batch: Batch) -> AsyncGenerator[None]:
+    """The artifact ``progress-<flow run id>``, and result lines for who reads them elsewhere."""
+    async with contextlib.AsyncExitStack() as stack:
+        progress = _Progress(batch, stack)
+        task = asyncio.create_task(progress.keep())
+        try:
+            yield
+        finally:
+            task.cancel()
+        await progress.write()
+
+
+class _Progress:
+    def __init__(self, batch: Batch, stack: contextlib.AsyncExitStack) -> None:
+        """``stack`` closes what it opens."""
+        self._batch = batch
+        self._stack = stack
+        # One for all updates: making a client takes tens of milliseconds.
+        self._client: PrefectClient | None = None
+        self._began = time.monotonic()
+        self._artifact: UUID | None = None
+        self._has_warned = False
+
+    async def keep(self) -> None:
+        while True:
+            await self.write()
+            await asyncio.sleep(SECONDS)
+
+    async def write(self) -> None:
+        try:
+            await anyio.to_thread.run_sync(self._batch.results.publish)
+            await self._write_artifact()
+        except Exception as error:  # whatever a server or a store in trouble makes of it
+            if not self._has_warned:
+                get_run_logger().warning("progress is not shown (%s)", type(error).__name__)
+            self._has_warned = True
+
+    async def _write_artifact(self) -> None:
+        books = self._batch.books
+        percent = 100 * books.done / books.total
+        said = describe(books, time.monotonic() - self._began)
+        if self._artifact is None:
+            self._artifact = await acreate_progress_artifact(
+                percent, key=f"progress-{flow_run.id}", description=said
+            )
+            return
+        if self._client is None:
+            self._client = await self._stack.enter_async_context(get_client())
+        await aupdate_progress_artifact(
+            self._artifact, percent, description=said, client=self._client
+        )
+
+
+def describe(books: Books, seconds: float) -> str:
+    """The counts, the rate and the time left, after so many seconds."""
+    rate = books.done / max(seconds, 0.001)
+    left = (books.total - books.done) / rate if rate else 0
+    parts = [f"{books.done:,} of {books.total:,} requests at their end"]
+    parts += [f"{books.status[status]:,} {status}" for status in ("failed", "waiting")]
+    parts.append(f"{rate:.1f} requests/s")
+    if 0 < books.done < books.total:
+        parts.append(f"{timedelta(seconds=round(left))} left")
+    return ", ".join(parts)

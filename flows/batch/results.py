@@ -1,0 +1,161 @@
+"""The result lines of a batch: while it runs as they come, at its end in the manifest's order.
+
+``results.jsonl`` and ``failures.jsonl`` in a folder, which may be on another machine. Each line is
+written by one write, whole or not at all; at the end the lines are put in order in files of their
+own, which then take the first ones' place. A folder on another machine gets whole files, again
+whenever they have grown by a good part, and at the end.
+
+Each batch begins its files anew: what an earlier run of the same manifest wrote there, it says
+again, from the records.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from faceid.errors import InvalidInput, StorageError
+from faceid.files.resources import file_system, open_location, plain_errors
+from faceid.models import DeliveryResult
+from faceid.settings import FaceIdSettings
+from tasks.state.storage import make_private_folder, storage_url
+
+RESULTS = "results.jsonl"
+FAILURES = "failures.jsonl"
+
+FOLDER = "batches"
+"""In the storage: a folder for each batch that names no other."""
+
+GROWTH = 1.25
+"""By what factor the files grow before another machine gets them again."""
+
+_PLACE = 16
+
+
+def results_location(given: str, settings: FaceIdSettings, flow_run_id: str) -> str:
+    """Where the result lines of a run go: an absolute path or a URL. Raises ``InvalidInput``."""
+    if given:
+        return settings.roots().resolve("results", given)
+    return f"{storage_url(settings)}/{FOLDER}/{flow_run_id}"
+
+
+def read_lines(location: str, name: str = RESULTS) -> Iterator[bytes]:
+    """The lines that are there, whole ones alone. Raises ``OSError``."""
+    with open_location(f"{location}/{name}") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line
+
+
+class BatchResults:
+    """Writes result lines. Use as a context manager. Raises ``StorageError``, and ``InvalidInput``
+    where another batch writes to the same folder."""
+
+    def __init__(self, location: str, spool: Path) -> None:
+        """``location`` is where people look; ``spool`` a private folder for our own use."""
+        self.location = location
+        self._is_remote = "://" in location
+        self._folder = spool / "results" if self._is_remote else Path(location)
+        self._places = spool / "results.places"
+        """Where the line of each request stands: 8 bytes for its offset, and 8 for twice its
+        length, and one more where the request failed."""
+        self._published = 0
+
+    def __enter__(self) -> Self:
+        try:
+            make_private_folder(self._folder)
+            self._lock = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lines = _begin(self._folder / RESULTS)
+            self._failures = _begin(self._folder / FAILURES)
+            self._index = os.open(self._places, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise InvalidInput(
+                "ResultsInUse", "results: another batch writes to this folder; name another"
+            ) from None
+        except OSError as error:
+            raise _failed(error) from None
+        self._end = 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in (self._lines, self._failures, self._index, self._lock):
+            os.close(handle)
+
+    def write(self, number: int, result: DeliveryResult) -> None:
+        """``number`` is the request's place in the manifest, from 0."""
+        line = result.model_dump_json().encode() + b"\n"
+        has_failed = result.status == "failed"
+        place = self._end.to_bytes(8, "little") + (2 * len(line) + has_failed).to_bytes(8, "little")
+        try:
+            _append(self._lines, line)
+            os.pwrite(self._index, place, number * _PLACE)
+            self._end += len(line)
+            if has_failed:
+                _append(self._failures, line)
+        except OSError as error:
+            raise _failed(error) from None
+
+    def publish(self) -> None:
+        """Has another machine know what is there, where that is worth it by now. Blocks."""
+        if self._is_remote and self._end >= max(1, self._published * GROWTH):
+            self._send()
+
+    def finish(self, count: int) -> None:
+        """The manifest's order, for as many requests as it has; durable when it returns. Blocks."""
+        drafts = {name: self._folder / f".{name}" for name in (RESULTS, FAILURES)}
+        try:
+            with (
+                (self._folder / RESULTS).open("rb") as lines,
+                drafts[RESULTS].open("wb") as results,
+                drafts[FAILURES].open("wb") as failures,
+            ):
+                for number in range(count):
+                    place = os.pread(self._index, _PLACE, number * _PLACE).ljust(_PLACE, b"\0")
+                    length, has_failed = divmod(int.from_bytes(place[8:], "little"), 2)
+                    lines.seek(int.from_bytes(place[:8], "little"))
+                    line = lines.read(length)
+                    results.write(line)
+                    failures.write(line if has_failed else b"")
+                for file in (results, failures):
+                    file.flush()
+                    os.fsync(file.fileno())
+            for name, draft in drafts.items():
+                draft.chmod(0o600)
+                draft.replace(self._folder / name)
+        except OSError as error:
+            raise _failed(error) from None
+        if self._is_remote:
+            self._send()
+
+    def _send(self) -> None:
+        self._published = self._end
+        try:
+            with plain_errors():
+                files, root = file_system(self.location)
+                files.makedirs(root, exist_ok=True)
+                for name in (RESULTS, FAILURES):
+                    files.put_file(str(self._folder / name), f"{root}/{name}")
+        except OSError as error:
+            raise _failed(error) from None
+
+
+def _begin(path: Path) -> int:
+    """A new file, and nobody's who still reads the one before."""
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def _append(handle: int, line: bytes) -> None:
+    """The line, or nothing of it: a disk that is full takes a part."""
+    end = os.fstat(handle).st_size
+    if os.write(handle, line) < len(line):
+        os.ftruncate(handle, end)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _failed(error: OSError) -> StorageError:
+    return StorageError("CannotSave", f"the batch's results cannot be written ({error.strerror})")

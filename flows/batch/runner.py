@@ -1,0 +1,235 @@
+"""What a batch's requests share, and the books that are kept about them.
+
+A request of a batch goes the same way as a single one (``flows.delivery.run``). Here stands what is
+between them: how many are at work at a time, when it is time to stop, and what came of each.
+"""
+
+import asyncio
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import anyio.to_thread
+from prefect.runtime import flow_run
+
+from faceid.client import FaceIdClient
+from faceid.errors import AccountError, FaceIdError, ServiceUnavailable
+from faceid.manifests.snapshot import Spooled
+from faceid.models import DeliveryResult, Request
+from faceid.settings import FaceIdSettings
+from faceid.validation import Form, Rules
+from flows.batch.meter import Meter
+from flows.batch.results import BatchResults
+from flows.batch.shutdown import Interrupts
+from flows.delivery.follow_ups import Waits
+from flows.delivery.outcome import Ending, announce, result_of, verdict_word
+from flows.delivery.run import Terms, deliver_request
+from tasks.state.claims import ThisRun
+from tasks.state.records import RecordStore, form_digest
+
+COUNTED_FROM = 20
+"""So many requests have to be done before their share of failures says anything."""
+
+EXAMPLES = 3
+"""Request IDs that stand for all that failed the same way."""
+
+_READ_AT_A_TIME = 50
+
+
+class Failures(NamedTuple):
+    """Requests that failed the same way."""
+
+    requests: int
+    examples: list[str]
+
+
+class Books:
+    """What came of the requests so far."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.status: Counter[str] = Counter()
+        """``verdict``, ``failed``, ``waiting``."""
+        self.verdicts: Counter[str] = Counter()
+        """``passed``, ``refused``, ``none``."""
+        self.failures: dict[tuple[str, str], Failures] = {}
+        """By kind and code."""
+
+    @property
+    def done(self) -> int:
+        return self.status.total()
+
+    @property
+    def failed_percent(self) -> float:
+        return 100 * self.status["failed"] / self.done if self.done else 0.0
+
+    def enter(self, result: DeliveryResult) -> None:
+        self.status[result.status] += 1
+        if result.status == "verdict":
+            self.verdicts[verdict_word(result)] += 1
+        if result.error is not None:
+            kind = (result.error.kind, result.error.code)
+            before = self.failures.get(kind, Failures(0, []))
+            examples = [*before.examples, result.request_id][:EXAMPLES]
+            self.failures[kind] = Failures(before.requests + 1, examples)
+
+
+class Batch:
+    """A batch at work."""
+
+    def __init__(
+        self,
+        spooled: Spooled,
+        settings: FaceIdSettings,
+        client: FaceIdClient,
+        store: RecordStore,
+        terms: Terms,
+        results: BatchResults,
+        meter: Meter,
+        *,
+        concurrency: int,
+        max_failed_percent: float,
+        chain_began: datetime | None = None,
+    ) -> None:
+        """``chain_began`` is when the first run of this manifest did, where this is a later one
+        that goes on from there: what has failed since is not tried again."""
+        self.spooled = spooled
+        self.settings = settings
+        self.books = Books(spooled.count)
+        self.results = results
+        self.meter = meter
+        self.interrupts = Interrupts(self._tell_to_end, self._cut_off)
+        self.stopped: FaceIdError | None = None
+        """Why no more requests are begun."""
+        self.failed_too_often = False
+        self.tell: Callable[[DeliveryResult], None] | None = None
+        """Is given each result as it comes."""
+        self.tell_to_end: Callable[[], None] | None = None
+        """Is called when the batch was told to end."""
+        self._client = client
+        self._store = store
+        self._terms = terms
+        self._chain_began = chain_began
+        self._gate = asyncio.Semaphore(concurrency)
+        self._turn = asyncio.Lock()
+        """Of the shard that begins requests."""
+        self._max_failed_percent = max_failed_percent
+        self._has_turn: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._is_cut_off = False
+
+    @property
+    def goes_on(self) -> bool:
+        told_to_end = self.interrupts.heard is not None
+        return self.stopped is None and not self.failed_too_often and not told_to_end
+
+    def _tell_to_end(self) -> None:
+        if self.tell_to_end:
+            self.tell_to_end()
+
+    def _cut_off(self) -> None:
+        self._is_cut_off = True
+        for task in self._in_flight:
+            task.cancel()
+
+    async def has_turn(self, first: int, shard: "asyncio.Task[Any]") -> None:
+        """Returns when the shard that starts there begins its requests, or has ended."""
+        turn = asyncio.create_task(self._has_turn[first].wait())
+        await asyncio.wait({turn, shard}, return_when=asyncio.FIRST_COMPLETED)
+        turn.cancel()
+
+    async def deliver_slice(self, first: int, count: int) -> int:
+        """Delivers these requests, counted from 0, when it is their turn; gives how many."""
+        # Made anew for each slice: they remember where links lead.
+        rules = Rules.load(self.settings, from_manifest=True)
+        async with asyncio.TaskGroup() as group, self._turn:
+            self._has_turn[first].set()
+            return await self._begin(first, count, rules, group)
+
+    async def _begin(self, first: int, count: int, rules: Rules, group: asyncio.TaskGroup) -> int:
+        """Begins these requests, one after the other, as others come to their end."""
+        for start in range(first, first + count, _READ_AT_A_TIME):
+            size = min(_READ_AT_A_TIME, first + count - start)
+            requests = await anyio.to_thread.run_sync(self._read, start, size)
+            for number, request in zip(itertools.count(start), requests, strict=False):
+                await self._gate.acquire()
+                if not self.goes_on:
+                    self._gate.release()
+                    return number - first
+                task = group.create_task(self._deliver(number, request, rules))
+                self._in_flight.add(task)
+                task.add_done_callback(self._in_flight.discard)
+        return count
+
+    def _read(self, start: int, count: int) -> list[Request]:
+        return list(self.spooled.entries(start, count))
+
+    async def _deliver(self, number: int, request: Request, rules: Rules) -> None:
+        started_at = datetime.now(UTC)
+        try:
+            ending = await self._to_its_end(request, rules)
+        except asyncio.CancelledError:
+            if not self._is_cut_off:
+                raise
+            ending = await self._as_cut_off(request)
+        finally:
+            self._gate.release()
+        result = result_of(
+            ending,
+            request_id=request.request_id,
+            target_action=request.target_action,
+            service=self.settings.service,
+            started_at=started_at,
+        )
+        try:
+            self.results.write(number, result)
+        except FaceIdError as error:
+            self.stopped = self.stopped or error
+        self.books.enter(result)
+        announce(result, ending, in_batch=True)
+        if self.tell:
+            self.tell(result)
+        if isinstance(ending.failure, AccountError):
+            self.stopped = self.stopped or ending.failure
+        too_often = self.books.failed_percent > self._max_failed_percent
+        self.failed_too_often |= too_often and self.books.done >= COUNTED_FROM
+
+    async def _to_its_end(self, request: Request, rules: Rules) -> Ending:
+        try:
+            form = rules.check(request)
+            if self._chain_began is not None and (failed := await self._failed_before(form)):
+                return failed
+        except FaceIdError as error:  # a folder that was a link when the manifest was checked
+            return Ending(failure=error)
+        run = ThisRun(str(flow_run.id))
+        return await deliver_request(
+            form, self._client, self.settings, self._store, run, self._terms
+        )
+
+    async def _failed_before(self, form: Form) -> Ending | None:
+        """How the request failed in an earlier run of the chain, if it did."""
+        assert self._chain_began is not None
+        record = await self._store.load(form.request.request_id)
+        if (
+            record is None
+            or record.error is None
+            or record.updated_at < self._chain_began
+            or record.form_digest != form_digest(form)
+        ):
+            return None
+        return Ending(record, failed_before=True)
+
+    async def _as_cut_off(self, request: Request) -> Ending:
+        """Its record says how far it came; the same manifest goes on from there."""
+        reason = ServiceUnavailable("CutOff", "the batch was told to end")
+        try:
+            return Ending(await self._store.load(request.request_id), waits=Waits(reason, None))
+        except FaceIdError:
+            return Ending(waits=Waits(reason, None))
+
+
+AT_WORK: ContextVar[Batch] = ContextVar("AT_WORK")
+"""The batch that this process delivers: its shards are flows, whose parameters are for people."""

@@ -1,0 +1,117 @@
+"""What a batch says of itself at its end: counts, its failures, a picture, an event."""
+
+import base64
+from typing import Literal
+
+from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact
+from prefect.runtime import flow_run
+
+from faceid.models import Outcome, Service
+from flows.batch.meter import Speed
+from flows.batch.picture import draw
+from flows.batch.runner import Books
+from flows.delivery.outcome import add_tags
+from flows.server.events import tell
+
+BatchOutcome = Outcome | Literal["completed", "partial", "cancelled"]
+
+_FINISHED = ("completed", "partial", "cancelled")
+
+
+async def summarize(books: Books, speed: Speed | None) -> None:
+    """The artifacts ``summary-<flow run id>`` and ``picture-<flow run id>``."""
+    title = f"{books.done:,} of {books.total:,} requests"
+    await acreate_markdown_artifact(
+        "\n".join(_lines(title, books)),
+        key=f"summary-{flow_run.id}",
+        description="Outcomes and failures",
+    )
+    picture = draw(title, _counts(books), speed).encode()
+    await acreate_image_artifact(
+        f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}",
+        key=f"picture-{flow_run.id}",
+        description="Outcomes and calls per second",
+    )
+
+
+async def announce(
+    outcome: BatchOutcome, service: Service, message: str, books: Books | None, next_run: str | None
+) -> None:
+    """Tags the batch's run with its outcome, and sends the event of its end.
+
+    The event is ``batch.waiting`` where the run leaves requests to a later one, and
+    ``batch.failed`` where it did not come to its end. ``message`` is the state's.
+    """
+    tags = await add_tags(f"outcome:{outcome}")
+    name = next((tag[6:] for tag in tags if tag.startswith("batch:")), flow_run.name or "")
+    word = outcome if outcome in _FINISHED else "failed"
+    if word == "partial" and books and books.status["waiting"]:
+        word = "waiting"
+    tell(
+        f"batch.{word}",
+        kind="batch",
+        name=name,
+        service=service,
+        labels={"scope": "batch", "outcome": outcome},
+        payload={
+            "batch": name,
+            "service": service,
+            "outcome": outcome,
+            "message": message,
+            "flow_run_id": str(flow_run.id),
+            "next_flow_run_id": next_run,
+            **(_tally(books) if books else {}),
+        },
+        next_run=next_run,
+    )
+
+
+def _tally(books: Books) -> dict[str, object]:
+    return {
+        "requests": books.total,
+        "not_begun": books.total - books.done,
+        **{status: books.status[status] for status in ("verdict", "failed", "waiting")},
+        "verdicts": {word: books.verdicts[word] for word in ("passed", "refused", "none")},
+        "failures": [
+            {"kind": kind, "code": code, "requests": failures.requests}
+            for (kind, code), failures in books.failures.items()
+        ],
+    }
+
+
+def say(books: Books) -> str:
+    """The counts, in words."""
+    counts = [f"{books.status['verdict']} verdicts"]
+    counts += [f"{books.status[s]} {s}" for s in ("failed", "waiting") if books.status[s]]
+    left = books.total - books.done
+    return f"{', '.join(counts)} of {books.total} requests" + (
+        f", {left} not begun" if left else ""
+    )
+
+
+def _counts(books: Books) -> dict[str, int]:
+    return {
+        "passed": books.verdicts["passed"],
+        "not passed": books.verdicts["refused"],
+        "answered": books.verdicts["none"],
+        "failed": books.status["failed"],
+        "waiting": books.status["waiting"],
+        "not begun": books.total - books.done,
+    }
+
+
+def _lines(title: str, books: Books) -> list[str]:
+    lines = [f"# {title}", "", *_head("outcome", "requests")]
+    lines += [f"| {what} | {count} |" for what, count in _counts(books).items() if count]
+    if books.failures:
+        lines += ["", "## Failures", "", *_head("kind", "code", "such as", "requests")]
+        failures = sorted(books.failures.items(), key=lambda item: item[1].requests, reverse=True)
+        for (kind, code), (requests, examples) in failures:
+            lines.append(f"| {kind} | {code} | {', '.join(examples)} | {requests} |")
+    return lines
+
+
+def _head(*columns: str) -> list[str]:
+    """A table's head; its last column holds numbers."""
+    rule = ["---"] * (len(columns) - 1) + ["---:"]
+    return [f"| {' | '.join(row)} |" for row in (columns, rule)]

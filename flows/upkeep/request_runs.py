@@ -1,0 +1,192 @@
+"""The flow runs of a request in Prefect: found, and deleted with their steps, logs and artifacts.
+
+A run names its request in its parameters from the start, and in its name and tags once it has
+begun. Two accounts may have a request of the same ID: what is the other's is left alone.
+"""
+
+import contextlib
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import Any, cast
+from uuid import UUID
+
+import anyio
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+    FlowRunFilterId,
+    FlowRunFilterName,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+    LogFilter,
+    LogFilterFlowRunId,
+    Operator,
+    TaskRunFilter,
+    TaskRunFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import ObjectNotFound
+
+from flows.server.runs import PAGE, asking, list_runs, tag_of
+from tasks.credentials import block_of, settings_of
+from tasks.state.records import FOLDER, Record, RecordStore
+
+SETTLING_SECONDS = 10.0
+"""How long after a run's end its last steps and logs are on their way to the server's database.
+
+The server writes them down by the batch, every five seconds by default. When the flow run of one
+step is gone by then, the whole batch fails, and the steps of other runs are lost with it.
+"""
+
+LOGS_SECONDS = 10.0
+"""How long to wait for the server to delete logs, which it does in the background, at once."""
+
+
+class RequestRuns:
+    """Asks the Prefect server for runs of ``deliver``. Raises ``StorageError`` where it cannot."""
+
+    def __init__(self, client: PrefectClient) -> None:
+        self.client = client
+        self.unknown = 0
+        """Runs in records that this server does not know."""
+        self.logs_left = 0
+        """Deleted runs whose logs were still there."""
+        self._untagged: dict[str, list[FlowRun]] = defaultdict(list)
+
+    async def look(self) -> None:
+        """Reads the runs that did not come to be tagged: those that have not begun, or were
+        cancelled, refused or killed before they had. Only their parameters say what they are
+        about, and the server cannot be asked for these."""
+        untagged = FlowRunFilterStateType(not_any_=[StateType.RUNNING, StateType.COMPLETED])
+        for run in await self._runs(FlowRunFilter(state=FlowRunFilterState(type=untagged))):
+            if tag_of(run, "request") is None:
+                self._untagged[_request_id(run)].append(run)
+
+    async def ended(self, before: datetime) -> set[str]:
+        """The IDs of requests that had a run which ended before that."""
+        # Prefect types times by a class of its own, and takes any.
+        ended = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=cast("Any", before)))
+        return {_request_id(run) for run in await self._runs(ended)}
+
+    async def of(self, store: RecordStore, request_id: str, record: Record | None) -> list[FlowRun]:
+        """The request's runs that the server has."""
+        named = FlowRunFilter(
+            tags=FlowRunFilterTags(all_=[f"request:{request_id}"]),
+            name=FlowRunFilterName(any_=[f"deliver {request_id}"]),
+        )
+        named.operator = Operator.or_
+        found = {run.id: run for run in await self._runs(named)}
+        found |= {run.id: run for run in self._untagged.get(request_id, [])}
+        ours, others = ids_in(record), await _ids_of_others(store, request_id)
+        return [
+            run
+            for run in found.values()
+            if run.id in ours or (run.id not in others and await self._is_of(store, run))
+        ]
+
+    async def _is_of(self, store: RecordStore, run: FlowRun) -> bool:
+        """Whether a run that is in no record is about a request of this service and account."""
+        settings = await settings_of(block_of(run.parameters))
+        service = tag_of(run, "service") or settings.service
+        return (service, settings.account) == (store.service, store.account)
+
+    async def delete(self, request_id: str, runs: list[FlowRun], record: Record | None) -> int:
+        """Deletes them, and those in the record; gives how many were there.
+
+        Of a batch's run, which has others' steps, the request's steps go.
+        """
+        ids = {run.id for run in runs} | ids_in(record)
+        shards = await self._shards(ids)
+        await _settled(runs, record if shards else None)
+        for run_id in shards:
+            await self._delete_steps(run_id, request_id)
+        deleted = [run_id for run_id in ids - shards if await self._delete(run_id)]
+        self.unknown += len(ids - shards) - len(deleted)
+        if deleted:
+            await self._wait_for_logs(deleted)
+        return len(deleted)
+
+    async def _shards(self, run_ids: set[UUID]) -> set[UUID]:
+        """Those that are runs of a batch."""
+        with asking():
+            named = FlowRunFilter(id=FlowRunFilterId(any_=list(run_ids)))
+            return {run.id for run in await list_runs(self.client, ["deliver-shard"], named)}
+
+    async def _delete_steps(self, run_id: UUID, request_id: str) -> None:
+        """The request's steps in a run that has others', too."""
+        mine = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        like = TaskRunFilter(name=TaskRunFilterName(like_=f" {request_id}"))
+        with asking():
+            steps = await self.client.read_task_runs(
+                flow_run_filter=mine, task_run_filter=like, limit=PAGE
+            )
+            for step in steps:
+                # Its window's number may stand behind the ID, which others may begin with.
+                if step.name.partition(",")[0].endswith(f" {request_id}"):
+                    with contextlib.suppress(ObjectNotFound):
+                        await self.client.delete_task_run(step.id)
+
+    async def _delete(self, run_id: UUID) -> bool:
+        with asking():
+            # These the server would leave behind, also those of a run deleted in the dashboard.
+            mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+            while artifacts := await self.client.read_artifacts(artifact_filter=mine):
+                for artifact in artifacts:
+                    with contextlib.suppress(ObjectNotFound):
+                        await self.client.delete_artifact(artifact.id)
+            try:
+                await self.client.delete_flow_run(run_id)
+            except ObjectNotFound:
+                return False
+            return True
+
+    async def _wait_for_logs(self, run_ids: list[UUID]) -> None:
+        logs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=run_ids))
+        with asking(), anyio.move_on_after(LOGS_SECONDS) as patience:
+            while await self.client.read_logs(logs, limit=1):  # noqa: ASYNC110 - the server's
+                await anyio.sleep(0.05)
+        self.logs_left += len(run_ids) if patience.cancelled_caught else 0
+
+    async def _runs(self, runs: FlowRunFilter) -> list[FlowRun]:
+        with asking():
+            return await list_runs(self.client, ["deliver"], runs)
+
+
+def _request_id(run: FlowRun) -> str:
+    return str(run.parameters.get("request_id", ""))
+
+
+def ids_in(record: Record | None) -> set[UUID]:
+    """The flow runs that a record names: those that took the request on, and the next."""
+    if record is None:
+        return set()
+    ids = [run.flow_run_id for run in record.runs]
+    ids += [record.follow_up.flow_run_id] if record.follow_up else []
+    return {UUID(flow_run_id) for flow_run_id in ids if flow_run_id}
+
+
+async def _ids_of_others(store: RecordStore, request_id: str) -> set[UUID]:
+    """The runs of requests that have the same ID in other accounts."""
+    accounts = await anyio.to_thread.run_sync(store.storage.folders, f"{FOLDER}/{store.service}")
+    others = [
+        RecordStore(store.storage, store.service, account)
+        for account in accounts
+        if account != store.account
+    ]
+    return {run_id for other in others for run_id in ids_in(await other.load(request_id))}
+
+
+async def _settled(runs: list[FlowRun], record: Record | None) -> None:
+    """Waits until everything about the runs is in the server's database; with ``record``, about
+    the steps of its last run."""
+    now = datetime.now(UTC)
+    # Of one that did not say its end nobody knows when that was.
+    ends = [run.end_time or now for run in runs if run.start_time]
+    ends += [record.updated_at] if record else []
+    if ends:
+        since = max(0.0, (now - max(ends)).total_seconds())
+        await anyio.sleep(max(0.0, SETTLING_SECONDS - since))

@@ -1,0 +1,96 @@
+"""The result lines of requests that are forgotten: taken out of the results in the storage.
+
+Results in folders that a person named are his own.
+"""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Collection, Generator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+from fsspec.implementations.local import LocalFileSystem
+
+from faceid.errors import StorageError
+from faceid.files.resources import file_system, plain_errors
+from faceid.settings import FaceIdSettings
+from flows.batch.results import FAILURES, FOLDER, RESULTS
+from tasks.state.storage import storage_url
+
+
+def forget_lines(settings: FaceIdSettings, request_ids: Collection[str]) -> int:
+    """Takes the requests' lines out of all results in the storage. Blocks.
+
+    Gives how many batches are at work: theirs are left alone. Raises ``StorageError``.
+    """
+    at_work = 0
+    try:
+        with plain_errors():
+            files, root = file_system(f"{storage_url(settings)}/{FOLDER}")
+            is_local = isinstance(files, LocalFileSystem)
+            folders = cast("list[str]", files.ls(root, detail=False) if files.exists(root) else [])
+            for folder in folders:
+                with _written_to(Path(folder)) if is_local else nullcontext(False) as is_written_to:
+                    at_work += is_written_to
+                    if not is_written_to:
+                        _forget_in(files, folder, request_ids, is_local=is_local)
+    except OSError as error:
+        raise StorageError(
+            "CannotDelete", f"result lines cannot be deleted ({error.strerror})"
+        ) from None
+    return at_work
+
+
+@contextmanager
+def _written_to(folder: Path) -> Generator[bool]:
+    """Whether a batch writes there; else none begins to while this is entered."""
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield True
+        else:
+            yield False
+    finally:
+        os.close(handle)
+
+
+def _forget_in(files: Any, folder: str, request_ids: Collection[str], *, is_local: bool) -> None:
+    """Rewrites the files that have lines of them; a folder without any line goes."""
+    left = 0
+    for name in (RESULTS, FAILURES):
+        path = f"{folder}/{name}"
+        if not files.exists(path):
+            continue
+        # 0600, and in the same folder: there it can take the other one's place.
+        with tempfile.NamedTemporaryFile(dir=folder if is_local else None, delete=False) as draft:
+            try:
+                kept, gone = _copy(files, path, draft, request_ids)
+                if gone and is_local:
+                    os.fsync(draft.fileno())
+                    Path(draft.name).replace(path)
+                elif gone:
+                    files.put_file(draft.name, path)
+            finally:
+                Path(draft.name).unlink(missing_ok=True)
+        left += kept
+    if not left:
+        files.rm(folder, recursive=True)
+
+
+def _copy(files: Any, path: str, draft: Any, request_ids: Collection[str]) -> tuple[int, int]:
+    """Copies the lines of all other requests; gives how many, and how many it leaves out."""
+    kept = gone = 0
+    with files.open(path, "rb") as lines:
+        for line in lines:
+            if line.endswith(b"\n") and orjson.loads(line)["request_id"] in request_ids:
+                gone += 1
+            else:
+                kept += 1
+                draft.write(line)
+    draft.flush()
+    return kept, gone

@@ -1,0 +1,170 @@
+"""Taking a request on: one run at a time, from where the last one stopped.
+
+Before the first step a run holds the request's lock and has its record. Here stands the rule for a
+request ID that comes with another input than before: refused while a run is at work on it, when a
+verdict is stored, or when a call's outcome is unknown; else (the first one failed: a blurry photo,
+a wrong file) the new input is taken, in a new window.
+"""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio.to_thread
+from prefect.settings import PREFECT_HOME
+
+from faceid.errors import RequestIdConflict
+from faceid.models import CheckedRequest
+from faceid.settings import FaceIdSettings
+from faceid.validation import Form, check_files
+from tasks.state.locks import Waiting, held
+from tasks.state.records import Origin, Record, RecordStore, RunEntry, form_digest, input_digest
+
+
+class ThisRun(NamedTuple):
+    """The flow run that takes a request on."""
+
+    flow_run_id: str
+    origin: Origin | None = None
+    """``None`` for a run without a deployment: no other can be scheduled in its place."""
+
+
+class TakenOn(NamedTuple):
+    """A request in a run's hands."""
+
+    record: Record
+    request: CheckedRequest | None
+    """``None`` where the request has its verdict: its files are not needed any more."""
+    is_follow_up: bool
+    """Whether an earlier run left it to this one."""
+
+
+class _Input:
+    """What a caller handed over, measured when it has to be, and then once."""
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+        self.digest = form_digest(form)
+        self._checked: CheckedRequest | None = None
+
+    async def checked(self) -> CheckedRequest:
+        if self._checked is None:
+            self._checked = await anyio.to_thread.run_sync(check_files, self.form)
+        return self._checked
+
+    async def is_that_of(self, record: Record) -> bool:
+        """Without opening a file where that can be told without."""
+        if record.form_digest == self.digest:
+            return True
+        return record.input_digest == input_digest(await self.checked())
+
+
+async def has_verdict(form: Form, store: RecordStore) -> bool:
+    """Whether this very request has its verdict, so that its files are not needed any more."""
+    record = await store.load(form.request.request_id)
+    return (
+        record is not None
+        and record.verdict is not None
+        and record.form_digest == form_digest(form)
+    )
+
+
+def lock_of(
+    store: RecordStore, settings: FaceIdSettings, request_id: str, waiting: Waiting
+) -> contextlib.AbstractAsyncContextManager[None]:
+    """The request's lock, to be held; ``waiting`` is called when it is not free at once."""
+    folder: Path = (store.storage.folder or PREFECT_HOME.value() / "faceid") / "locks"
+    return held(settings.locks, folder, store.name(request_id), waiting)
+
+
+class IsHeld(Exception):
+    """A run is at work on the request."""
+
+
+async def refuse_to_wait() -> None:
+    """For ``lock_of``: raises ``IsHeld`` at once."""
+    raise IsHeld
+
+
+async def is_held(store: RecordStore, settings: FaceIdSettings, request_id: str) -> bool:
+    """Whether a run is at work on the request."""
+    try:
+        async with lock_of(store, settings, request_id, refuse_to_wait):
+            return False
+    except IsHeld:
+        return True
+
+
+@contextlib.asynccontextmanager
+async def taken_on(
+    form: Form, store: RecordStore, settings: FaceIdSettings, run: ThisRun
+) -> AsyncGenerator[TakenOn]:
+    """Holds the request; gives its record, and the request where it still has to be delivered.
+
+    Waits for another run that is at work on the same input. Raises ``RequestIdConflict``,
+    ``InvalidInput`` for a file, and ``StorageError``.
+    """
+    given = _Input(form)
+    request_id = form.request.request_id
+
+    async def waiting() -> None:
+        record = await store.load(request_id)
+        if record is not None and not await given.is_that_of(record):
+            raise _conflict(request_id, "a run is at work on it")
+
+    async with lock_of(store, settings, request_id, waiting):
+        record = await store.load(request_id)
+        if record is not None and record.verdict is not None:
+            if not await given.is_that_of(record):
+                raise _conflict(request_id, "it has its verdict")
+            checked = None
+        else:
+            checked = await given.checked()
+            record = _continued(record, given, checked)
+        is_follow_up = _begin(record, run)
+        await store.save(record)
+        yield TakenOn(record, checked, is_follow_up)
+
+
+def _begin(record: Record, run: ThisRun) -> bool:
+    """Enters the run in the record; says whether an earlier one left the request to it."""
+    record.fence += 1
+    record.runs.append(RunEntry(flow_run_id=run.flow_run_id, window=record.window))
+    record.origin = run.origin
+    is_follow_up = record.follow_up is not None and record.follow_up.flow_run_id == run.flow_run_id
+    if is_follow_up:
+        record.follow_up = None
+    if record.verdict is not None:
+        record.end("verdict")
+    else:
+        record.error = record.outcome = None
+    return is_follow_up
+
+
+def _continued(record: Record | None, given: _Input, checked: CheckedRequest) -> Record:
+    """The record of a request without a verdict, brought up to this input."""
+    request, digest = given.form.request, input_digest(checked)
+    if record is None:
+        return Record(
+            request_id=request.request_id,
+            target_action=request.target_action,
+            region=request.region,
+            form_digest=given.digest,
+            input_digest=digest,
+            window=1,
+        )
+    if record.input_digest != digest:
+        if record.intent is not None:
+            raise _conflict(request.request_id, "its call's outcome is unknown")
+        record.window += 1
+        record.input_digest = digest
+        record.target_action, record.region = request.target_action, request.region
+    record.form_digest = given.digest
+    return record
+
+
+def _conflict(request_id: str, why: str) -> RequestIdConflict:
+    return RequestIdConflict(
+        "RequestIdConflict", f"request {request_id} stands for another input, and {why}"
+    )

@@ -1,0 +1,153 @@
+"""One rate for an account and action, shared by everybody who has it: who paces whom.
+
+On one machine that is a file beside the locks. Where several machines share the storage,
+``FACEID_LOCKS`` names a Redis server, and the rate is shared through that: the same reckoning as
+in ``faceid.pacing``, in a script, by the server's clock.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from prefect.settings import PREFECT_HOME
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from faceid.errors import InvalidInput, StorageError
+from faceid.pacing import (
+    CATCH_UP,
+    GUARD,
+    RECOVERY,
+    SLOWER,
+    SLOWER_ONCE,
+    SLOWEST,
+    THROTTLED,
+    Pacer,
+    SharedPacer,
+    starts_in_a_span,
+)
+from faceid.settings import FaceIdSettings
+from tasks.state.locks import REDIS_SECONDS, check_locks
+from tasks.state.storage import Storage, make_private_folder
+
+FOLDER = "pace"
+
+
+def open_pacers(
+    settings: FaceIdSettings, storage: Storage, account: str, *, first: bool
+) -> Callable[[str], Pacer | None]:
+    """Gives the pacer of an action, ``None`` where its rate is not known.
+
+    ``first`` goes before those who deliver batches. Raises ``StorageError``.
+    """
+    folder = (storage.folder or PREFECT_HOME.value() / "faceid") / FOLDER
+
+    def pacer_of(action: str) -> Pacer | None:
+        rate = settings.rate(action)
+        if rate is None:
+            return None
+        name = f"{settings.service}/{account}/{action}"
+        if settings.locks:
+            check_locks(settings.locks)
+            return RedisPacer(rate, settings.locks, f"faceid:pace:{name}", first=first)
+        try:
+            make_private_folder(folder)
+        except OSError as error:
+            raise StorageError("StorageUnavailable", f"cannot pace ({error.strerror})") from None
+        return SharedPacer(rate, folder / hashlib.sha256(name.encode()).hexdigest(), first=first)
+
+    return pacer_of
+
+
+_SCRIPT = f"""
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local limit, span = tonumber(ARGV[1]), tonumber(ARGV[2])
+local due, urgent, factor, slowed_at = 0, 0, 1, 0
+local kept = redis.call('HMGET', KEYS[1], 'due', 'urgent', 'factor', 'slowed_at')
+due, urgent = tonumber(kept[1]) or due, tonumber(kept[2]) or urgent
+factor, slowed_at = tonumber(kept[3]) or factor, tonumber(kept[4]) or slowed_at
+factor = 1 + math.max(0, factor - 1) * math.max(0, 1 - (now - slowed_at) / {RECOVERY})
+
+local function keep(...)
+  redis.call('HSET', KEYS[1], ...)
+  redis.call('PEXPIRE', KEYS[1], math.ceil(1000 * (2 * {RECOVERY} + 4 * span)))
+end
+local function text(number) return string.format('%.6f', number) end
+
+if ARGV[3] == 'slow down' then
+  if now - slowed_at >= {THROTTLED} then
+    local slower = {SLOWER_ONCE}
+    if factor > 1 then slower = math.min(factor * {SLOWER}, {SLOWEST}) end
+    keep('factor', text(slower), 'slowed_at', text(now))
+  end
+  keep('due', text(math.max(due, now + {THROTTLED})))
+  return {{text(now), '0'}}
+end
+
+if ARGV[3] == 'late' then
+  local place = redis.call('LPOS', KEYS[2], ARGV[4])
+  if place then redis.call('LSET', KEYS[2], place, ARGV[5]) end
+  return {{text(now), '0'}}
+end
+
+span = span * factor
+local oldest = tonumber(redis.call('LINDEX', KEYS[2], limit - 1) or nil)
+local start = due
+if oldest then start = math.max(start, oldest + span) end
+if ARGV[3] == 'first' then
+  if start > now then keep('urgent', text(start + span / limit / 2)) end
+else
+  start = math.max(start, urgent)
+end
+if start > now then return {{text(now), text(start - now)}} end
+redis.call('LPUSH', KEYS[2], text(now))
+redis.call('LTRIM', KEYS[2], 0, limit - 1)
+redis.call('PEXPIRE', KEYS[2], math.ceil(8000 * span))
+if now - due > {CATCH_UP} then due = now end
+keep('due', text(due + span / limit))
+return {{text(now), '0'}}
+"""
+
+
+class RedisPacer(Pacer):
+    """For all machines that name the same Redis server. Raises ``StorageError``."""
+
+    def __init__(self, rate: float, url: str, name: str, *, first: bool = False) -> None:
+        super().__init__(rate, first=first)
+        # Connects when it is asked something.
+        try:
+            self._redis = Redis.from_url(
+                url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
+            )
+        except ValueError:
+            raise InvalidInput("Configuration", "FACEID_LOCKS: is no valid redis:// URL") from None
+        script = self._redis.register_script(_SCRIPT)
+        self._script = cast("Callable[..., Awaitable[list[bytes]]]", script)
+        # In one slot of a cluster.
+        self._keys = [f"{{{name}}}:state", f"{{{name}}}:starts"]
+        limit = starts_in_a_span(rate)
+        self._numbers = [limit, limit / rate * (1 + GUARD)]
+        self._way = "first" if first else "after"
+
+    async def _ask(self) -> tuple[float, float]:
+        now, wait = await self._run(self._way)
+        # Its numbers have six digits: a millionth of a second later it is surely due.
+        return float(now), float(wait) and float(wait) + 1e-6
+
+    async def _move(self, start: float, lag: float) -> None:
+        await self._run("late", f"{start:.6f}", f"{start + lag:.6f}")
+
+    async def throttled(self) -> None:
+        await self._run("slow down")
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _run(self, what: str, *more: str) -> list[bytes]:
+        try:
+            return await self._script(keys=self._keys, args=[*self._numbers, what, *more])
+        except RedisError as error:
+            raise StorageError(
+                "LocksUnavailable", f"FACEID_LOCKS cannot be reached ({type(error).__name__})"
+            ) from None
