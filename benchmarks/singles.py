@@ -29,7 +29,7 @@ async def _waits(open_pacer: Callable[[], Pacer], batch: "Future[Figures]") -> l
     while not batch.done():
         await asyncio.sleep(random.uniform(*SECONDS_BETWEEN))
         began = time.monotonic()
-        await pacer.slot()
+        await pacer.acquire()
         waits.append(time.monotonic() - began)
     return waits
 
@@ -42,7 +42,7 @@ def main() -> None:
         from tasks.state.storage import open_storage
 
         settings = FaceIdSettings.load()
-        pacers = open_pacers(settings, open_storage(settings), settings.account, first=True)
+        pacers = open_pacers(settings, open_storage(settings), settings.account, priority=True)
         batch = threads.submit(deliver_batch, "IdCardOCRVerification", REQUESTS, on)
         waits = asyncio.run(_waits(partial(_known, pacers), batch))
         figures = batch.result()

@@ -28,7 +28,7 @@ START_SECONDS = 120.0
 
 STOP_SECONDS = 15.0
 
-MOST_RESTARTS = 5
+MAX_RESTARTS = 5
 RESTARTS_SECONDS = 600.0
 """A part of the stack that ends more often than that in that time is not started again."""
 
@@ -102,7 +102,7 @@ class Child:
             return
         now = time.monotonic()
         self._restarts = [then for then in self._restarts if now - then < RESTARTS_SECONDS]
-        if len(self._restarts) == MOST_RESTARTS:
+        if len(self._restarts) == MAX_RESTARTS:
             self.check()
         self._restarts.append(now)
         stderr.print(f"{self.name} ended with exit code {self.process.poll()}: starting it again")

@@ -2,8 +2,9 @@
 
 Prefect's process worker kills its runs at once when it is told to end, as at each restart of a
 container: calls that may be billed are cut off, and their answers lost. This one takes no more and
-waits. A batch is told to end, and lets what is in flight finish (``flows.batch.shutdown``); other runs
-have as much time to come to their end, and are then told. Whoever started us decides for how long.
+waits. A batch is told to end, and lets what is in flight finish (``flows.batch.shutdown``); other
+runs have as much time to come to their end, and are then told. Whoever started us decides for how
+long.
 """
 
 import os

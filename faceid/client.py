@@ -111,7 +111,7 @@ class FaceIdClient:
 
     ``pacers`` gives what paces an action, ``None`` for no limit; ``renew`` reads the credentials
     again when they are refused: a key was rotated, a temporary token died. With
-    ``refused_for_good`` an account that is refused at the first call is not tried again: for
+    ``fail_fast_on_auth`` an account that is refused at the first call is not tried again: for
     crowds.
     """
 
@@ -122,7 +122,7 @@ class FaceIdClient:
         *,
         pacers: Callable[[str], Pacer | None] | None = None,
         renew: Callable[[], Awaitable[Credentials]] | None = None,
-        refused_for_good: bool = False,
+        fail_fast_on_auth: bool = False,
         timeouts: Timeouts = Timeouts(),
     ) -> None:
         self.endpoint = endpoint
@@ -139,7 +139,7 @@ class FaceIdClient:
         self._renewals = 0
         self._was_accepted = False
         self._refusal: AccountError | None = None
-        self._refused_for_good = refused_for_good
+        self._refused_for_good = fail_fast_on_auth
         self._tries = 0
         self._use(credentials)
         self._lanes = _Lanes(partial(_open_lane, timeouts))
@@ -283,7 +283,9 @@ class FaceIdClient:
         pacer = self._pacer(action)
         while True:
             content = (
-                body if pacer is None else _paced(body, pacer, await pacer.slot(), time.monotonic())
+                body
+                if pacer is None
+                else _paced(body, pacer, await pacer.acquire(), time.monotonic())
             )
             used, renewals = self._credentials, self._renewals
             try:
@@ -401,7 +403,7 @@ def _open_lane(timeouts: Timeouts) -> httpx.AsyncClient:
 async def _paced(body: bytes, pacer: Pacer, start: float, given: float) -> AsyncIterator[bytes]:
     """The body; the pacer is told how long the call took to get to the network."""
     with suppress(StorageError):  # who asks for the next start will hear of it
-        await pacer.left(start, time.monotonic() - given)
+        await pacer.departed(start, time.monotonic() - given)
     yield body
 
 

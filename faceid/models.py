@@ -27,7 +27,7 @@ RunEnd = Outcome | Literal["crashed", "cancelled"]
 REQUEST_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 RequestId = Annotated[str, Field(pattern=REQUEST_ID_PATTERN)]
 
-MOST_WINDOWS = 1000
+MAX_WINDOWS = 1000
 """Twelve weeks. (A number that is too big for the database would break its list of runs.)"""
 
 

@@ -55,10 +55,10 @@ class Slots:
         self._span = self._limit / rate * (1 + GUARD)
         self._cells = memoryview(buffer).cast("d")
 
-    def wait(self, now: float, *, first: bool) -> float:
+    def wait(self, now: float, *, priority: bool) -> float:
         """Takes the next start and gives 0; or gives the seconds until it is worth asking again.
 
-        Who is ``first`` has the next start kept for it while it waits; the others go round it.
+        Who has ``priority`` has the next start kept for it while it waits; others go round it.
         """
         cells = self._cells
         factor = self._factor(now)
@@ -69,7 +69,7 @@ class Slots:
             cells[:] = memoryview(bytes(cells.nbytes)).cast("d")
         oldest = cells[_TIMES + int(cells[_HEAD])]
         start = max(cells[_DUE], oldest + span if oldest else 0.0)
-        if not first:
+        if not priority:
             start = max(start, cells[_URGENT])
         elif start > now:
             cells[_URGENT] = start + spacing / 2
@@ -101,8 +101,8 @@ class Slots:
 
     def _factor(self, now: float) -> float:
         """By how much everything is slower; falls back to 1 while the service throttles nothing."""
-        left = max(0.0, 1 - (now - self._cells[_SLOWED_AT]) / RECOVERY)
-        return 1 + max(0.0, self._cells[_FACTOR] - 1) * left
+        departed = max(0.0, 1 - (now - self._cells[_SLOWED_AT]) / RECOVERY)
+        return 1 + max(0.0, self._cells[_FACTOR] - 1) * departed
 
     def release(self) -> None:
         self._cells.release()
@@ -125,13 +125,14 @@ class Pacer:
         self,
         rate: float,
         *,
-        first: bool = False,
+        priority: bool = False,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``rate`` is in starts per second, and above 0. ``first`` goes before others' batches."""
+        """``rate`` is in starts per second, and above 0. With ``priority`` it goes before
+        those who deliver batches."""
         self._rate = rate
-        self._first = first
+        self._priority = priority
         self.started: Callable[[], None] | None = None
         """Is called for each start."""
         self._now = now
@@ -140,7 +141,7 @@ class Pacer:
         self._turn = asyncio.Lock()
         self._buffer = bytearray(buffer_size(rate))
 
-    async def slot(self) -> float:
+    async def acquire(self) -> float:
         """Returns when the next start may be made, which is to be made at once; gives the time."""
         async with self._turn:
             while True:
@@ -151,7 +152,7 @@ class Pacer:
                     return now
                 await self._sleep(wait)
 
-    async def left(self, start: float, lag: float) -> None:
+    async def departed(self, start: float, lag: float) -> None:
         """A call leaves ``lag`` seconds after its start was given."""
         if lag > LATE:
             await self._move(start, lag)
@@ -172,7 +173,7 @@ class Pacer:
         """The time, and the seconds until it is worth asking again: 0 when the start is given."""
         with self._slots() as slots:
             now = self._now()  # asked with the file's lock held: starts are in order
-            return now, slots.wait(now, first=self._first)
+            return now, slots.wait(now, priority=self._priority)
 
     @contextmanager
     def _slots(self) -> Generator[Slots]:
@@ -189,8 +190,8 @@ class SharedPacer(Pacer):
     The file is made where it is missing; its folder must be there. Raises ``StorageError``.
     """
 
-    def __init__(self, rate: float, path: Path, *, first: bool = False) -> None:
-        super().__init__(rate, first=first)
+    def __init__(self, rate: float, path: Path, *, priority: bool = False) -> None:
+        super().__init__(rate, priority=priority)
         self.path = path
 
     @contextmanager

@@ -28,7 +28,7 @@ def read_request(**fields: Any) -> Request:
 
 
 @frozen
-class Form:
+class ValidatedRequest:
     """A request of which everything was checked but its files."""
 
     request: Request
@@ -40,7 +40,7 @@ class Form:
 
 
 @frozen
-class Rules:
+class RequestValidator:
     """What the form of requests is checked against, read once for many of them.
 
     Make new ones for each pass: see ``Roots``.
@@ -58,8 +58,8 @@ class Rules:
         """Raises ``InvalidInput`` when ``FACEID_ACTIONS`` is wrong."""
         return cls(settings.target_actions(), settings.roots(), from_manifest)
 
-    def check(self, request: Request, base: str = "") -> Form:
-        """As ``check_form``; relative locations start from the folder ``base``."""
+    def check(self, request: Request, base: str = "") -> ValidatedRequest:
+        """As ``validate_request``; relative locations start from the folder ``base``."""
         action = find_action(request.target_action, self.actions)
         if request.region not in action.regions:
             raise InvalidInput(
@@ -68,7 +68,7 @@ class Rules:
                 f"{', '.join(action.regions)}",
             )
         _check_fields(action, request.resources)
-        return Form(
+        return ValidatedRequest(
             request=request,
             action=action,
             parameters=self._check_parameters(action, request.action_parameters),
@@ -100,27 +100,29 @@ def personal_parameters(action: TargetAction) -> frozenset[str]:
     return frozenset((*action.personal_parameters, *inline)) - own
 
 
-def check_form(request: Request, settings: FaceIdSettings, *, from_manifest: bool = False) -> Form:
+def validate_request(
+    request: Request, settings: FaceIdSettings, *, from_manifest: bool = False
+) -> ValidatedRequest:
     """Checks what can be checked without opening a file.
 
     Raises ``InvalidInput`` that says what, where and what would be right.
     """
-    return Rules.load(settings, from_manifest=from_manifest).check(request)
+    return RequestValidator.load(settings, from_manifest=from_manifest).check(request)
 
 
-def check_files(form: Form) -> CheckedRequest:
+def check_files(validated: ValidatedRequest) -> CheckedRequest:
     """Opens each file and measures it, once.
 
     Reads them whole: call it from a worker thread. Raises ``InvalidInput`` by the field.
     """
     return CheckedRequest(
-        request=form.request,
+        request=validated.request,
         files=tuple(
-            measure(field, form.locations[field.name])
-            for field in form.action.resources
-            if field.name in form.locations
+            measure(field, validated.locations[field.name])
+            for field in validated.action.resources
+            if field.name in validated.locations
         ),
-        parameters=form.parameters,
+        parameters=validated.parameters,
     )
 
 

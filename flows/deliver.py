@@ -1,7 +1,7 @@
 """``deliver``: one request, as a flow: what people fill in, and what they are told.
 
-What is done with it is in ``flows.delivery.run``. Entry point ``flows.deliver.deliver``. The flow itself
-has no retries: its steps have, and what they cannot mend in a minute is left to a later run
+What is done with it is in ``flows.delivery.run``. Entry point ``flows.deliver.deliver``. The flow
+itself has no retries: its steps have, and what they cannot mend in a minute is left to a later run
 (``flows.delivery.follow_ups``).
 """
 
@@ -15,10 +15,10 @@ from prefect.runtime import flow_run
 from faceid import redaction
 from faceid.errors import FaceIdError
 from faceid.settings import FaceIdSettings
-from faceid.validation import check_form, read_request
-from flows.delivery.follow_ups import this_run
-from flows.delivery.outcome import Ending, add_tags, report, result_of
-from flows.delivery.run import Terms, deliver_request
+from faceid.validation import read_request, validate_request
+from flows.delivery.follow_ups import current_run
+from flows.delivery.outcome import DeliveryOutcome, add_tags, finish_delivery, result_of
+from flows.delivery.run import DeliveryOptions, deliver_request
 from flows.parameters import (
     ActionParameters,
     BlockName,
@@ -70,10 +70,10 @@ async def deliver(
     redaction.install()
     started_at = datetime.now(UTC)
     settings = FaceIdSettings.load()
-    ending = Ending()
+    ending = DeliveryOutcome()
     try:
         settings = await settings_of_this_run(credentials)
-        run = await this_run(flow_run.id, settings.service)
+        run = await current_run(flow_run.id, settings.service)
         await add_tags(f"request:{request_id}", f"service:{settings.service}")
         request = read_request(
             request_id=request_id,
@@ -82,18 +82,18 @@ async def deliver(
             resources=resources,
             action_parameters=action_parameters,
         )
-        form = check_form(request, settings)
+        validated = validate_request(request, settings)
         folder = save_files_to and settings.roots().resolve_folder("save_files_to", save_files_to)
-        if form.action.notice:
-            get_run_logger().warning("%s: %s", target_action, form.action.notice)
+        if validated.action.notice:
+            get_run_logger().warning("%s: %s", target_action, validated.action.notice)
         storage = open_storage(settings)
         store = RecordStore(storage, settings.service, settings.account)
-        pacers = open_pacers(settings, storage, settings.account, first=True)
-        terms = Terms(folder or None, max_windows, on_unknown_outcome)
+        pacers = open_pacers(settings, storage, settings.account, priority=True)
+        options = DeliveryOptions(folder or None, max_windows, on_unknown_outcome)
         async with open_client(settings, credentials, pacers) as client:
-            ending = await deliver_request(form, client, settings, store, run, terms)
+            ending = await deliver_request(validated, client, settings, store, run, options)
     except FaceIdError as error:
-        ending = Ending(failure=error)
+        ending = DeliveryOutcome(failure=error)
     result = result_of(
         ending,
         request_id=request_id,
@@ -101,4 +101,4 @@ async def deliver(
         service=settings.service,
         started_at=started_at,
     )
-    return await report(result, ending)
+    return await finish_delivery(result, ending)

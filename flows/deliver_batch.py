@@ -33,16 +33,16 @@ from pydantic import Field
 
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput, StorageError
-from faceid.manifests.snapshot import Spooled, take_in
+from faceid.manifests.snapshot import ManifestSnapshot, take_snapshot
 from faceid.settings import FaceIdSettings
-from flows.batch.chain import begin, is_being_cancelled, leave_rest, run_name, tag_shard
+from flows.batch.chain import begin, is_being_cancelled, run_name, schedule_remainder, tag_shard
 from flows.batch.meter import Meter
 from flows.batch.progress import shown
 from flows.batch.results import BatchResults, results_location
 from flows.batch.runner import AT_WORK, Batch
-from flows.batch.summary import announce, say, summarize
+from flows.batch.summary import describe_counts, emit_batch_event, summarize
 from flows.delivery.outcome import error_of, outcome_of
-from flows.delivery.run import Terms
+from flows.delivery.run import DeliveryOptions
 from flows.parameters import BlockName, FolderText, ManifestText, MaxWindows
 from flows.server.runs import settings_of_this_run
 from tasks.credentials import open_client
@@ -93,12 +93,14 @@ async def deliver_batch(
         try:
             settings = await settings_of_this_run(credentials)
             begun = await begin(manifest, settings)
-            spooled = await anyio.to_thread.run_sync(take_in, begun.manifest, settings, Path(spool))
-            if spooled.count == 0:
+            snapshot = await anyio.to_thread.run_sync(
+                take_snapshot, begun.manifest, settings, Path(spool)
+            )
+            if snapshot.count == 0:
                 message = "completed: nothing to do, no manifest matches"
-                await announce("completed", settings.service, message, None, None)
+                await emit_batch_event("completed", settings.service, message, None, None)
                 return Completed(message=message)
-            terms = Terms(
+            options = DeliveryOptions(
                 settings.roots().resolve_folder("save_files_to", save_files_to)
                 if save_files_to
                 else None,
@@ -107,10 +109,10 @@ async def deliver_batch(
                 in_batch=True,
             )
             async with opened(
-                spooled,
+                snapshot,
                 settings,
                 credentials,
-                terms,
+                options,
                 results_location(results, settings, str(flow_run.id)),
                 concurrency=concurrency,
                 max_failed_percent=max_failed_percent,
@@ -118,16 +120,16 @@ async def deliver_batch(
             ) as batch:
                 await deliver_all(batch)
         except FaceIdError as error:
-            return await report(batch, error, settings)
-    if batch.interrupts.heard:
-        return await end_early(batch, batch.interrupts.heard, settings)
+            return await finish_batch(batch, error, settings)
+    if batch.shutdown.heard:
+        return await end_early(batch, batch.shutdown.heard, settings)
     stopped, next_run = batch.stopped, None
-    if batch.goes_on and batch.books.status["waiting"]:
-        next_run = await leave_rest(settings)
+    if batch.goes_on and batch.stats.status["waiting"]:
+        next_run = await schedule_remainder(settings)
     if batch.failed_too_often:
-        share = f"{batch.books.failed_percent:.0f} % of {batch.books.done} have failed"
+        share = f"{batch.stats.failed_percent:.0f} % of {batch.stats.done} have failed"
         stopped = InvalidInput("TooManyFailed", f"{share}, more than {max_failed_percent:g} %")
-    return await report(batch, stopped, settings, next_run)
+    return await finish_batch(batch, stopped, settings, next_run)
 
 
 @flow(name="deliver-shard", flow_run_name="requests {first} to {last}", persist_result=False)
@@ -137,7 +139,7 @@ async def deliver_shard(first: int, last: int) -> State[Any]:
     Runs inside a batch only.
     """
     batch = AT_WORK.get()
-    batch.interrupts.listen()
+    batch.shutdown.listen()
     await tag_shard()
     done = await batch.deliver_slice(first - 1, last - first + 1)
     return Completed(message=f"{done} of {last - first + 1} requests came to their end")
@@ -148,10 +150,10 @@ async def deliver_all(batch: Batch) -> None:
     AT_WORK.set(batch)
     if watch := WATCH.get():
         watch(batch)
-    with batch.interrupts:
+    with batch.shutdown:
         async with shown(batch), asyncio.TaskGroup() as shards:
-            for start in range(0, batch.spooled.count, SHARD):
-                last = min(start + SHARD, batch.spooled.count)
+            for start in range(0, batch.snapshot.count, SHARD):
+                last = min(start + SHARD, batch.snapshot.count)
                 shard = shards.create_task(cast("Any", deliver_shard)(first=start + 1, last=last))
                 await batch.has_turn(start, shard)
                 if not batch.goes_on:
@@ -160,10 +162,10 @@ async def deliver_all(batch: Batch) -> None:
 
 @asynccontextmanager
 async def opened(
-    spooled: Spooled,
+    snapshot: ManifestSnapshot,
     settings: FaceIdSettings,
     block: str,
-    terms: Terms,
+    options: DeliveryOptions,
     results_at: str,
     *,
     concurrency: int,
@@ -173,19 +175,19 @@ async def opened(
     """A batch that is ready to be delivered. Its results are in order when this ends."""
     storage = open_storage(settings)
     meter = Meter()
-    paced = open_pacers(settings, storage, settings.account, first=False)
+    paced = open_pacers(settings, storage, settings.account, priority=False)
     client_of_all = open_client(
-        settings, block, meter.paced(paced, settings.rate), refused_for_good=True
+        settings, block, meter.paced(paced, settings.rate), fail_fast_on_auth=True
     )
-    with BatchResults(results_at, spooled.folder) as results:
+    with BatchResults(results_at, snapshot.folder) as results:
         try:
             async with client_of_all as client:
                 yield Batch(
-                    spooled,
+                    snapshot,
                     settings,
                     client,
                     RecordStore(storage, settings.service, settings.account),
-                    terms,
+                    options,
                     results,
                     meter,
                     concurrency=concurrency,
@@ -194,23 +196,23 @@ async def opened(
                 )
         finally:
             # However it ends, and in this thread: nothing may come between when it is cancelled.
-            results.finish(spooled.count)
+            results.finish(snapshot.count)
 
 
 async def end_early(batch: Batch, heard: Signals, settings: FaceIdSettings) -> State[Any]:
     """The end of a batch that was told to end: by a person, or with the worker that ran it."""
-    await summarize(batch.books, batch.meter.fastest())
+    await summarize(batch.stats, batch.meter.fastest())
     if heard == SIGINT or await is_being_cancelled():
-        counts = f"{say(batch.books)} [{settings.service}]"
+        counts = f"{describe_counts(batch.stats)} [{settings.service}]"
         message = f"cancelled: {counts}; the same manifest goes on from here"
-        await announce("cancelled", settings.service, message, batch.books, None)
+        await emit_batch_event("cancelled", settings.service, message, batch.stats, None)
         return Cancelled(message=message)
     # Whoever listened before ends the process his own way; the sweeper sees that the run goes on.
     raise_signal(heard)
     raise StorageError("Stopped", "the process was told to end")
 
 
-async def report(
+async def finish_batch(
     batch: Batch | None,
     stopped: FaceIdError | None,
     settings: FaceIdSettings,
@@ -220,18 +222,18 @@ async def report(
 
     ``next_run`` is the flow run that goes on with what waits.
     """
-    books = batch and batch.books
+    stats = batch and batch.stats
     if batch is not None:
-        await summarize(batch.books, batch.meter.fastest())
+        await summarize(batch.stats, batch.meter.fastest())
     service = f"[{settings.service}]"
-    counts = say(books) if books else "nothing was sent"
+    counts = describe_counts(stats) if stats else "nothing was sent"
     if stopped is not None:
         outcome = outcome_of(error_of(stopped))
         message = f"{outcome}: {stopped}; {counts} {service}"
-        await announce(outcome, settings.service, message, books, next_run)
+        await emit_batch_event(outcome, settings.service, message, stats, next_run)
         return Failed(message=message)
-    assert books is not None
-    outcome = "completed" if books.status["verdict"] == books.total else "partial"
+    assert stats is not None
+    outcome = "completed" if stats.status["verdict"] == stats.total else "partial"
     message = f"{outcome}: {counts} {service}"
-    await announce(outcome, settings.service, message, books, next_run)
-    return Completed(message=message, data=books)
+    await emit_batch_event(outcome, settings.service, message, stats, next_run)
+    return Completed(message=message, data=stats)

@@ -31,7 +31,7 @@ from flows.upkeep.result_lines import forget_lines
 from tasks.cache import cached_steps
 from tasks.credentials import services_in_use
 from tasks.save_files import draft_path
-from tasks.state.claims import IsHeld, lock_of, refuse_to_wait
+from tasks.state.claims import LockBusy, fail_if_locked, request_lock
 from tasks.state.records import FOLDER, Record, RecordStore
 from tasks.state.storage import Storage, open_storage
 
@@ -148,10 +148,10 @@ class Forgetting:
     ) -> Forgotten | None:
         """Erases what is stored about a request; ``None`` where that is nothing.
 
-        With ``before`` also where it is open, or was touched since. Raises ``IsHeld`` where a run
+        With ``before`` also where it is open, or was touched since. Raises ``LockBusy`` where a run
         is at work on it, and ``StorageError``: then the same again goes on from there.
         """
-        async with lock_of(store, self.settings, request_id, refuse_to_wait):
+        async with request_lock(store, self.settings, request_id, fail_if_locked):
             record = await store.load(request_id)
             runs = await self.runs.of(store, request_id, record) if self.runs else []
             if before and not self._is_due(record, runs, before):
@@ -234,7 +234,7 @@ class Forgetting:
     ) -> Forgotten | Left | None:
         try:
             return await self.forget(store, request_id, before)
-        except IsHeld:
+        except LockBusy:
             reason = f"a run is at work on {request_id}: wait for its end, or cancel it"
             return Left(AT_WORK, reason)
         except FaceIdError as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from faceid.actions import Parameter, ResourceField, TargetAction
-from faceid.models import MOST_WINDOWS, REQUEST_ID_PATTERN
+from faceid.models import MAX_WINDOWS, REQUEST_ID_PATTERN
 from faceid.settings import FaceIdSettings
 
 Schema = dict[str, Any]
@@ -44,7 +44,7 @@ ManifestText = Annotated[str, _text(pattern=rf"^([^{{\x00-\x1f]|{{date}})+{_END}
 FolderText = Annotated[str, _text(pattern=rf"^[^\x00-\x1f]*{_END}", **_NO_LINK)]
 # as Prefect lets blocks be named
 BlockName = Annotated[str, _text(pattern=rf"^[a-z0-9-]*{_END}")]
-MaxWindows = Annotated[int, Field(ge=1, le=MOST_WINDOWS)]
+MaxWindows = Annotated[int, Field(ge=1, le=MAX_WINDOWS)]
 
 
 _NEEDED = ("request_id", "target_action", "region", "resources", "manifest")
@@ -52,7 +52,7 @@ _NEEDED = ("request_id", "target_action", "region", "resources", "manifest")
 parameters, and its run is to say what is missing."""
 
 
-def closed(schema: Schema) -> Schema:
+def strict_schema(schema: Schema) -> Schema:
     """The schema of a flow's parameters as its deployment should have it: it takes those alone, and
     an action's resources and parameters with that action only."""
     properties = {

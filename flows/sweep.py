@@ -29,22 +29,22 @@ from faceid.models import ResultError, Service
 from faceid.settings import FaceIdSettings
 from flows.batch.chain import replace_dead
 from flows.delivery.follow_ups import (
-    after_setback,
     create_run,
     delay_after,
     is_to_come,
+    next_attempt_at,
     origin_of,
     read_run,
     schedule,
     submit,
 )
-from flows.delivery.outcome import Ending, announce, result_of
-from flows.server.events import tell
+from flows.delivery.outcome import DeliveryOutcome, emit_delivery_event, result_of
+from flows.server.events import emit_event
 from flows.server.runs import tag_of
 from flows.upkeep.dead_runs import crashed_runs, delete_late_runs, mark_crashed, mark_dead_runs
 from tasks.credentials import block_of, services_in_use, settings_of
-from tasks.state.claims import IsHeld, is_held, lock_of, refuse_to_wait
-from tasks.state.locks import held
+from tasks.state.claims import LockBusy, fail_if_locked, is_locked, request_lock
+from tasks.state.locks import acquire_lock
 from tasks.state.records import Record, RecordStore, open_requests
 from tasks.state.storage import Storage, open_storage
 
@@ -54,7 +54,7 @@ LONG_WAIT = timedelta(hours=1)
 EXAMPLES = 3
 """Request IDs that stand for all."""
 
-MOST_DEATHS = 8
+MAX_DEATHS = 8
 """How many runs of a request may die one after the other before one of them took it on."""
 
 
@@ -67,11 +67,11 @@ async def sweep() -> State[Any]:
     folder = (storage.folder or PREFECT_HOME.value() / "faceid") / "locks"
     try:
         async with (
-            held(settings.locks, folder, f"sweep/{settings.service}", refuse_to_wait),
+            acquire_lock(settings.locks, folder, f"sweep/{settings.service}", fail_if_locked),
             get_client() as client,
         ):
             done = await _Sweep(client, settings, storage).run()
-    except IsHeld:
+    except LockBusy:
         return Completed(message="another sweep is at work")
     said = [f"{count} {what}" for what, count in sorted(done.items())]
     return Completed(message=", ".join(said) or "nothing is open")
@@ -117,7 +117,7 @@ class _Sweep:
             self._tell(error)
             return True  # for all we know
         took_it_on = record and record.runs and record.runs[-1].flow_run_id == str(run.id)
-        return bool(took_it_on) and await is_held(store, self.settings, request_id)
+        return bool(took_it_on) and await is_locked(store, self.settings, request_id)
 
     @property
     def _locks_tell(self) -> bool:
@@ -130,7 +130,7 @@ class _Sweep:
 
     async def _look_after(self, store: RecordStore, request_id: str) -> None:
         try:
-            async with lock_of(store, self.settings, request_id, refuse_to_wait):
+            async with request_lock(store, self.settings, request_id, fail_if_locked):
                 record = await store.load(request_id)
                 if record is None or not record.is_open:
                     await anyio.to_thread.run_sync(store.close, request_id)
@@ -138,7 +138,7 @@ class _Sweep:
                     self.done[await self._take_up(store, record)] += 1
                     if since := record.waits_since:
                         self.waiting[request_id] = since
-        except IsHeld:
+        except LockBusy:
             self.done["at work"] += 1
         except FaceIdError as error:
             self._tell(error)
@@ -150,7 +150,7 @@ class _Sweep:
         if not long:
             return
         self.done["waiting for long"] += len(long)
-        tell(
+        emit_event(
             "requests.waiting",
             kind="requests",
             name="waiting",
@@ -217,7 +217,7 @@ class _Sweep:
     async def _schedule_after_setback(
         self, store: RecordStore, record: Record, dead: FlowRun | None
     ) -> str:
-        due = after_setback(record, self.settings, at_once=True)
+        due = next_attempt_at(record, self.settings, at_once=True)
         if due is None:
             message = "its runs died, one after the other; look at the worker's log"
             error = ResultError(code="RunsDied", message=message, kind="unavailable")
@@ -229,7 +229,7 @@ class _Sweep:
 
     def _announce(self, record: Record) -> None:
         """The request failed, and its last run could not say so any more."""
-        ending = Ending(record, failed_before=True)
+        ending = DeliveryOutcome(record, failed_before=True)
         result = result_of(
             ending,
             request_id=record.request_id,
@@ -238,7 +238,7 @@ class _Sweep:
             started_at=datetime.now(UTC),
         )
         last_run = record.runs[-1].flow_run_id
-        announce(result.model_copy(update={"flow_run_id": last_run}), ending)
+        emit_delivery_event(result.model_copy(update={"flow_run_id": last_run}), ending)
 
     async def _schedule(
         self, store: RecordStore, record: Record, due: datetime, dead: FlowRun | None = None
@@ -268,10 +268,10 @@ class _Sweep:
             return  # its record is in another's storage
         try:
             # With the lock held: the request may just be being forgotten.
-            async with lock_of(store, self.settings, request_id, refuse_to_wait):
+            async with request_lock(store, self.settings, request_id, fail_if_locked):
                 if await read_run(self.client, str(run.id)) is not None:
                     await self._replace_unless_taken_on(run, store, await store.load(request_id))
-        except IsHeld:
+        except LockBusy:
             pass  # for the next sweep
         except FaceIdError as error:
             self._tell(error)
@@ -294,7 +294,7 @@ class _Sweep:
         # How many died in a row, each before it took the request on.
         attempt = 1 + _number(tag_of(run, "attempt"))
         origin = await origin_of(self.client, run)
-        if origin is None or attempt > MOST_DEATHS:
+        if origin is None or attempt > MAX_DEATHS:
             return
         delay = 0 if attempt == 1 else delay_after(attempt - 1, self.settings)
         new = await create_run(

@@ -174,7 +174,7 @@ async def check_credentials(settings: FaceIdSettings) -> None:
     """
     credentials = settings.credentials()
     try:
-        pacers = open_pacers(settings, open_storage(settings), settings.account, first=True)
+        pacers = open_pacers(settings, open_storage(settings), settings.account, priority=True)
     except InvalidInput:
         pacers = None  # nothing is delivered from here: there is nobody to share a rate with
     action, region, field = CHECKED_WITH
@@ -188,7 +188,7 @@ def open_client(
     block: str,
     pacers: Callable[[str], Pacer | None],
     *,
-    refused_for_good: bool = False,
+    fail_fast_on_auth: bool = False,
 ) -> FaceIdClient:
     """A client with the settings' key, which are those of the block. Use it as a context manager.
 
@@ -210,5 +210,5 @@ def open_client(
         settings.credentials(),
         pacers=pacers,
         renew=renew,
-        refused_for_good=refused_for_good,
+        fail_fast_on_auth=fail_fast_on_auth,
     )

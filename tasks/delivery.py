@@ -10,7 +10,7 @@ from faceid.client import FaceIdClient
 from faceid.errors import FaceIdError
 from faceid.models import CheckedRequest
 from faceid.settings import FaceIdSettings
-from tasks.state.claims import TakenOn
+from tasks.state.claims import Claim
 from tasks.state.records import RecordStore
 
 OnUnknownOutcome = Literal["call_again", "stop"]
@@ -28,7 +28,7 @@ class Delivery:
         client: FaceIdClient,
         settings: FaceIdSettings,
         store: RecordStore,
-        taken: TakenOn,
+        taken: Claim,
         on_unknown_outcome: OnUnknownOutcome = "call_again",
         *,
         wants_files: bool = False,

@@ -19,7 +19,7 @@ DELAYS: list[float] = [1.0, 2.0, 4.0, 8.0, 15.0, 30.0]
 """Seconds before each retry: a minute in all; before any more, the last of them again. No longer
 than it must be, as it stands in each of a step's events."""
 
-MOST_RETRIES = 50
+MAX_RETRIES = 50
 
 _WORTH_RETRYING = {NextStep.RETRY, NextStep.WAIT, NextStep.CHECK_RESOURCE}
 
@@ -44,7 +44,7 @@ class Retries(TypedDict):
 
 
 RETRIES: Retries = {
-    "retries": MOST_RETRIES,
+    "retries": MAX_RETRIES,
     "retry_delay_seconds": DELAYS,
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": worth_retrying,

@@ -12,7 +12,7 @@ SECONDS = 20.0
 """For one look."""
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """One line of ``faceid doctor``. No secret is in it."""
 
     check: str
@@ -21,22 +21,22 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def failed(check: str, error: FaceIdError) -> Finding:
+def failed(check: str, error: FaceIdError) -> CheckResult:
     advice = ADVICE.get(error.code, error.advice)
-    return Finding(check, "problem", f"{error.code}: {error.message}", advice)
+    return CheckResult(check, "problem", f"{error.code}: {error.message}", advice)
 
 
-Look = Callable[[], Awaitable[list[Finding]]]
+Check = Callable[[], Awaitable[list[CheckResult]]]
 
 
-async def take(check: str, look: Look) -> list[Finding]:
+async def run_check(check: str, look: Check) -> list[CheckResult]:
     """What the look finds; its failure is a finding, too."""
     try:
         async with asyncio.timeout(SECONDS):
             return await look()
     except TimeoutError:
-        return [Finding(check, "problem", f"no answer in {SECONDS:.0f} seconds")]
+        return [CheckResult(check, "problem", f"no answer in {SECONDS:.0f} seconds")]
     except FaceIdError as error:
         return [failed(check, error)]
     except Exception as error:  # its own text may hold secrets
-        return [Finding(check, "problem", f"cannot be looked at ({type(error).__name__})")]
+        return [CheckResult(check, "problem", f"cannot be looked at ({type(error).__name__})")]

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import DeploymentStatus
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL
 
-from deployments.checks.results import Finding, take
+from deployments.checks.results import CheckResult, run_check
 from deployments.registration.register import register
 from deployments.settings_files import APPLICATION_NAME, SERVER_SETTINGS
 
@@ -20,11 +20,11 @@ PARTS = ("block type", "work pool", "work queue", "deployment", "automation")
 _MATTERS = ("PREFECT_SERVER_SERVICES_", "PREFECT_SERVER_CONCURRENCY_")
 
 
-async def check_server() -> list[Finding]:
+async def check_server() -> list[CheckResult]:
     url = PREFECT_API_URL.value()
     if not url:
         return [
-            Finding(
+            CheckResult(
                 "server",
                 "warning",
                 "PREFECT_API_URL is not set",
@@ -33,23 +33,23 @@ async def check_server() -> list[Finding]:
             *_skipped("no server is named", "server settings", "database", *PARTS, "worker"),
         ]
     async with get_client() as client:
-        found = await take("server", lambda: _reached(client, url))
+        found = await run_check("server", lambda: _reached(client, url))
         if found[0].status == "problem":
             return [*found, *_skipped("no server", "server settings", "database", *PARTS, "worker")]
-        found += await take("server settings", lambda: _settings(client))
-        found += await take("database", lambda: _database(client))
-        found += await take("registered", lambda: _registered(client))
-        found += await take("worker", lambda: _worker(client))
+        found += await run_check("server settings", lambda: _settings(client))
+        found += await run_check("database", lambda: _database(client))
+        found += await run_check("registered", lambda: _registered(client))
+        found += await run_check("worker", lambda: _worker(client))
     return found
 
 
-def _skipped(why: str, *checks: str) -> list[Finding]:
-    return [Finding(check, "skipped", why) for check in checks]
+def _skipped(why: str, *checks: str) -> list[CheckResult]:
+    return [CheckResult(check, "skipped", why) for check in checks]
 
 
-async def _reached(client: PrefectClient, url: str) -> list[Finding]:
+async def _reached(client: PrefectClient, url: str) -> list[CheckResult]:
     if await client.api_healthcheck() is not None:
-        return [Finding("server", "problem", f"none answers at {url}", "start it: faceid up")]
+        return [CheckResult("server", "problem", f"none answers at {url}", "start it: faceid up")]
     try:
         version = await client.api_version()
         await client.read_flows(limit=1)
@@ -59,22 +59,22 @@ async def _reached(client: PrefectClient, url: str) -> list[Finding]:
         advice = "set PREFECT_API_AUTH_STRING to its PREFECT_SERVER_API_AUTH_STRING"
         if PREFECT_API_KEY.value():
             advice += ", and unset PREFECT_API_KEY, which goes before it"
-        return [Finding("server", "problem", f"{url} refuses us", advice)]
+        return [CheckResult("server", "problem", f"{url} refuses us", advice)]
     said = f"{url}, Prefect {version}"
     if version == prefect.__version__:
-        return [Finding("server", "ok", said)]
+        return [CheckResult("server", "ok", said)]
     same = version.split(".")[:2] == prefect.__version__.split(".")[:2]
     advice = f"run the server with Prefect {prefect.__version__}, which is ours"
-    return [Finding("server", "warning" if same else "problem", said, advice)]
+    return [CheckResult("server", "warning" if same else "problem", said, advice)]
 
 
-async def _settings(client: PrefectClient) -> list[Finding]:
+async def _settings(client: PrefectClient) -> list[CheckResult]:
     """Those without which it loses task runs under load, and leases when it is restarted."""
     reply = await client.request("GET", "/admin/settings")
     actual = dict(_flat("PREFECT", reply.json()))
     expected = {k: v for k, v in SERVER_SETTINGS.items() if k.startswith(_MATTERS)}
     wrong = [
-        Finding(
+        CheckResult(
             "server settings",
             "problem",
             f"{name} is {actual.get(name, 'unknown')}: task runs or limits get lost",
@@ -83,26 +83,26 @@ async def _settings(client: PrefectClient) -> list[Finding]:
         for name, value in expected.items()
         if not _will_do(name, actual.get(name), value)
     ]
-    return wrong or [Finding("server settings", "ok", f"{len(expected)} as they should be")]
+    return wrong or [CheckResult("server settings", "ok", f"{len(expected)} as they should be")]
 
 
-async def _database(client: PrefectClient) -> list[Finding]:
+async def _database(client: PrefectClient) -> list[CheckResult]:
     """Whether those who write at the same time wait for each other, or are refused."""
     settings = dict(_flat("PREFECT", (await client.request("GET", "/admin/settings")).json()))
     name = settings.get("PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_APPLICATION_NAME")
     if name == APPLICATION_NAME:
-        return [Finding("database", "ok", "its writers take turns")]
+        return [CheckResult("database", "ok", "its writers take turns")]
     flows = await client.read_flows(limit=1)
     if not flows:
-        return [Finding("database", "skipped", "the server has no flow yet to tell by")]
+        return [CheckResult("database", "skipped", "the server has no flow yet to tell by")]
     # The settings do not tell which database it is. A backslash in a pattern does: it stands for
     # itself in SQLite, and PostgreSQL takes it away.
     pattern = f"{flows[0].name[:-1]}\\{flows[0].name[-1]}"
     query = {"flows": {"name": {"like_": pattern}}}
     if (await client.request("POST", "/flows/count", json=query)).json():
-        return [Finding("database", "ok", "PostgreSQL")]
+        return [CheckResult("database", "ok", "PostgreSQL")]
     return [
-        Finding(
+        CheckResult(
             "database",
             "warning",
             "SQLite behind a plain Prefect server: while a batch is at work it refuses about half "
@@ -134,7 +134,7 @@ def _number(text: str) -> float | str:
         return text
 
 
-async def _registered(client: PrefectClient) -> list[Finding]:
+async def _registered(client: PrefectClient) -> list[CheckResult]:
     """Whether the server has what this checkout registers, the limits of deployments included."""
     try:
         pool = (await client.read_deployment_by_name(DELIVER)).work_pool_name is not None
@@ -142,15 +142,15 @@ async def _registered(client: PrefectClient) -> list[Finding]:
         pool = True
     changes = (await register(pool=pool, write=False)).changes
     advice = "register it: make deploy" if pool else "register it: start faceid up again"
-    found: list[Finding] = []
+    found: list[CheckResult] = []
     for part in PARTS if pool else (part for part in PARTS if not part.startswith("work ")):
         different = [change.removeprefix(f"{part} ") for change in changes if _is_of(part)(change)]
         if different:
             said = f"missing, or not as here: {', '.join(different)}"
             status = "warning" if part == "automation" else "problem"
-            found.append(Finding(part, status, said, advice))
+            found.append(CheckResult(part, status, said, advice))
         else:
-            found.append(Finding(part, "ok", "as in this checkout"))
+            found.append(CheckResult(part, "ok", "as in this checkout"))
     return found
 
 
@@ -158,7 +158,7 @@ def _is_of(part: str) -> Callable[[str], bool]:
     return lambda change: change.startswith(f"{part} ")
 
 
-async def _worker(client: PrefectClient) -> list[Finding]:
+async def _worker(client: PrefectClient) -> list[CheckResult]:
     """Whether somebody asks for runs: the server notes it of each deployment."""
     try:
         deliver = await client.read_deployment_by_name(DELIVER)
@@ -166,12 +166,12 @@ async def _worker(client: PrefectClient) -> list[Finding]:
         return _skipped(f"there is no {DELIVER}", "worker")
     if deliver.paused:
         advice = "switch it on in the dashboard"
-        return [Finding("worker", "problem", f"{DELIVER} is paused", advice)]
+        return [CheckResult("worker", "problem", f"{DELIVER} is paused", advice)]
     pool = deliver.work_pool_name
     if pool and (await client.read_work_pool(pool)).is_paused:
         advice = "switch it on in the dashboard: Work Pools"
-        return [Finding("worker", "problem", f"the work pool {pool} is paused", advice)]
+        return [CheckResult("worker", "problem", f"the work pool {pool} is paused", advice)]
     if deliver.status == DeploymentStatus.READY:
-        return [Finding("worker", "ok", f"takes runs of {pool or 'faceid up'}")]
+        return [CheckResult("worker", "ok", f"takes runs of {pool or 'faceid up'}")]
     start = f"python -m deployments.worker --pool={pool}" if pool else "faceid up"
-    return [Finding("worker", "problem", "nobody has asked for runs lately", f"start {start}")]
+    return [CheckResult("worker", "problem", "nobody has asked for runs lately", f"start {start}")]

@@ -7,18 +7,18 @@ from uuid import uuid4
 import anyio.to_thread
 from prefect.settings import PREFECT_HOME
 
-from deployments.checks.results import Finding, Look
+from deployments.checks.results import Check, CheckResult
 from faceid.actions import CREATE_UPLOAD_URL
 from faceid.client import FaceIdClient
 from faceid.errors import StorageError
 from faceid.settings import FaceIdSettings
 from tasks.credentials import check_credentials
-from tasks.state.claims import refuse_to_wait
-from tasks.state.locks import held
+from tasks.state.claims import fail_if_locked
+from tasks.state.locks import acquire_lock
 from tasks.state.records import FOLDER
 from tasks.state.storage import Storage, open_storage, storage_url
 
-MOST_SKEW = 300.0
+MAX_SKEW = 300.0
 """Seconds by which a clock may be off for a signature to be taken (the vendor's figure)."""
 
 NOTABLE_SKEW = 5.0
@@ -27,7 +27,7 @@ OF_THE_KEY = ("clock", "credentials")
 """What cannot be looked at without a key."""
 
 
-def looks(settings: FaceIdSettings) -> list[tuple[str, Look]]:
+def checks(settings: FaceIdSettings) -> list[tuple[str, Check]]:
     """What there is to look at, by name; ``settings`` may be those of a block."""
     return [
         ("storage", partial(check_storage, settings)),
@@ -39,13 +39,13 @@ def looks(settings: FaceIdSettings) -> list[tuple[str, Look]]:
     ]
 
 
-async def check_storage(settings: FaceIdSettings) -> list[Finding]:
+async def check_storage(settings: FaceIdSettings) -> list[CheckResult]:
     """Writes, reads back and removes a document, and opens one that is there."""
     storage = open_storage(settings)
     return [await anyio.to_thread.run_sync(_try_storage, storage, settings)]
 
 
-def _try_storage(storage: Storage, settings: FaceIdSettings) -> Finding:
+def _try_storage(storage: Storage, settings: FaceIdSettings) -> CheckResult:
     name = f"doctor/{uuid4().hex}.json"
     try:
         storage.write(name, {"written": "by faceid doctor"})
@@ -53,46 +53,48 @@ def _try_storage(storage: Storage, settings: FaceIdSettings) -> Finding:
         storage.remove(name)
     except StorageError as error:
         advice = "look at FACEID_STORAGE: the folder, its owner, the disk, the store's keys"
-        return Finding("storage", "problem", error.message, advice)
+        return CheckResult("storage", "problem", error.message, advice)
     for account in storage.folders(f"{FOLDER}/{settings.service}"):
         for there in storage.names(f"{FOLDER}/{settings.service}/{account}"):
             try:
                 storage.read(there)
             except StorageError as error:
                 advice = "add the key that it was written with to FACEID_DATA_KEY, behind the new"
-                return Finding("storage", "problem", error.message, advice)
+                return CheckResult("storage", "problem", error.message, advice)
             break
-    return Finding("storage", "ok", f"{storage_url(settings)}, encrypted with our key")
+    return CheckResult("storage", "ok", f"{storage_url(settings)}, encrypted with our key")
 
 
-async def check_locks(settings: FaceIdSettings) -> list[Finding]:
+async def check_locks(settings: FaceIdSettings) -> list[CheckResult]:
     """Takes a lock and gives it back."""
     storage = open_storage(settings)
     if not settings.locks:
         if storage.folder is None:
             advice = "set FACEID_LOCKS to a redis:// URL before a second machine delivers"
             said = "files of this machine, and the storage is another's"
-            return [Finding("locks", "warning", said, advice)]
-        return [Finding("locks", "ok", "files, for one machine")]
+            return [CheckResult("locks", "warning", said, advice)]
+        return [CheckResult("locks", "ok", "files, for one machine")]
     folder = (storage.folder or PREFECT_HOME.value() / "faceid") / "locks"
-    async with held(settings.locks, folder, uuid4().hex, refuse_to_wait):
-        return [Finding("locks", "ok", "Redis, for all machines that name it")]
+    async with acquire_lock(settings.locks, folder, uuid4().hex, fail_if_locked):
+        return [CheckResult("locks", "ok", "Redis, for all machines that name it")]
 
 
-async def check_limits(settings: FaceIdSettings) -> list[Finding]:
+async def check_limits(settings: FaceIdSettings) -> list[CheckResult]:
     known = {CREATE_UPLOAD_URL, *settings.target_actions()}
     if unknown := sorted(set(settings.rates) - known):
         said = f"FACEID_RATES names what is no action: {', '.join(unknown)}"
-        return [Finding("limits", "warning", said, "mend the name: it is not paced by that rate")]
+        return [
+            CheckResult("limits", "warning", said, "mend the name: it is not paced by that rate")
+        ]
     said = ", ".join(f"{action} {rate:g}/s" for action, rate in settings.rates.items())
-    return [Finding("limits", "ok", said or "the API's own; FACEID_RATES raises none")]
+    return [CheckResult("limits", "ok", said or "the API's own; FACEID_RATES raises none")]
 
 
-async def check_roots(settings: FaceIdSettings) -> list[Finding]:
+async def check_roots(settings: FaceIdSettings) -> list[CheckResult]:
     if settings.resource_roots:
-        return [Finding("resource roots", "ok", ", ".join(settings.resource_roots))]
+        return [CheckResult("resource roots", "ok", ", ".join(settings.resource_roots))]
     return [
-        Finding(
+        CheckResult(
             "resource roots",
             "warning",
             "FACEID_RESOURCE_ROOTS is not set",
@@ -101,22 +103,22 @@ async def check_roots(settings: FaceIdSettings) -> list[Finding]:
     ]
 
 
-async def check_clock(settings: FaceIdSettings) -> list[Finding]:
+async def check_clock(settings: FaceIdSettings) -> list[CheckResult]:
     """Asks the service for its time; that is no call of any action."""
     async with FaceIdClient(settings.endpoint, settings.credentials()) as client:
         await client.learn_clock()
         skew = client.server_now().timestamp() - time.time()
     said = f"the service's is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
     if abs(skew) < NOTABLE_SKEW:
-        return [Finding("clock", "ok", f"{settings.host} has the same time")]
-    status = "problem" if abs(skew) >= MOST_SKEW else "warning"
-    return [Finding("clock", status, said, "set this machine's clock (NTP)")]
+        return [CheckResult("clock", "ok", f"{settings.host} has the same time")]
+    status = "problem" if abs(skew) >= MAX_SKEW else "warning"
+    return [CheckResult("clock", status, said, "set this machine's clock (NTP)")]
 
 
-async def check_key(settings: FaceIdSettings) -> list[Finding]:
+async def check_key(settings: FaceIdSettings) -> list[CheckResult]:
     """One upload ticket that nobody uses: not billed."""
     await check_credentials(settings)
     said = f"accepted by {settings.host}, account {settings.account}"
     if settings.service == "emulator":
         said += "; an emulator: no verdict of it is real"
-    return [Finding("credentials", "ok", said)]
+    return [CheckResult("credentials", "ok", said)]

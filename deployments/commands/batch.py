@@ -7,32 +7,33 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
+from prefect.client.schemas.objects import State
 from rich.progress import BarColumn, Progress, TextColumn
 
-from deployments.commands.block_settings import settings_for
-from deployments.commands.local_run import run_here
+from deployments.commands.block_settings import block_settings
+from deployments.commands.local_run import local_run
 from faceid.actions import CREATE_UPLOAD_URL
-from faceid.command import Exit, app, stderr
+from faceid.command import Exit, stderr
 from faceid.errors import FaceIdError, InvalidInput, StorageError
-from faceid.manifests.snapshot import BadManifest, Spooled, take_in
-from faceid.models import MOST_WINDOWS
+from faceid.manifests.snapshot import BadManifest, ManifestSnapshot, take_snapshot
+from faceid.models import MAX_WINDOWS, DeliveryResult
 from faceid.settings import FaceIdSettings
-from faceid.validation import Rules, check_files
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
-
-    from faceid.models import DeliveryResult
-    from flows.batch.runner import Batch, Books
+from faceid.validation import RequestValidator, check_files
+from flows.batch.progress import describe
+from flows.batch.results import FAILURES, RESULTS, read_lines
+from flows.batch.runner import Batch, BatchStats
+from flows.deliver_batch import WATCH, deliver_batch
+from tasks.state.claims import has_verdict
+from tasks.state.records import RecordStore
+from tasks.state.storage import open_storage
 
 PLAIN_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
 
 
-@app.command
 def batch(
     manifest: str,
     *,
@@ -78,23 +79,22 @@ def batch(
     require_passed
         Exit with 3 when some verdict is negative.
     """
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     if not 1 <= concurrency <= 256:
         raise InvalidInput("InvalidRequest", "--concurrency must be 1 to 256")
     if not 0 <= max_failed_percent <= 100:
         raise InvalidInput("InvalidRequest", "--max-failed-percent must be 0 to 100")
-    if not 1 <= max_windows <= MOST_WINDOWS:
-        raise InvalidInput("InvalidRequest", f"--max-windows must be 1 to {MOST_WINDOWS}")
-    settings = settings_for(credentials)
+    if not 1 <= max_windows <= MAX_WINDOWS:
+        raise InvalidInput("InvalidRequest", f"--max-windows must be 1 to {MAX_WINDOWS}")
+    settings = block_settings(credentials)
     if not check:
         settings.credentials()
     manifest = manifest.replace("{date}", f"{datetime.now(UTC):%Y-%m-%d}")
     # All of it is checked again by the flow; here a mistake costs no server start.
     with TemporaryDirectory(prefix="faceid-batch-") as folder:
-        spooled = _take_in(manifest, settings, Path(folder))
-        _estimate(spooled, settings)
+        snapshot = _take_in(manifest, settings, Path(folder))
+        _estimate(snapshot, settings)
         if check:
-            raise Exit(asyncio.run(_check_all(spooled, settings)))
+            raise Exit(asyncio.run(_check_all(snapshot, settings)))
     arguments: dict[str, Any] = {
         "manifest": manifest,
         "concurrency": concurrency,
@@ -104,48 +104,44 @@ def batch(
         "max_windows": max_windows,
         "on_unknown_outcome": on_unknown_outcome,
     }
-    code = run_here(lambda: _run_flow(arguments, results, failures, require_passed=require_passed))
+    code = local_run(lambda: _run_flow(arguments, results, failures, require_passed=require_passed))
     raise Exit(code)
 
 
-def _take_in(manifest: str, settings: FaceIdSettings, folder: Path) -> Spooled:
+def _take_in(manifest: str, settings: FaceIdSettings, folder: Path) -> ManifestSnapshot:
     try:
-        return take_in(manifest, settings, folder)
+        return take_snapshot(manifest, settings, folder)
     except BadManifest as bad:
         for line in bad.lines:
             stderr.print(f"faceid: {line}", markup=False)
         raise
 
 
-def _estimate(spooled: Spooled, settings: FaceIdSettings) -> None:
-    calls = {CREATE_UPLOAD_URL: spooled.resources, **spooled.per_action}
+def _estimate(snapshot: ManifestSnapshot, settings: FaceIdSettings) -> None:
+    calls = {CREATE_UPLOAD_URL: snapshot.resources, **snapshot.per_action}
     minutes = max(count / (settings.rate(action) or 20) / 60 for action, count in calls.items())
     counts = ", ".join(f"{count:,} {action}" for action, count in calls.items())
-    stderr.print(f"{spooled.count:,} requests: {counts}; {minutes:.1f} minutes at the API's rates")
+    stderr.print(f"{snapshot.count:,} requests: {counts}; {minutes:.1f} minutes at the API's rates")
 
 
-async def _check_all(spooled: Spooled, settings: FaceIdSettings) -> int:
+async def _check_all(snapshot: ManifestSnapshot, settings: FaceIdSettings) -> int:
     """Opens the files of every request that has no verdict yet; gives the exit code."""
-    from tasks.state.claims import has_verdict
-    from tasks.state.records import RecordStore
-    from tasks.state.storage import open_storage
-
     store = RecordStore(open_storage(settings), settings.service, settings.account)
-    rules = Rules.load(settings, from_manifest=True)
+    validator = RequestValidator.load(settings, from_manifest=True)
     wrong = done = 0
-    for request in spooled.entries():
+    for request in snapshot.entries():
         try:
-            form = rules.check(request)
-            if await has_verdict(form, store):
+            validated = validator.check(request)
+            if await has_verdict(validated, store):
                 done += 1
             else:
-                check_files(form)
+                check_files(validated)
         except FaceIdError as error:
             wrong += 1
             stderr.print(f"faceid: {request.request_id}: {error}", markup=False)
     verdicts = f", {done:,} have their verdict" if done else ""
     stderr.print(
-        f"{spooled.count - wrong - done:,} requests can be sent, {wrong:,} cannot{verdicts}"
+        f"{snapshot.count - wrong - done:,} requests can be sent, {wrong:,} cannot{verdicts}"
     )
     return 1 if wrong else 0
 
@@ -157,24 +153,21 @@ async def _run_flow(
     *,
     require_passed: bool,
 ) -> int:
-    from flows.batch.results import FAILURES, RESULTS
-    from flows.deliver_batch import WATCH, deliver_batch
-
     watched: list[Batch] = []
     with ExitStack() as stack:
         for path in filter(None, (results, failures)):
             _check_can_write(path)
         lines = stack.enter_context(results.open("w")) if results else None
 
-        def tell(result: "DeliveryResult") -> None:
+        def tell(result: DeliveryResult) -> None:
             print(result.model_dump_json(), file=lines, flush=True)
 
-        def watch(batch: "Batch") -> None:
+        def watch(batch: Batch) -> None:
             watched.append(batch)
             batch.tell = tell
             batch.tell_to_end = _say_how_it_ends
             # Ends with the loop, if not before.
-            background.add(asyncio.create_task(_show(batch.books)))
+            background.add(asyncio.create_task(_show(batch.stats)))
 
         background: set[asyncio.Task[None]] = set()
         WATCH.set(watch)
@@ -187,7 +180,7 @@ async def _run_flow(
                 if copy and watched:
                     _copy(watched[0].results.location, name, copy)
     stderr.print(f"faceid: {state.message}", markup=False)
-    return _exit_code(state, watched[0].books if watched else None, require_passed=require_passed)
+    return _exit_code(state, watched[0].stats if watched else None, require_passed=require_passed)
 
 
 def _check_can_write(path: Path) -> None:
@@ -198,8 +191,6 @@ def _check_can_write(path: Path) -> None:
 
 def _copy(location: str, name: str, to: Path) -> None:
     """Whole, or not at all."""
-    from flows.batch.results import read_lines
-
     draft = to.with_name(f".{to.name}.new")
     try:
         with draft.open("wb") as file:
@@ -215,29 +206,27 @@ def _say_how_it_ends() -> None:
     stderr.print("stopping when what is in flight has ended; once more, and it is cut off")
 
 
-def _exit_code(state: "State[Any]", books: "Books | None", *, require_passed: bool) -> int:
+def _exit_code(state: State[Any], stats: BatchStats | None, *, require_passed: bool) -> int:
     if state.is_cancelled():
         return 130
-    if books is None:
+    if stats is None:
         return 0 if state.is_completed() else 2
-    if state.is_failed() or books.status["verdict"] < books.total:
+    if state.is_failed() or stats.status["verdict"] < stats.total:
         return 1
-    return 3 if require_passed and books.verdicts["refused"] else 0
+    return 3 if require_passed and stats.verdicts["refused"] else 0
 
 
-async def _show(books: "Books") -> None:
+async def _show(stats: BatchStats) -> None:
     """A progress bar, or a line now and then where there is no terminal."""
-    from flows.batch.progress import describe
-
     began = time.monotonic()
     if not stderr.is_terminal:
         while True:
             await asyncio.sleep(PLAIN_SECONDS)
-            stderr.print(describe(books, time.monotonic() - began))
+            stderr.print(describe(stats, time.monotonic() - began))
     text = TextColumn("{task.fields[said]}")
     with Progress(BarColumn(), text, console=stderr) as bar:
-        task = bar.add_task("", total=books.total, said="")
+        task = bar.add_task("", total=stats.total, said="")
         while True:
-            said = describe(books, time.monotonic() - began)
-            bar.update(task, completed=books.done, said=said)
+            said = describe(stats, time.monotonic() - began)
+            bar.update(task, completed=stats.done, said=said)
             await asyncio.sleep(0.5)

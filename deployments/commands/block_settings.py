@@ -1,23 +1,21 @@
 """``--credentials``: the settings of a run that names a block, for what a command does itself."""
 
 import asyncio
-import os
+
+from prefect.settings import PREFECT_API_URL
 
 from faceid.errors import InvalidInput
 from faceid.settings import FaceIdSettings
+from tasks.credentials import load_settings
 
 
-def settings_for(credentials: str) -> FaceIdSettings:
+def block_settings(credentials: str) -> FaceIdSettings:
     """The environment's settings, and over them what the block says, if one is named.
 
     Raises ``InvalidInput`` and ``ServiceUnavailable``.
     """
     if not credentials:
         return FaceIdSettings.load()
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")  # read when Prefect is imported
-    from prefect.settings import PREFECT_API_URL
-
-    from tasks.credentials import load_settings
 
     if not PREFECT_API_URL.value():
         raise InvalidInput(

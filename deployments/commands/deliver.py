@@ -1,25 +1,25 @@
 """``faceid deliver``: one request, run in this process."""
 
 import asyncio
-import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
+from prefect.client.schemas.objects import State
 
-from deployments.commands.block_settings import settings_for
-from deployments.commands.local_run import run_here
-from faceid.command import Exit, app, stderr
+from deployments.commands.block_settings import block_settings
+from deployments.commands.local_run import local_run
+from faceid.command import Exit, stderr
 from faceid.errors import DeliveryFailed, InvalidInput, StorageError
-from faceid.models import MOST_WINDOWS, DeliveryResult
+from faceid.models import MAX_WINDOWS, DeliveryResult
 from faceid.settings import FaceIdSettings
-from faceid.validation import Form, check_files, check_form, read_request
+from faceid.validation import ValidatedRequest, check_files, read_request, validate_request
+from flows.deliver import deliver as flow
+from tasks.state.claims import has_verdict
+from tasks.state.records import RecordStore
+from tasks.state.storage import open_storage
 
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
 
-
-@app.command
 def deliver(
     *,
     request_id: str,
@@ -59,9 +59,7 @@ def deliver(
     require_passed
         Exit with 3 when the verdict is negative.
     """
-    # Read when Prefect is imported, by the first thing below that needs it.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    settings = settings_for(credentials)
+    settings = block_settings(credentials)
     arguments: dict[str, Any] = {
         "request_id": request_id,
         "target_action": action,
@@ -70,15 +68,15 @@ def deliver(
         "action_parameters": _pairs("--param", param or []),
     }
     # All of it is checked again by the flow; here a mistake costs no server start.
-    form = check_form(read_request(**arguments), settings)
+    validated = validate_request(read_request(**arguments), settings)
     settings.credentials()
-    asyncio.run(_check_files(form, settings))
+    asyncio.run(_check_files(validated, settings))
     if save_files_to:
         settings.roots().resolve_folder("save_files_to", save_files_to)
-    if not 1 <= max_windows <= MOST_WINDOWS:
-        raise InvalidInput("InvalidRequest", f"--max-windows must be 1 to {MOST_WINDOWS}")
+    if not 1 <= max_windows <= MAX_WINDOWS:
+        raise InvalidInput("InvalidRequest", f"--max-windows must be 1 to {MAX_WINDOWS}")
     stderr.print(
-        f"{request_id}: {len(form.locations)} files to {action}, {settings.service} service"
+        f"{request_id}: {len(validated.locations)} files to {action}, {settings.service} service"
     )
     more: dict[str, Any] = {
         "credentials": credentials,
@@ -86,24 +84,20 @@ def deliver(
         "max_windows": max_windows,
         "on_unknown_outcome": on_unknown_outcome,
     }
-    result = run_here(lambda: _run_flow(arguments | more))
+    result = local_run(lambda: _run_flow(arguments | more))
     print(result.model_dump_json())  # noqa: T201 - results go to stdout
     if result.error is not None:
         stderr.print(f"faceid: {result.error.message}", markup=False)
     raise Exit(exit_code(result, require_passed=require_passed))
 
 
-async def _check_files(form: Form, settings: FaceIdSettings) -> None:
+async def _check_files(validated: ValidatedRequest, settings: FaceIdSettings) -> None:
     """Opens the files, unless the request has its verdict: people delete them then."""
-    from tasks.state.claims import has_verdict
-    from tasks.state.records import RecordStore
-    from tasks.state.storage import open_storage
-
     store = RecordStore(open_storage(settings), settings.service, settings.account)
     with suppress(StorageError):  # the run will say so, and be recorded as failed
-        if await has_verdict(form, store):
+        if await has_verdict(validated, store):
             return
-    check_files(form)
+    check_files(validated)
 
 
 def _pairs(flag: str, given: list[str]) -> dict[str, str]:
@@ -129,8 +123,6 @@ def exit_code(result: DeliveryResult, *, require_passed: bool) -> int:
 
 
 async def _run_flow(arguments: dict[str, Any]) -> DeliveryResult:
-    from flows.deliver import deliver as flow
-
     # Prefect types an async flow that returns a state as a state.
     state: State[Any] = await cast("Any", flow)(**arguments, return_state=True)
     outcome: Any = await state.aresult(raise_on_failure=False)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.stack import emulator, free_port, prefect_server, worker
-from faceid.command import Exit, app, stderr
+from faceid.command import Exit, stderr
 from faceid.errors import InvalidInput
 from faceid.models import DeliveryResult
 from faceid.samples import copy_samples
@@ -37,7 +37,6 @@ RUNS_AT_ONCE = 2
 POLL_SECONDS = 0.5
 
 
-@app.command
 def demo(*, items: int = 4, json: Annotated[bool, Parameter(negative=())] = False) -> None:
     """Show it all: emulator, Prefect server, deployment, and a few requests to their verdicts.
 

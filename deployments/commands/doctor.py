@@ -2,24 +2,23 @@
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
-from deployments.commands.block_settings import settings_for
-from faceid.command import Exit, app
+from deployments.checks.results import CheckResult, failed, run_check
+from deployments.checks.server import check_server
+from deployments.checks.service import OF_THE_KEY, checks
+from deployments.commands.block_settings import block_settings
+from faceid.command import Exit
 from faceid.errors import FaceIdError
 from faceid.settings import FaceIdSettings
-
-if TYPE_CHECKING:
-    from deployments.checks.results import Finding
 
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "dim"}
 
 
-@app.command
 def doctor(
     *,
     credentials: str = "",
@@ -37,37 +36,33 @@ def doctor(
     as_json
         Print a list of objects with check, status, message and advice.
     """
-    findings = _look(credentials)
+    results = _look(credentials)
     if as_json:
-        print(json.dumps([finding._asdict() for finding in findings], indent=2))  # noqa: T201
+        print(json.dumps([result._asdict() for result in results], indent=2))  # noqa: T201
     else:
-        _print(findings)
-    raise Exit(1 if any(finding.status == "problem" for finding in findings) else 0)
+        _print(results)
+    raise Exit(1 if any(result.status == "problem" for result in results) else 0)
 
 
-def _look(credentials: str) -> "list[Finding]":
-    from deployments.checks.results import Finding, failed, take
-    from deployments.checks.server import check_server
-    from deployments.checks.service import OF_THE_KEY, looks
-
+def _look(credentials: str) -> list[CheckResult]:
     settings = FaceIdSettings.load()
     found = asyncio.run(check_server())
-    skipped: list[Finding] = []
+    skipped: list[CheckResult] = []
     try:
-        settings = settings_for(credentials)
+        settings = block_settings(credentials)
     except FaceIdError as error:  # the block's; all else is looked at all the same
-        skipped = [Finding("clock", "skipped", "there is no key"), failed("credentials", error)]
-    for check, look in looks(settings):
+        skipped = [CheckResult("clock", "skipped", "there is no key"), failed("credentials", error)]
+    for check, look in checks(settings):
         if not (skipped and check in OF_THE_KEY):
-            found += asyncio.run(take(check, look))
+            found += asyncio.run(run_check(check, look))
     return found + skipped
 
 
-def _print(findings: "list[Finding]") -> None:
+def _print(results: list[CheckResult]) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    for finding in findings:
-        line = Text(f"{finding.status:8}", _STYLES[finding.status])
-        line.append(f" {finding.check:16} {finding.message}", "default")
-        if finding.advice:
-            line.append(f" -> {finding.advice}", "bold")
+    for result in results:
+        line = Text(f"{result.status:8}", _STYLES[result.status])
+        line.append(f" {result.check:16} {result.message}", "default")
+        if result.advice:
+            line.append(f" -> {result.advice}", "bold")
         console.print(line)

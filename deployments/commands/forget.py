@@ -1,22 +1,20 @@
 """``faceid forget``: erases what is stored about requests."""
 
 import asyncio
-import os
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import orjson
 from cyclopts import Parameter
+from prefect.settings import PREFECT_API_URL
 
-from deployments.commands.block_settings import settings_for
-from faceid.command import Exit, app, stderr
+from deployments.commands.block_settings import block_settings
+from faceid.command import Exit, stderr
 from faceid.errors import InvalidInput
 from faceid.settings import FaceIdSettings
+from flows.forget import Forgetting, Forgotten, moment, open_forgetting
+from tasks.state.records import RecordStore
 
-if TYPE_CHECKING:
-    from flows.forget import Forgetting
 
-
-@app.command
 def forget(
     *ids: str,
     older_than: str = "",
@@ -43,9 +41,7 @@ def forget(
     """
     if bool(ids) == bool(older_than):
         raise InvalidInput("InvalidRequest", "which requests? Give IDs or --older-than, not both")
-    # Read when Prefect is imported, by the first thing below that needs it.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    settings = settings_for(credentials)
+    settings = block_settings(credentials)
     raise Exit(0 if asyncio.run(_forget(ids, older_than, settings, keep_verdict)) else 1)
 
 
@@ -53,11 +49,6 @@ async def _forget(
     ids: tuple[str, ...], older_than: str, settings: FaceIdSettings, keep_verdict: bool
 ) -> bool:
     """Says whether all of them are forgotten."""
-    from prefect.settings import PREFECT_API_URL
-
-    from flows.forget import Forgotten, moment, open_forgetting
-    from tasks.state.records import RecordStore
-
     before = moment(older_than) if older_than else None
     forgotten = left = 0
     async with open_forgetting(
@@ -80,7 +71,7 @@ async def _forget(
     return left == 0
 
 
-def _out_of_reach(forgetting: "Forgetting") -> list[str]:
+def _out_of_reach(forgetting: Forgetting) -> list[str]:
     lines: list[str] = []
     runs = forgetting.runs
     if runs is None:

@@ -6,27 +6,27 @@ from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
+from prefect import get_client
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_SERVER_API_AUTH_STRING,
+    temporary_settings,
+)
+
 from deployments.stack import temporary_prefect_server
 from faceid.command import stderr
+from flows.server.runs import server_errors
 
 T = TypeVar("T")
 
 
-def run_here(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Brings a server where there is none, for as long as it takes.
 
     Raises ``StorageError`` where the server that is there does not let us in.
     """
-    from prefect.logging.handlers import APILogHandler
-    from prefect.settings import (
-        PREFECT_API_AUTH_STRING,
-        PREFECT_API_URL,
-        PREFECT_SERVER_API_AUTH_STRING,
-        temporary_settings,
-    )
-
-    from flows.server.runs import asking
-
     with ExitStack() as stack:
         if not PREFECT_API_URL.value():
             stderr.print("PREFECT_API_URL is not set: recording in a temporary Prefect server")
@@ -35,7 +35,7 @@ def run_here(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
             stack.enter_context(
                 temporary_settings({PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: auth})
             )
-        with asking():
+        with server_errors():
             asyncio.run(_come_in())
         try:
             return asyncio.run(run())
@@ -44,7 +44,5 @@ def run_here(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 async def _come_in() -> None:
-    from prefect import get_client
-
     async with get_client() as client:
         await client.read_flow_runs(limit=1)

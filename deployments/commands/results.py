@@ -1,17 +1,21 @@
 """``faceid results``: the result lines of a batch run that was started elsewhere."""
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 import orjson
+from prefect import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 
-from faceid.command import Exit, app, stderr
+from faceid.command import Exit, stderr
 from faceid.errors import InvalidInput, StorageError
 from faceid.settings import FaceIdSettings
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun
+from flows.batch.chain import last_of_chain
+from flows.batch.results import read_lines, results_location
+from flows.server.runs import server_errors
 
 
 class _Found(NamedTuple):
@@ -22,7 +26,6 @@ class _Found(NamedTuple):
     """Whether all of its requests have their verdict; ``None`` without a server to ask."""
 
 
-@app.command
 def results(run: str) -> None:
     """Print the result lines of a batch run: all of them, or those that are there so far.
 
@@ -45,8 +48,6 @@ def results(run: str) -> None:
 
 def _print(found: _Found) -> bool:
     """Says whether each line has a verdict, and there is one at least."""
-    from flows.batch.results import read_lines
-
     statuses: set[str] = set()
     try:
         for line in read_lines(found.location):
@@ -60,10 +61,6 @@ def _print(found: _Found) -> bool:
 
 
 async def _find(run_id: UUID, settings: FaceIdSettings) -> _Found:
-    from prefect.settings import PREFECT_API_URL
-
-    from flows.batch.results import results_location
-
     if not PREFECT_API_URL.value():
         stderr.print("PREFECT_API_URL is not set: looking in FACEID_STORAGE alone")
         return _Found(results_location("", settings, str(run_id)), None)
@@ -77,14 +74,8 @@ async def _find(run_id: UUID, settings: FaceIdSettings) -> _Found:
     return _Found(location, "outcome:completed" in run.tags)
 
 
-async def _last_run(run_id: UUID) -> "FlowRun":
-    from prefect import get_client
-    from prefect.exceptions import ObjectNotFound
-
-    from flows.batch.chain import last_of_chain
-    from flows.server.runs import asking
-
-    with asking():
+async def _last_run(run_id: UUID) -> FlowRun:
+    with server_errors():
         async with get_client() as client:
             try:
                 run = await client.read_flow_run(run_id)

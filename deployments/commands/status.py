@@ -1,24 +1,21 @@
 """``faceid status`` and ``faceid answer``: what is kept about requests."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
-from deployments.commands.block_settings import settings_for
-from faceid.command import Exit, app, stderr
+from deployments.commands.block_settings import block_settings
+from faceid.command import Exit, stderr
 from faceid.errors import InvalidInput
 from faceid.settings import FaceIdSettings
+from tasks.state.claims import is_locked
+from tasks.state.records import Record, RecordStore
+from tasks.state.storage import open_storage
 
-if TYPE_CHECKING:
-    from tasks.state.records import Record, RecordStore
 
-
-def _store(credentials: str) -> "RecordStore":
-    from tasks.state.records import RecordStore
-    from tasks.state.storage import open_storage
-
-    settings = settings_for(credentials)
+def _store(credentials: str) -> RecordStore:
+    settings = block_settings(credentials)
     return RecordStore(open_storage(settings), settings.service, settings.account)
 
 
@@ -26,7 +23,6 @@ def _print(document: Any) -> None:
     print(orjson.dumps(document).decode())  # noqa: T201 - results go to stdout
 
 
-@app.command
 def status(*ids: str, credentials: str = "") -> None:
     """Say what became of requests: one line of JSON for each.
 
@@ -51,7 +47,7 @@ def status(*ids: str, credentials: str = "") -> None:
     raise Exit(1 if unknown else 0)
 
 
-def _find(store: "RecordStore", given: str) -> "Record | None":
+def _find(store: RecordStore, given: str) -> Record | None:
     found = asyncio.run(store.load(given))
     if found is not None:
         return found
@@ -59,14 +55,14 @@ def _find(store: "RecordStore", given: str) -> "Record | None":
     return next((record for record in store.all() if given in record.tencent_request_ids), None)
 
 
-async def _is_at_work(store: "RecordStore", record: "Record") -> bool:
+async def _is_at_work(store: RecordStore, record: Record) -> bool:
     """Whether a run holds the request, here or on another machine that shares the locks."""
-    from tasks.state.claims import is_held
+    return record.outcome is None and await is_locked(
+        store, FaceIdSettings.load(), record.request_id
+    )
 
-    return record.outcome is None and await is_held(store, FaceIdSettings.load(), record.request_id)
 
-
-def _status(record: "Record", *, at_work: bool) -> dict[str, Any]:
+def _status(record: Record, *, at_work: bool) -> dict[str, Any]:
     if record.outcome is not None:
         state = record.outcome
     elif at_work:
@@ -87,7 +83,6 @@ def _status(record: "Record", *, at_work: bool) -> dict[str, Any]:
     }
 
 
-@app.command
 def answer(request_id: str, *, credentials: str = "") -> None:
     """Print the stored answer of a request, whole, as JSON. It may hold faces and personal data.
 

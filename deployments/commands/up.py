@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
 
 from deployments import stack
 from deployments.stack import (
@@ -18,13 +19,13 @@ from deployments.stack import (
     prefect_server,
     worker,
 )
-from faceid.command import app, stderr
+from faceid.command import stderr
 from faceid.errors import InvalidInput
 from faceid.models import Service
 from faceid.settings import FaceIdSettings
+from tasks.state.storage import open_storage
 
 
-@app.command
 def up(
     *,
     emulator: Annotated[bool, Parameter(negative=())] = False,
@@ -76,15 +77,11 @@ def _which_service(*, own_emulator: bool, live: bool) -> Service:
 
 def _check_storage(settings: FaceIdSettings) -> None:
     """Raises ``InvalidInput`` now, where every run would."""
-    from tasks.state.storage import open_storage
-
     open_storage(settings)
 
 
 def _auth_string() -> dict[str, str]:
     """The server's basic auth, as its clients' too; it may stand in a profile of Prefect's."""
-    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
-
     auth = PREFECT_SERVER_API_AUTH_STRING.value()
     if auth is None:
         return {}

@@ -1,6 +1,7 @@
 """Automations as code: ``automations.yaml``, brought to the Prefect server.
 
-``python -m deployments.registration.automations`` does that alone, and prints what it made or changed.
+``python -m deployments.registration.automations`` does that alone, and prints what it made or
+changed.
 
 A person may change one in the dashboard. Each carries, in a tag, a digest of how it was registered:
 one that differs from it has been changed by somebody, and is left as it is, and so is any that has

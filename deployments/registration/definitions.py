@@ -19,7 +19,7 @@ from prefect.utilities.callables import parameter_schema as schema_of
 from pydantic import BaseModel, ConfigDict
 
 from faceid import __version__
-from flows.parameters import closed
+from flows.parameters import strict_schema
 
 FILE = Path(__file__).parents[1] / "prefect.yaml"
 PACKAGES = ("faceid", "tasks", "flows", "deployments")
@@ -74,7 +74,7 @@ class Definition(_Strict):
     def parameter_schema(self) -> dict[str, Any]:
         """Of its parameters, as JSON. Closed: the API refuses what a run would, and unknown names,
         which else would crash it."""
-        return closed(schema_of(self.flow).model_dump(mode="json", exclude_unset=True))
+        return strict_schema(schema_of(self.flow).model_dump(mode="json", exclude_unset=True))
 
 
 class WorkQueue(_Strict):

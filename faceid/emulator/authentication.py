@@ -10,7 +10,7 @@ from faceid.emulator.exchange import Exchange
 from faceid.emulator.refusals import Refusal
 from faceid.signing import UNSIGNED_PAYLOAD, Authorization, Scope, canonical_request, signature
 
-MOST_SKEW = 300
+MAX_SKEW = 300
 """Seconds between timestamp and server time (documented §1)."""
 
 _LEAST_SIGNED = frozenset({"content-type", "host"})  # documented §2
@@ -29,7 +29,7 @@ def authenticate(emulation: Emulation, exchange: Exchange, body: bytes) -> None:
         raise Refusal("AuthFailure.SecretIdNotFound")
     timestamp = _timestamp(headers)
     # Real time, not the clock that can be moved: clients go on working when it is moved.
-    if abs(emulation.clock.real() - timestamp) > MOST_SKEW:
+    if abs(emulation.clock.real() - timestamp) > MAX_SKEW:
         raise Refusal("AuthFailure.SignatureExpire")
     scope = Scope.at(timestamp, SERVICE)
     try:

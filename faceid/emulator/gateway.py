@@ -22,13 +22,13 @@ from faceid.emulator.emulation import Emulation
 from faceid.emulator.exchange import Exchange, Reply, trouble
 from faceid.emulator.faults import NO_FAULT, Fault, Traits
 from faceid.emulator.journal import Entry
-from faceid.emulator.parameters import Form, check_create_upload_url
+from faceid.emulator.parameters import ValidatedRequest, check_create_upload_url
 from faceid.emulator.refusals import API_MESSAGES, Refusal, limit_message
 from faceid.emulator.target_actions import OFFLINE, call_target_action
 
-MOST_BODY = 10 * 1024 * 1024
+MAX_BODY = 10 * 1024 * 1024
 """Bytes of a POST (documented §1)."""
-MOST_QUERY = 32 * 1024
+MAX_QUERY = 32 * 1024
 """Bytes of a GET's query (documented §1)."""
 
 # documented §5.1 for two; of CheckIdCardInformation nothing is known (§8.6)
@@ -41,7 +41,7 @@ _TRUTH = {"true": True, "false": False}
 class Gateway:
     def __init__(self, emulation: Emulation) -> None:
         self._emulation = emulation
-        self._forms = {name: Form(action) for name, action in emulation.actions.items()}
+        self._forms = {name: ValidatedRequest(action) for name, action in emulation.actions.items()}
 
     async def handle(self, exchange: Exchange) -> None:
         """Answers one request. Raises ``ClientGone`` when its body does not come whole."""
@@ -55,7 +55,7 @@ class Gateway:
         emulation.journal.begin(entry)
         fault = NO_FAULT
         try:
-            body = await exchange.body(MOST_BODY)
+            body = await exchange.body(MAX_BODY)
             entry.bytes = len(body or b"")
             call = self._admit(exchange, body, request_id)
             entry.target_action = call.parameters.get("TargetAction", call.name)
@@ -90,7 +90,7 @@ class Gateway:
         headers = exchange.headers
         if exchange.method not in ("GET", "POST"):
             raise Refusal("UnsupportedProtocol")  # documented §6.1
-        if body is None or len(exchange.query) > MOST_QUERY:
+        if body is None or len(exchange.query) > MAX_QUERY:
             raise Refusal("RequestSizeLimitExceeded")
         authenticate(self._emulation, exchange, body)
         name = required(headers, "x-tc-action")

@@ -16,7 +16,7 @@ _MD5 = re.compile("[0-9A-Fa-f]{32}")  # documented §5.1; upper case is taken, t
 _TYPES = {"string": str, "json-text": str, "boolean": bool, "object": dict}
 
 
-class Form:
+class ValidatedRequest:
     """What a call of one action may and must hold."""
 
     def __init__(self, action: TargetAction) -> None:

@@ -21,7 +21,7 @@ from faceid.emulator.refusals import EXPIRED, StoreRefusal
 from faceid.emulator.store_replies import common_headers, describing, error_reply, opaque
 from faceid.emulator.tickets import target_action_of
 
-MOST_BYTES = 5 * 1024**3
+MAX_BYTES = 5 * 1024**3
 """Of one PUT (documented §3.4)."""
 
 _OPS = {"PUT": "PutObject", "GET": "GetObject", "HEAD": "HeadObject"}
@@ -163,7 +163,7 @@ class Store:
         declared = headers.get("content-length")
         if declared is None and "chunked" not in headers.get("transfer-encoding", "").lower():
             raise StoreRefusal("MissingContentLength")  # documented §3.4
-        if int(declared or 0) > MOST_BYTES:
+        if int(declared or 0) > MAX_BYTES:
             raise StoreRefusal("EntityTooLarge")
         wanted = None
         if "content-md5" in headers:
@@ -212,7 +212,7 @@ async def _receive(
     async for chunk in exchange.chunks():
         incoming.write(chunk)
         entry.bytes = incoming.size
-        if incoming.size > MOST_BYTES:  # a chunked body has no length to look at before
+        if incoming.size > MAX_BYTES:  # a chunked body has no length to look at before
             raise StoreRefusal("EntityTooLarge")
         if cut_after is not None and incoming.size >= cut_after:
             raise _Cut

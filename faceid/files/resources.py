@@ -1,7 +1,7 @@
 """Files that callers name: opening them, measuring them once.
 
-A location is a local path or any fsspec URL, as ``faceid.files.roots`` let it pass. What goes wrong is
-said by the resource's field, not by its path: paths stay out of logs and states.
+A location is a local path or any fsspec URL, as ``faceid.files.roots`` let it pass. What goes wrong
+is said by the resource's field, not by its path: paths stay out of logs and states.
 """
 
 import hashlib

@@ -84,7 +84,7 @@ class Roots:
         )
 
     def resolve(self, what: str, location: str, *, base: str = "", links: bool = False) -> str:
-        """The location in the form that ``faceid.files.resources.open_location`` takes: an absolute path
+        """The location as ``faceid.files.resources.open_location`` takes it: an absolute path
         or a URL.
 
         ``what`` is its name in errors. ``base`` is the folder that a relative location starts from.

@@ -32,7 +32,7 @@ from faceid.files.links import is_link
 from faceid.files.resources import file_system, open_location, plain_errors
 from faceid.files.roots import Roots
 from faceid.models import REQUEST_ID_PATTERN, Request
-from faceid.validation import Rules, personal_parameters, read_request
+from faceid.validation import RequestValidator, personal_parameters, read_request
 
 MAX_LINE = 1024 * 1024
 """Bytes of a line, or of a CSV record, which may run over several lines."""
@@ -170,22 +170,22 @@ def name_of(location: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in name)
 
 
-def read_manifest(location: str, rules: Rules) -> Iterator[Entry | BadLine]:
+def read_manifest(location: str, validator: RequestValidator) -> Iterator[Entry | BadLine]:
     """Line by line, what ``find_manifests`` gave. Opens none of the files that it names.
 
-    ``rules`` are those for manifests. JSONL or CSV is told by the name, else by the first
+    ``validator`` are those for manifests. JSONL or CSV is told by the name, else by the first
     character; a compressed file by its name. Duplicates are not seen here. Raises ``InvalidInput``
     when the file cannot be read.
     """
     name = name_of(location)
     folder = location[: location.rindex("/") + 1]
-    names = _Names.of(rules.actions)
+    names = _Names.of(validator.actions)
     for line, found in _records(location, name, names):
         if isinstance(found, str):
             yield BadLine(name, line, found)
             continue
         try:
-            request = _read_request(found, names, rules, folder)
+            request = _read_request(found, names, validator, folder)
         except InvalidInput as error:
             yield BadLine(name, line, error.message, _request_id(found))
         else:
@@ -211,7 +211,9 @@ class _Names:
         return cls(frozenset(resources), frozenset(resources | parameters))
 
 
-def _read_request(fields: dict[str, Any], names: _Names, rules: Rules, base: str) -> Request:
+def _read_request(
+    fields: dict[str, Any], names: _Names, validator: RequestValidator, base: str
+) -> Request:
     """Looks first at whatever others would repeat in their errors."""
     for name in fields:
         if name not in _FIELDS:
@@ -220,15 +222,15 @@ def _read_request(fields: dict[str, Any], names: _Names, rules: Rules, base: str
         if name not in fields:
             raise _bad(f"{name} is missing")
     request = read_request(**fields)
-    if (action := rules.actions.get(request.target_action)) is None:
-        raise _bad(f"target_action must be {' or '.join(sorted(rules.actions))}")
+    if (action := validator.actions.get(request.target_action)) is None:
+        raise _bad(f"target_action must be {' or '.join(sorted(validator.actions))}")
     if request.region not in action.regions:
         raise _bad(f"region must be {' or '.join(action.regions)} for {action.name}")
     if not names.all.issuperset(request.resources):
         raise _bad(f"resources: {_UNKNOWN}")
     if not names.all.issuperset(request.action_parameters):
         raise _bad(f"action_parameters: {_UNKNOWN}")
-    return request.model_copy(update={"resources": rules.check(request, base).locations})
+    return request.model_copy(update={"resources": validator.check(request, base).locations})
 
 
 def _bad(reason: str) -> InvalidInput:

@@ -21,7 +21,7 @@ from faceid.errors import InvalidInput, StorageError
 from faceid.manifests.reading import BadLine, Entry, find_manifests, name_of, read_manifest
 from faceid.models import Request
 from faceid.settings import FaceIdSettings
-from faceid.validation import Rules
+from faceid.validation import RequestValidator
 
 LINES_KEPT = 100
 """Bad lines that are told one by one; of the others, only how many there are."""
@@ -44,7 +44,7 @@ class BadManifest(InvalidInput):
 
 
 @frozen
-class Spooled:
+class ManifestSnapshot:
     """The requests of a batch as they were checked, in a private folder on this machine.
 
     They may carry links that open files, and people's data, in clear: whoever made the folder
@@ -64,7 +64,7 @@ class Spooled:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What ``take_in`` left in a folder. Raises ``StorageError``."""
+        """What ``take_snapshot`` left in a folder. Raises ``StorageError``."""
         with _storage_errors():
             return cls(folder=folder, **orjson.loads((folder / _SUMMARY).read_bytes()))
 
@@ -88,7 +88,7 @@ class Spooled:
                 raise OSError("cut off")
 
 
-def take_in(location: str, settings: FaceIdSettings, folder: Path) -> Spooled:
+def take_snapshot(location: str, settings: FaceIdSettings, folder: Path) -> ManifestSnapshot:
     """Reads the manifests that a location stands for once, checks them whole, and keeps them.
 
     ``folder`` is there, private and empty, and is left with nothing in it after an error. Opens
@@ -98,21 +98,25 @@ def take_in(location: str, settings: FaceIdSettings, folder: Path) -> Spooled:
     folder cannot be written.
     """
     manifests = find_manifests(location, settings.roots())
-    rules = Rules.load(settings, from_manifest=True)
+    validator = RequestValidator.load(settings, from_manifest=True)
     bad = _BadLines()
     with _storage_errors(), _spooling(folder) as spool:
         for number in range(len(manifests)):
-            _take_in(manifests, number, rules, spool, bad)
+            _take_in(manifests, number, validator, spool, bad)
         if bad.total:
             raise BadManifest(bad.first, bad.total)
-    return Spooled.load(folder)
+    return ManifestSnapshot.load(folder)
 
 
 def _take_in(
-    manifests: Sequence[str], number: int, rules: Rules, spool: "_Spool", bad: "_BadLines"
+    manifests: Sequence[str],
+    number: int,
+    validator: RequestValidator,
+    spool: "_Spool",
+    bad: "_BadLines",
 ) -> None:
     found = None
-    for found in read_manifest(manifests[number], rules):
+    for found in read_manifest(manifests[number], validator):
         request_id = found.request.request_id if isinstance(found, Entry) else found.request_id
         first = spool.first_place(request_id, number, found.line) if request_id else None
         if isinstance(found, BadLine):
@@ -140,7 +144,7 @@ class _BadLines:
 
 
 class _Spool:
-    """Writes what ``Spooled`` reads."""
+    """Writes what ``ManifestSnapshot`` reads."""
 
     def __init__(self, requests: IO[bytes], offsets: IO[bytes], seen: sqlite3.Connection) -> None:
         self._requests = requests

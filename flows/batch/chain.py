@@ -25,7 +25,7 @@ from flows.delivery.follow_ups import create_from, delay_after, origin_of, read_
 from flows.delivery.outcome import add_tags
 from flows.server.runs import tag_of
 
-MOST_DEATHS = 8
+MAX_DEATHS = 8
 """How many runs of a chain may die one after the other."""
 
 
@@ -103,7 +103,7 @@ async def is_being_cancelled() -> bool:
     return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
-async def leave_rest(settings: FaceIdSettings) -> str | None:
+async def schedule_remainder(settings: FaceIdSettings) -> str | None:
     """Leaves what waits to a later run, and gives its ID; that comes later each time.
 
     A request that has waited for too long fails, so this has an end.
@@ -124,7 +124,7 @@ async def replace_dead(
 ) -> FlowRun | None:
     """Another run for one that died; ``None`` where nothing is to be done, or it died too often."""
     deaths = 1 + _number(tag_of(run, "deaths"))
-    if deaths > MOST_DEATHS:
+    if deaths > MAX_DEATHS:
         return None
     delay = 0 if deaths == 1 else delay_after(deaths - 1, settings)
     return await _schedule(client, run, delay, _number(tag_of(run, "attempt")), deaths)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from faceid.pacing import Pacer
 
-MOST_SPANS = 240
+MAX_SPANS = 240
 """A longer batch is counted in longer spans: what is kept does not grow with it."""
 
 
@@ -50,7 +50,7 @@ class Meter:
 
     def count(self, action: str) -> None:
         counts = self._counts[action]
-        while (place := int((self._now() - self._began) / self._span)) >= MOST_SPANS:
+        while (place := int((self._now() - self._began) / self._span)) >= MAX_SPANS:
             self._double_span()
         counts.extend([0] * (place + 1 - len(counts)))
         counts[place] += 1

@@ -13,7 +13,7 @@ from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifa
 from prefect.client.orchestration import PrefectClient
 from prefect.runtime import flow_run
 
-from flows.batch.runner import Batch, Books
+from flows.batch.runner import Batch, BatchStats
 
 SECONDS = 2.0
 """Between two updates."""
@@ -58,9 +58,9 @@ class _Progress:
             self._has_warned = True
 
     async def _write_artifact(self) -> None:
-        books = self._batch.books
-        percent = 100 * books.done / books.total
-        said = describe(books, time.monotonic() - self._began)
+        stats = self._batch.stats
+        percent = 100 * stats.done / stats.total
+        said = describe(stats, time.monotonic() - self._began)
         if self._artifact is None:
             self._artifact = await acreate_progress_artifact(
                 percent, key=f"progress-{flow_run.id}", description=said
@@ -73,13 +73,13 @@ class _Progress:
         )
 
 
-def describe(books: Books, seconds: float) -> str:
+def describe(stats: BatchStats, seconds: float) -> str:
     """The counts, the rate and the time left, after so many seconds."""
-    rate = books.done / max(seconds, 0.001)
-    left = (books.total - books.done) / rate if rate else 0
-    parts = [f"{books.done:,} of {books.total:,} requests at their end"]
-    parts += [f"{books.status[status]:,} {status}" for status in ("failed", "waiting")]
+    rate = stats.done / max(seconds, 0.001)
+    left = (stats.total - stats.done) / rate if rate else 0
+    parts = [f"{stats.done:,} of {stats.total:,} requests at their end"]
+    parts += [f"{stats.status[status]:,} {status}" for status in ("failed", "waiting")]
     parts.append(f"{rate:.1f} requests/s")
-    if 0 < books.done < books.total:
+    if 0 < stats.done < stats.total:
         parts.append(f"{timedelta(seconds=round(left))} left")
     return ", ".join(parts)

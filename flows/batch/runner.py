@@ -17,18 +17,18 @@ from prefect.runtime import flow_run
 
 from faceid.client import FaceIdClient
 from faceid.errors import AccountError, FaceIdError, ServiceUnavailable
-from faceid.manifests.snapshot import Spooled
+from faceid.manifests.snapshot import ManifestSnapshot
 from faceid.models import DeliveryResult, Request
 from faceid.settings import FaceIdSettings
-from faceid.validation import Form, Rules
+from faceid.validation import RequestValidator, ValidatedRequest
 from flows.batch.meter import Meter
 from flows.batch.results import BatchResults
-from flows.batch.shutdown import Interrupts
-from flows.delivery.follow_ups import Waits
-from flows.delivery.outcome import Ending, announce, result_of, verdict_word
-from flows.delivery.run import Terms, deliver_request
-from tasks.state.claims import ThisRun
-from tasks.state.records import RecordStore, form_digest
+from flows.batch.shutdown import GracefulShutdown
+from flows.delivery.follow_ups import DeliveryDeferred
+from flows.delivery.outcome import DeliveryOutcome, emit_delivery_event, result_of, verdict_word
+from flows.delivery.run import DeliveryOptions, deliver_request
+from tasks.state.claims import CurrentRun
+from tasks.state.records import RecordStore, request_digest
 
 COUNTED_FROM = 20
 """So many requests have to be done before their share of failures says anything."""
@@ -46,7 +46,7 @@ class Failures(NamedTuple):
     examples: list[str]
 
 
-class Books:
+class BatchStats:
     """What came of the requests so far."""
 
     def __init__(self, total: int) -> None:
@@ -82,11 +82,11 @@ class Batch:
 
     def __init__(
         self,
-        spooled: Spooled,
+        snapshot: ManifestSnapshot,
         settings: FaceIdSettings,
         client: FaceIdClient,
         store: RecordStore,
-        terms: Terms,
+        options: DeliveryOptions,
         results: BatchResults,
         meter: Meter,
         *,
@@ -96,12 +96,12 @@ class Batch:
     ) -> None:
         """``chain_began`` is when the first run of this manifest did, where this is a later one
         that goes on from there: what has failed since is not tried again."""
-        self.spooled = spooled
+        self.snapshot = snapshot
         self.settings = settings
-        self.books = Books(spooled.count)
+        self.stats = BatchStats(snapshot.count)
         self.results = results
         self.meter = meter
-        self.interrupts = Interrupts(self._tell_to_end, self._cut_off)
+        self.shutdown = GracefulShutdown(self._tell_to_end, self._cut_off)
         self.stopped: FaceIdError | None = None
         """Why no more requests are begun."""
         self.failed_too_often = False
@@ -111,7 +111,7 @@ class Batch:
         """Is called when the batch was told to end."""
         self._client = client
         self._store = store
-        self._terms = terms
+        self._terms = options
         self._chain_began = chain_began
         self._gate = asyncio.Semaphore(concurrency)
         self._turn = asyncio.Lock()
@@ -123,7 +123,7 @@ class Batch:
 
     @property
     def goes_on(self) -> bool:
-        told_to_end = self.interrupts.heard is not None
+        told_to_end = self.shutdown.heard is not None
         return self.stopped is None and not self.failed_too_often and not told_to_end
 
     def _tell_to_end(self) -> None:
@@ -144,12 +144,14 @@ class Batch:
     async def deliver_slice(self, first: int, count: int) -> int:
         """Delivers these requests, counted from 0, when it is their turn; gives how many."""
         # Made anew for each slice: they remember where links lead.
-        rules = Rules.load(self.settings, from_manifest=True)
+        validator = RequestValidator.load(self.settings, from_manifest=True)
         async with asyncio.TaskGroup() as group, self._turn:
             self._has_turn[first].set()
-            return await self._begin(first, count, rules, group)
+            return await self._begin(first, count, validator, group)
 
-    async def _begin(self, first: int, count: int, rules: Rules, group: asyncio.TaskGroup) -> int:
+    async def _begin(
+        self, first: int, count: int, validator: RequestValidator, group: asyncio.TaskGroup
+    ) -> int:
         """Begins these requests, one after the other, as others come to their end."""
         for start in range(first, first + count, _READ_AT_A_TIME):
             size = min(_READ_AT_A_TIME, first + count - start)
@@ -159,18 +161,18 @@ class Batch:
                 if not self.goes_on:
                     self._gate.release()
                     return number - first
-                task = group.create_task(self._deliver(number, request, rules))
+                task = group.create_task(self._deliver(number, request, validator))
                 self._in_flight.add(task)
                 task.add_done_callback(self._in_flight.discard)
         return count
 
     def _read(self, start: int, count: int) -> list[Request]:
-        return list(self.spooled.entries(start, count))
+        return list(self.snapshot.entries(start, count))
 
-    async def _deliver(self, number: int, request: Request, rules: Rules) -> None:
+    async def _deliver(self, number: int, request: Request, validator: RequestValidator) -> None:
         started_at = datetime.now(UTC)
         try:
-            ending = await self._to_its_end(request, rules)
+            ending = await self._to_its_end(request, validator)
         except asyncio.CancelledError:
             if not self._is_cut_off:
                 raise
@@ -188,47 +190,49 @@ class Batch:
             self.results.write(number, result)
         except FaceIdError as error:
             self.stopped = self.stopped or error
-        self.books.enter(result)
-        announce(result, ending, in_batch=True)
+        self.stats.enter(result)
+        emit_delivery_event(result, ending, in_batch=True)
         if self.tell:
             self.tell(result)
         if isinstance(ending.failure, AccountError):
             self.stopped = self.stopped or ending.failure
-        too_often = self.books.failed_percent > self._max_failed_percent
-        self.failed_too_often |= too_often and self.books.done >= COUNTED_FROM
+        too_often = self.stats.failed_percent > self._max_failed_percent
+        self.failed_too_often |= too_often and self.stats.done >= COUNTED_FROM
 
-    async def _to_its_end(self, request: Request, rules: Rules) -> Ending:
+    async def _to_its_end(self, request: Request, validator: RequestValidator) -> DeliveryOutcome:
         try:
-            form = rules.check(request)
-            if self._chain_began is not None and (failed := await self._failed_before(form)):
+            validated = validator.check(request)
+            if self._chain_began is not None and (failed := await self._failed_before(validated)):
                 return failed
         except FaceIdError as error:  # a folder that was a link when the manifest was checked
-            return Ending(failure=error)
-        run = ThisRun(str(flow_run.id))
+            return DeliveryOutcome(failure=error)
+        run = CurrentRun(str(flow_run.id))
         return await deliver_request(
-            form, self._client, self.settings, self._store, run, self._terms
+            validated, self._client, self.settings, self._store, run, self._terms
         )
 
-    async def _failed_before(self, form: Form) -> Ending | None:
+    async def _failed_before(self, validated: ValidatedRequest) -> DeliveryOutcome | None:
         """How the request failed in an earlier run of the chain, if it did."""
         assert self._chain_began is not None
-        record = await self._store.load(form.request.request_id)
+        record = await self._store.load(validated.request.request_id)
         if (
             record is None
             or record.error is None
             or record.updated_at < self._chain_began
-            or record.form_digest != form_digest(form)
+            or record.request_digest != request_digest(validated)
         ):
             return None
-        return Ending(record, failed_before=True)
+        return DeliveryOutcome(record, failed_before=True)
 
-    async def _as_cut_off(self, request: Request) -> Ending:
+    async def _as_cut_off(self, request: Request) -> DeliveryOutcome:
         """Its record says how far it came; the same manifest goes on from there."""
         reason = ServiceUnavailable("CutOff", "the batch was told to end")
         try:
-            return Ending(await self._store.load(request.request_id), waits=Waits(reason, None))
+            return DeliveryOutcome(
+                await self._store.load(request.request_id), deferred=DeliveryDeferred(reason, None)
+            )
         except FaceIdError:
-            return Ending(waits=Waits(reason, None))
+            return DeliveryOutcome(deferred=DeliveryDeferred(reason, None))
 
 
 AT_WORK: ContextVar[Batch] = ContextVar("AT_WORK")

@@ -21,7 +21,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
-class Interrupts:
+class GracefulShutdown:
     """Hears signals while it is entered, in the main thread's event loop; else it hears none."""
 
     def __init__(self, stop: Callable[[], None], cut_off: Callable[[], None]) -> None:

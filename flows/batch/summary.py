@@ -9,24 +9,24 @@ from prefect.runtime import flow_run
 from faceid.models import Outcome, Service
 from flows.batch.meter import Speed
 from flows.batch.picture import draw
-from flows.batch.runner import Books
+from flows.batch.runner import BatchStats
 from flows.delivery.outcome import add_tags
-from flows.server.events import tell
+from flows.server.events import emit_event
 
 BatchOutcome = Outcome | Literal["completed", "partial", "cancelled"]
 
 _FINISHED = ("completed", "partial", "cancelled")
 
 
-async def summarize(books: Books, speed: Speed | None) -> None:
+async def summarize(stats: BatchStats, speed: Speed | None) -> None:
     """The artifacts ``summary-<flow run id>`` and ``picture-<flow run id>``."""
-    title = f"{books.done:,} of {books.total:,} requests"
+    title = f"{stats.done:,} of {stats.total:,} requests"
     await acreate_markdown_artifact(
-        "\n".join(_lines(title, books)),
+        "\n".join(_lines(title, stats)),
         key=f"summary-{flow_run.id}",
         description="Outcomes and failures",
     )
-    picture = draw(title, _counts(books), speed).encode()
+    picture = draw(title, _counts(stats), speed).encode()
     await acreate_image_artifact(
         f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}",
         key=f"picture-{flow_run.id}",
@@ -34,8 +34,12 @@ async def summarize(books: Books, speed: Speed | None) -> None:
     )
 
 
-async def announce(
-    outcome: BatchOutcome, service: Service, message: str, books: Books | None, next_run: str | None
+async def emit_batch_event(
+    outcome: BatchOutcome,
+    service: Service,
+    message: str,
+    stats: BatchStats | None,
+    next_run: str | None,
 ) -> None:
     """Tags the batch's run with its outcome, and sends the event of its end.
 
@@ -45,9 +49,9 @@ async def announce(
     tags = await add_tags(f"outcome:{outcome}")
     name = next((tag[6:] for tag in tags if tag.startswith("batch:")), flow_run.name or "")
     word = outcome if outcome in _FINISHED else "failed"
-    if word == "partial" and books and books.status["waiting"]:
+    if word == "partial" and stats and stats.status["waiting"]:
         word = "waiting"
-    tell(
+    emit_event(
         f"batch.{word}",
         kind="batch",
         name=name,
@@ -60,52 +64,52 @@ async def announce(
             "message": message,
             "flow_run_id": str(flow_run.id),
             "next_flow_run_id": next_run,
-            **(_tally(books) if books else {}),
+            **(_tally(stats) if stats else {}),
         },
         next_run=next_run,
     )
 
 
-def _tally(books: Books) -> dict[str, object]:
+def _tally(stats: BatchStats) -> dict[str, object]:
     return {
-        "requests": books.total,
-        "not_begun": books.total - books.done,
-        **{status: books.status[status] for status in ("verdict", "failed", "waiting")},
-        "verdicts": {word: books.verdicts[word] for word in ("passed", "refused", "none")},
+        "requests": stats.total,
+        "not_begun": stats.total - stats.done,
+        **{status: stats.status[status] for status in ("verdict", "failed", "waiting")},
+        "verdicts": {word: stats.verdicts[word] for word in ("passed", "refused", "none")},
         "failures": [
             {"kind": kind, "code": code, "requests": failures.requests}
-            for (kind, code), failures in books.failures.items()
+            for (kind, code), failures in stats.failures.items()
         ],
     }
 
 
-def say(books: Books) -> str:
+def describe_counts(stats: BatchStats) -> str:
     """The counts, in words."""
-    counts = [f"{books.status['verdict']} verdicts"]
-    counts += [f"{books.status[s]} {s}" for s in ("failed", "waiting") if books.status[s]]
-    left = books.total - books.done
-    return f"{', '.join(counts)} of {books.total} requests" + (
+    counts = [f"{stats.status['verdict']} verdicts"]
+    counts += [f"{stats.status[s]} {s}" for s in ("failed", "waiting") if stats.status[s]]
+    left = stats.total - stats.done
+    return f"{', '.join(counts)} of {stats.total} requests" + (
         f", {left} not begun" if left else ""
     )
 
 
-def _counts(books: Books) -> dict[str, int]:
+def _counts(stats: BatchStats) -> dict[str, int]:
     return {
-        "passed": books.verdicts["passed"],
-        "not passed": books.verdicts["refused"],
-        "answered": books.verdicts["none"],
-        "failed": books.status["failed"],
-        "waiting": books.status["waiting"],
-        "not begun": books.total - books.done,
+        "passed": stats.verdicts["passed"],
+        "not passed": stats.verdicts["refused"],
+        "answered": stats.verdicts["none"],
+        "failed": stats.status["failed"],
+        "waiting": stats.status["waiting"],
+        "not begun": stats.total - stats.done,
     }
 
 
-def _lines(title: str, books: Books) -> list[str]:
+def _lines(title: str, stats: BatchStats) -> list[str]:
     lines = [f"# {title}", "", *_head("outcome", "requests")]
-    lines += [f"| {what} | {count} |" for what, count in _counts(books).items() if count]
-    if books.failures:
+    lines += [f"| {what} | {count} |" for what, count in _counts(stats).items() if count]
+    if stats.failures:
         lines += ["", "## Failures", "", *_head("kind", "code", "such as", "requests")]
-        failures = sorted(books.failures.items(), key=lambda item: item[1].requests, reverse=True)
+        failures = sorted(stats.failures.items(), key=lambda item: item[1].requests, reverse=True)
         for (kind, code), (requests, examples) in failures:
             lines.append(f"| {kind} | {code} | {', '.join(examples)} | {requests} |")
     return lines

@@ -27,15 +27,15 @@ from faceid.settings import FaceIdSettings
 from flows.server.runs import tag_of
 from tasks.delivery import Delivery
 from tasks.retries import is_passing
-from tasks.state.claims import ThisRun
-from tasks.state.records import FollowUp, Origin, Record, RecordStore, Setbacks
+from tasks.state.claims import CurrentRun
+from tasks.state.records import Backoff, FollowUp, Origin, Record, RecordStore
 
 SHORTEST_DELAY = 5.0
 LONGEST_DELAY = 3600.0
 """Seconds between two runs of a request while the service is unavailable."""
 
 
-class Waits(Exception):
+class DeliveryDeferred(Exception):
     """This run ends without a verdict and without having failed.
 
     ``follow_up`` goes on from here; ``None`` where this run has no deployment: then the same
@@ -48,7 +48,7 @@ class Waits(Exception):
         self.follow_up = follow_up
 
 
-async def this_run(flow_run_id: str, service: Service) -> ThisRun:
+async def current_run(flow_run_id: str, service: Service) -> CurrentRun:
     """The current flow run, and what another would be started with in its place.
 
     Raises ``InvalidInput`` where it goes on with a request to another service: what an emulator
@@ -58,7 +58,7 @@ async def this_run(flow_run_id: str, service: Service) -> ThisRun:
         run = await client.read_flow_run(UUID(flow_run_id))
         if (other := tag_of(run, "service")) not in (None, service):
             raise InvalidInput("OtherService", f"the run was scheduled for the {other} service")
-        return ThisRun(flow_run_id, await origin_of(client, run))
+        return CurrentRun(flow_run_id, await origin_of(client, run))
 
 
 async def origin_of(client: PrefectClient, run: FlowRun) -> Origin | None:
@@ -78,23 +78,23 @@ async def origin_of(client: PrefectClient, run: FlowRun) -> Origin | None:
     )
 
 
-async def leave_closed_window(delivery: Delivery, reason: FaceIdError) -> Waits:
+async def defer_to_next_window(delivery: Delivery, reason: FaceIdError) -> DeliveryDeferred:
     """Leaves the next window to a run that is due at once."""
     delivery.record.end("rerequested")
     delivery.record.window += 1
-    return Waits(reason, await _leave(delivery, datetime.now(UTC)))
+    return DeliveryDeferred(reason, await _leave(delivery, datetime.now(UTC)))
 
 
-async def leave_outage(delivery: Delivery, reason: FaceIdError) -> Waits | None:
+async def defer_until_available(delivery: Delivery, reason: FaceIdError) -> DeliveryDeferred | None:
     """Leaves the request to a later run; ``None`` where waiting cannot help, or did not."""
     record = delivery.record
     if not is_passing(reason):
         return None
-    due = after_setback(record, delivery.settings)
-    return due and Waits(reason, await _leave(delivery, due))
+    due = next_attempt_at(record, delivery.settings)
+    return due and DeliveryDeferred(reason, await _leave(delivery, due))
 
 
-def after_setback(
+def next_attempt_at(
     record: Record, settings: FaceIdSettings, *, at_once: bool = False
 ) -> datetime | None:
     """Counts a setback; says when the next run is due, ``None`` when it is time to give up.
@@ -103,19 +103,19 @@ def after_setback(
     first one in a row costs no time.
     """
     now = datetime.now(UTC)
-    setbacks = record.setbacks or Setbacks(since=now)
-    last = setbacks.since + timedelta(seconds=settings.give_up_after)
+    backoff = record.backoff or Backoff(since=now)
+    last = backoff.since + timedelta(seconds=settings.give_up_after)
     if now >= last:
         return None
-    first = at_once and setbacks.count == 0
-    delay = 0 if first else delay_after(setbacks.count, settings)
-    record.setbacks = Setbacks(since=setbacks.since, count=setbacks.count + 1)
+    first = at_once and backoff.count == 0
+    delay = 0 if first else delay_after(backoff.count, settings)
+    record.backoff = Backoff(since=backoff.since, count=backoff.count + 1)
     return min(now + timedelta(seconds=delay), last)
 
 
-def delay_after(setbacks: int, settings: FaceIdSettings) -> float:
+def delay_after(backoff: int, settings: FaceIdSettings) -> float:
     """Seconds until the next run, after so many setbacks before this one."""
-    delay = max(settings.wait_in_run, SHORTEST_DELAY) * 2.0 ** min(setbacks, 20)
+    delay = max(settings.wait_in_run, SHORTEST_DELAY) * 2.0 ** min(backoff, 20)
     # Requests that failed together do not come back together.
     return min(delay, LONGEST_DELAY) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 

@@ -16,8 +16,8 @@ from prefect.states import Completed, Failed
 
 from faceid.errors import DeliveryFailed, ErrorKind, FaceIdError
 from faceid.models import DeliveryResult, Outcome, ResultError, Service
-from flows.delivery.follow_ups import Waits
-from flows.server.events import tell
+from flows.delivery.follow_ups import DeliveryDeferred
+from flows.server.events import emit_event
 from tasks.state.records import Record
 
 _OUTCOME_OF_ERROR: dict[ErrorKind, Outcome] = {
@@ -31,13 +31,13 @@ _OUTCOME_OF_ERROR: dict[ErrorKind, Outcome] = {
 }
 
 
-class Ending(NamedTuple):
+class DeliveryOutcome(NamedTuple):
     """How a run of a request ended: with a verdict in its record, or with the reason for none."""
 
     record: Record | None = None
     """``None`` where the request was not even taken on."""
     failure: FaceIdError | None = None
-    waits: Waits | None = None
+    deferred: DeliveryDeferred | None = None
     unsaved: FaceIdError | None = None
     """Why the answer's files, which were asked for, could not be saved."""
     failed_before: bool = False
@@ -52,8 +52,8 @@ class Ending(NamedTuple):
         return [run.outcome for run in runs].count("verdict") > 1
 
 
-def outcome_of(error: ResultError | None, waits: Waits | None = None) -> Outcome:
-    if waits is not None:
+def outcome_of(error: ResultError | None, deferred: DeliveryDeferred | None = None) -> Outcome:
+    if deferred is not None:
         return "rerequested"
     return "verdict" if error is None else _OUTCOME_OF_ERROR[error.kind]
 
@@ -66,7 +66,7 @@ def verdict_word(result: DeliveryResult) -> str:
 
 
 def result_of(
-    ending: Ending,
+    ending: DeliveryOutcome,
     *,
     request_id: str,
     target_action: str,
@@ -77,7 +77,7 @@ def result_of(
     record, error = ending.record, ending.failure and error_of(ending.failure)
     if record and ending.failed_before:
         error = record.error
-    status = "waiting" if ending.waits else "verdict" if error is None else "failed"
+    status = "waiting" if ending.deferred else "verdict" if error is None else "failed"
     return DeliveryResult(
         request_id=request_id,
         service=service,
@@ -112,23 +112,25 @@ async def add_tags(*tags: str) -> list[str]:
     return [*tags, *kept]
 
 
-def announce(result: DeliveryResult, ending: Ending, *, in_batch: bool = False) -> None:
+def emit_delivery_event(
+    result: DeliveryResult, ending: DeliveryOutcome, *, in_batch: bool = False
+) -> None:
     """The event of a request's end.
 
     A batch tells what it did itself, and not again what its manifest's earlier runs did.
     """
     if in_batch and ending.was_at_its_end:
         return
-    waits = ending.waits
-    reason = waits.reason if waits else result.error
-    tell(
-        f"delivery.{'rerequested' if waits else result.status}",
+    deferred = ending.deferred
+    reason = deferred.reason if deferred else result.error
+    emit_event(
+        f"delivery.{'rerequested' if deferred else result.status}",
         kind="request",
         name=result.request_id,
         service=result.service,
         labels={
             "scope": "in-batch" if in_batch else "request",
-            "outcome": outcome_of(result.error, waits),
+            "outcome": outcome_of(result.error, deferred),
             "target-action": result.target_action,
             "verdict": verdict_word(result),
             "result": result.verdict and result.verdict.result,
@@ -136,22 +138,22 @@ def announce(result: DeliveryResult, ending: Ending, *, in_batch: bool = False) 
             "error-code": reason and reason.code,
         },
         payload=result.model_dump(mode="json"),
-        next_run=waits and waits.follow_up and waits.follow_up.flow_run_id,
+        next_run=deferred and deferred.follow_up and deferred.follow_up.flow_run_id,
     )
 
 
-async def report(result: DeliveryResult, ending: Ending) -> State[Any]:
+async def finish_delivery(result: DeliveryResult, ending: DeliveryOutcome) -> State[Any]:
     """Writes the result where people look, and gives the state that the run ends in.
 
     A ``Completed`` state carries the result object; a ``Failed`` one ``DeliveryFailed``, so that
     a plain Python call of the flow raises it.
     """
-    waits = ending.waits
-    outcome, word = outcome_of(result.error, waits), verdict_word(result)
+    deferred = ending.deferred
+    outcome, word = outcome_of(result.error, deferred), verdict_word(result)
     # A run that names a block which is not there ends before it has any tag.
     tags = [f"request:{result.request_id}", f"outcome:{outcome}", f"verdict:{word}"]
-    if waits and waits.follow_up and waits.follow_up.flow_run_id:
-        tags.append(f"next:{waits.follow_up.flow_run_id}")
+    if deferred and deferred.follow_up and deferred.follow_up.flow_run_id:
+        tags.append(f"next:{deferred.follow_up.flow_run_id}")
     await add_tags(*tags)
     state = _state_of(result, ending)
     # The dashboard shows no more of the table's verdict than that it is an object.
@@ -161,15 +163,15 @@ async def report(result: DeliveryResult, ending: Ending) -> State[Any]:
         description=f"{state.message}, request {result.request_id}",
         data=[result.model_dump(mode="json")],
     ).acreate()
-    announce(result, ending)
+    emit_delivery_event(result, ending)
     return state
 
 
-def _state_of(result: DeliveryResult, ending: Ending) -> State[Any]:
-    waits, outcome = ending.waits, outcome_of(result.error, ending.waits)
+def _state_of(result: DeliveryResult, ending: DeliveryOutcome) -> State[Any]:
+    deferred, outcome = ending.deferred, outcome_of(result.error, ending.deferred)
     service = f"[{result.service}]"
-    if waits is not None:
-        return Completed(message=f"{outcome}: {_what_next(waits)} {service}", data=result)
+    if deferred is not None:
+        return Completed(message=f"{outcome}: {_what_next(deferred)} {service}", data=result)
     if result.error is not None:
         message = f"{outcome}: {result.error.message} {service}"
         return Failed(message=message, data=DeliveryFailed(result))
@@ -182,8 +184,8 @@ def _state_of(result: DeliveryResult, ending: Ending) -> State[Any]:
     return Completed(message=message, data=result)
 
 
-def _what_next(waits: Waits) -> str:
-    follow_up = waits.follow_up
+def _what_next(deferred: DeliveryDeferred) -> str:
+    follow_up = deferred.follow_up
     if follow_up is None:
         what = "no run is scheduled; deliver the same request again"
     elif follow_up.flow_run_id is None:
@@ -191,4 +193,4 @@ def _what_next(waits: Waits) -> str:
     else:
         due = follow_up.due.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         what = f"next run {follow_up.flow_run_id} at {due}"
-    return f"{what}; {waits.reason.code}: {waits.reason.message}"
+    return f"{what}; {deferred.reason.code}: {deferred.reason.message}"

@@ -19,20 +19,20 @@ from faceid.client import FaceIdClient
 from faceid.errors import FaceIdError, StorageError, UrlRefused, WindowOver
 from faceid.models import ResourceFile, Upload, Verdict
 from faceid.settings import FaceIdSettings
-from faceid.validation import Form
-from flows.delivery.follow_ups import Waits, leave_closed_window, leave_outage
-from flows.delivery.outcome import Ending, error_of, outcome_of
+from faceid.validation import ValidatedRequest
+from flows.delivery.follow_ups import DeliveryDeferred, defer_to_next_window, defer_until_available
+from flows.delivery.outcome import DeliveryOutcome, error_of, outcome_of
 from tasks.call_target_action import call_target_action
 from tasks.check_expiry import check_expiry
 from tasks.delivery import Delivery, OnUnknownOutcome
 from tasks.request_upload_url import request_upload_url
 from tasks.save_files import save_files
-from tasks.state.claims import ThisRun, taken_on
+from tasks.state.claims import CurrentRun, claim_request
 from tasks.state.records import Record, RecordStore
 from tasks.upload_resource import upload_resource
 
 
-class Terms(NamedTuple):
+class DeliveryOptions(NamedTuple):
     """What a caller may say about how a request is delivered."""
 
     folder: Path | None = None
@@ -44,44 +44,44 @@ class Terms(NamedTuple):
 
 
 async def deliver_request(
-    form: Form,
+    validated: ValidatedRequest,
     client: FaceIdClient,
     settings: FaceIdSettings,
     store: RecordStore,
-    run: ThisRun,
-    terms: Terms,
-) -> Ending:
+    run: CurrentRun,
+    options: DeliveryOptions,
+) -> DeliveryOutcome:
     """Takes the request on, and brings it as far as it goes. Raises none of our errors."""
     record: Record | None = None
     unsaved: FaceIdError | None = None
     try:
-        async with taken_on(form, store, settings, run) as taken:
+        async with claim_request(validated, store, settings, run) as taken:
             record = taken.record
             delivery = Delivery(
-                form.action,
+                validated.action,
                 client,
                 settings,
                 store,
                 taken,
-                terms.on_unknown_outcome,
-                wants_files=terms.folder is not None,
-                in_batch=terms.in_batch,
+                options.on_unknown_outcome,
+                wants_files=options.folder is not None,
+                in_batch=options.in_batch,
             )
-            verdict = await to_verdict(delivery, terms.max_windows)
-            if terms.folder:
-                unsaved = await to_files(delivery, verdict, terms.folder)
-    except Waits as waits:
-        return Ending(record, waits=waits)
+            verdict = await to_verdict(delivery, options.max_windows)
+            if options.folder:
+                unsaved = await to_files(delivery, verdict, options.folder)
+    except DeliveryDeferred as deferred:
+        return DeliveryOutcome(record, deferred=deferred)
     except FaceIdError as error:
-        return Ending(record, failure=error)
-    return Ending(record, unsaved=unsaved)
+        return DeliveryOutcome(record, failure=error)
+    return DeliveryOutcome(record, unsaved=unsaved)
 
 
 async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
     """The stored verdict, or that of the window in which the action answered.
 
     ``max_windows`` at most are opened in the request's life. However it ends, the record says so.
-    Raises ``Waits`` when the request is left to a later run.
+    Raises ``DeliveryDeferred`` when the request is left to a later run.
     """
     record = delivery.record
     url_was_refused = False
@@ -99,16 +99,16 @@ async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
                 await end_without_verdict(delivery, error)
                 raise
             if isinstance(error, WindowOver) and not delivery.opens_windows:
-                raise await leave_closed_window(delivery, error) from None
+                raise await defer_to_next_window(delivery, error) from None
             url_was_refused = isinstance(error, UrlRefused)
             record.window += 1
             await delivery.save()
         except FaceIdError as error:
-            waits = await leave_outage(delivery, error)
-            if waits is None:
+            deferred = await defer_until_available(delivery, error)
+            if deferred is None:
                 await end_without_verdict(delivery, error)
                 raise
-            raise waits from None
+            raise deferred from None
 
 
 async def to_files(delivery: Delivery, verdict: Verdict, folder: Path) -> FaceIdError | None:

@@ -14,14 +14,14 @@ waited for, and one that cannot be sent does no harm: the truth is in records an
 from typing import Any, Literal
 
 from prefect import get_run_logger
-from prefect.events import emit_event
+from prefect.events import emit_event as emit_prefect_event
 
 from faceid.models import Service
 
 Kind = Literal["request", "batch", "requests"]
 
 
-def tell(
+def emit_event(
     event: str,
     *,
     kind: Kind,
@@ -49,6 +49,6 @@ def tell(
         if run
     ]
     try:
-        emit_event(f"faceid.{event}", resource, related=related, payload=payload)
+        emit_prefect_event(f"faceid.{event}", resource, related=related, payload=payload)
     except Exception as error:  # too large, or whatever Prefect makes of its own state
         get_run_logger().warning("event %s is not sent (%s)", event, type(error).__name__)

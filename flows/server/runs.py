@@ -53,7 +53,7 @@ async def settings_of_this_run(block: str) -> FaceIdSettings:
 
 
 @contextlib.contextmanager
-def asking() -> Generator[None]:
+def server_errors() -> Generator[None]:
     """Turns whatever the way to the server raises into ``StorageError``."""
     try:
         yield

@@ -31,7 +31,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 
-from flows.server.runs import PAGE, asking, list_runs, tag_of
+from flows.server.runs import PAGE, list_runs, server_errors, tag_of
 from tasks.credentials import block_of, settings_of
 from tasks.state.records import FOLDER, Record, RecordStore
 
@@ -112,7 +112,7 @@ class RequestRuns:
 
     async def _shards(self, run_ids: set[UUID]) -> set[UUID]:
         """Those that are runs of a batch."""
-        with asking():
+        with server_errors():
             named = FlowRunFilter(id=FlowRunFilterId(any_=list(run_ids)))
             return {run.id for run in await list_runs(self.client, ["deliver-shard"], named)}
 
@@ -120,7 +120,7 @@ class RequestRuns:
         """The request's steps in a run that has others', too."""
         mine = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
         like = TaskRunFilter(name=TaskRunFilterName(like_=f" {request_id}"))
-        with asking():
+        with server_errors():
             steps = await self.client.read_task_runs(
                 flow_run_filter=mine, task_run_filter=like, limit=PAGE
             )
@@ -131,7 +131,7 @@ class RequestRuns:
                         await self.client.delete_task_run(step.id)
 
     async def _delete(self, run_id: UUID) -> bool:
-        with asking():
+        with server_errors():
             # These the server would leave behind, also those of a run deleted in the dashboard.
             mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
             while artifacts := await self.client.read_artifacts(artifact_filter=mine):
@@ -146,13 +146,13 @@ class RequestRuns:
 
     async def _wait_for_logs(self, run_ids: list[UUID]) -> None:
         logs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=run_ids))
-        with asking(), anyio.move_on_after(LOGS_SECONDS) as patience:
+        with server_errors(), anyio.move_on_after(LOGS_SECONDS) as patience:
             while await self.client.read_logs(logs, limit=1):  # noqa: ASYNC110 - the server's
                 await anyio.sleep(0.05)
         self.logs_left += len(run_ids) if patience.cancelled_caught else 0
 
     async def _runs(self, runs: FlowRunFilter) -> list[FlowRun]:
-        with asking():
+        with server_errors():
             return await list_runs(self.client, ["deliver"], runs)
 
 

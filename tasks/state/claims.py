@@ -17,12 +17,12 @@ from prefect.settings import PREFECT_HOME
 from faceid.errors import RequestIdConflict
 from faceid.models import CheckedRequest
 from faceid.settings import FaceIdSettings
-from faceid.validation import Form, check_files
-from tasks.state.locks import Waiting, held
-from tasks.state.records import Origin, Record, RecordStore, RunEntry, form_digest, input_digest
+from faceid.validation import ValidatedRequest, check_files
+from tasks.state.locks import Waiting, acquire_lock
+from tasks.state.records import Origin, Record, RecordStore, RunEntry, input_digest, request_digest
 
 
-class ThisRun(NamedTuple):
+class CurrentRun(NamedTuple):
     """The flow run that takes a request on."""
 
     flow_run_id: str
@@ -30,7 +30,7 @@ class ThisRun(NamedTuple):
     """``None`` for a run without a deployment: no other can be scheduled in its place."""
 
 
-class TakenOn(NamedTuple):
+class Claim(NamedTuple):
     """A request in a run's hands."""
 
     record: Record
@@ -43,77 +43,77 @@ class TakenOn(NamedTuple):
 class _Input:
     """What a caller handed over, measured when it has to be, and then once."""
 
-    def __init__(self, form: Form) -> None:
-        self.form = form
-        self.digest = form_digest(form)
+    def __init__(self, validated: ValidatedRequest) -> None:
+        self.validated = validated
+        self.digest = request_digest(validated)
         self._checked: CheckedRequest | None = None
 
     async def checked(self) -> CheckedRequest:
         if self._checked is None:
-            self._checked = await anyio.to_thread.run_sync(check_files, self.form)
+            self._checked = await anyio.to_thread.run_sync(check_files, self.validated)
         return self._checked
 
     async def is_that_of(self, record: Record) -> bool:
         """Without opening a file where that can be told without."""
-        if record.form_digest == self.digest:
+        if record.request_digest == self.digest:
             return True
         return record.input_digest == input_digest(await self.checked())
 
 
-async def has_verdict(form: Form, store: RecordStore) -> bool:
+async def has_verdict(validated: ValidatedRequest, store: RecordStore) -> bool:
     """Whether this very request has its verdict, so that its files are not needed any more."""
-    record = await store.load(form.request.request_id)
+    record = await store.load(validated.request.request_id)
     return (
         record is not None
         and record.verdict is not None
-        and record.form_digest == form_digest(form)
+        and record.request_digest == request_digest(validated)
     )
 
 
-def lock_of(
+def request_lock(
     store: RecordStore, settings: FaceIdSettings, request_id: str, waiting: Waiting
 ) -> contextlib.AbstractAsyncContextManager[None]:
     """The request's lock, to be held; ``waiting`` is called when it is not free at once."""
     folder: Path = (store.storage.folder or PREFECT_HOME.value() / "faceid") / "locks"
-    return held(settings.locks, folder, store.name(request_id), waiting)
+    return acquire_lock(settings.locks, folder, store.name(request_id), waiting)
 
 
-class IsHeld(Exception):
+class LockBusy(Exception):
     """A run is at work on the request."""
 
 
-async def refuse_to_wait() -> None:
-    """For ``lock_of``: raises ``IsHeld`` at once."""
-    raise IsHeld
+async def fail_if_locked() -> None:
+    """For ``request_lock``: raises ``LockBusy`` at once."""
+    raise LockBusy
 
 
-async def is_held(store: RecordStore, settings: FaceIdSettings, request_id: str) -> bool:
+async def is_locked(store: RecordStore, settings: FaceIdSettings, request_id: str) -> bool:
     """Whether a run is at work on the request."""
     try:
-        async with lock_of(store, settings, request_id, refuse_to_wait):
+        async with request_lock(store, settings, request_id, fail_if_locked):
             return False
-    except IsHeld:
+    except LockBusy:
         return True
 
 
 @contextlib.asynccontextmanager
-async def taken_on(
-    form: Form, store: RecordStore, settings: FaceIdSettings, run: ThisRun
-) -> AsyncGenerator[TakenOn]:
+async def claim_request(
+    validated: ValidatedRequest, store: RecordStore, settings: FaceIdSettings, run: CurrentRun
+) -> AsyncGenerator[Claim]:
     """Holds the request; gives its record, and the request where it still has to be delivered.
 
     Waits for another run that is at work on the same input. Raises ``RequestIdConflict``,
     ``InvalidInput`` for a file, and ``StorageError``.
     """
-    given = _Input(form)
-    request_id = form.request.request_id
+    given = _Input(validated)
+    request_id = validated.request.request_id
 
     async def waiting() -> None:
         record = await store.load(request_id)
         if record is not None and not await given.is_that_of(record):
             raise _conflict(request_id, "a run is at work on it")
 
-    async with lock_of(store, settings, request_id, waiting):
+    async with request_lock(store, settings, request_id, waiting):
         record = await store.load(request_id)
         if record is not None and record.verdict is not None:
             if not await given.is_that_of(record):
@@ -124,10 +124,10 @@ async def taken_on(
             record = _continued(record, given, checked)
         is_follow_up = _begin(record, run)
         await store.save(record)
-        yield TakenOn(record, checked, is_follow_up)
+        yield Claim(record, checked, is_follow_up)
 
 
-def _begin(record: Record, run: ThisRun) -> bool:
+def _begin(record: Record, run: CurrentRun) -> bool:
     """Enters the run in the record; says whether an earlier one left the request to it."""
     record.fence += 1
     record.runs.append(RunEntry(flow_run_id=run.flow_run_id, window=record.window))
@@ -144,13 +144,13 @@ def _begin(record: Record, run: ThisRun) -> bool:
 
 def _continued(record: Record | None, given: _Input, checked: CheckedRequest) -> Record:
     """The record of a request without a verdict, brought up to this input."""
-    request, digest = given.form.request, input_digest(checked)
+    request, digest = given.validated.request, input_digest(checked)
     if record is None:
         return Record(
             request_id=request.request_id,
             target_action=request.target_action,
             region=request.region,
-            form_digest=given.digest,
+            request_digest=given.digest,
             input_digest=digest,
             window=1,
         )
@@ -160,7 +160,7 @@ def _continued(record: Record | None, given: _Input, checked: CheckedRequest) ->
         record.window += 1
         record.input_digest = digest
         record.target_action, record.region = request.target_action, request.region
-    record.form_digest = given.digest
+    record.request_digest = given.digest
     return record
 
 

@@ -34,7 +34,9 @@ REDIS_SECONDS = 5.0
 
 
 @contextlib.asynccontextmanager
-async def held(locks: str, folder: Path, name: str, waiting: Waiting) -> AsyncGenerator[None]:
+async def acquire_lock(
+    locks: str, folder: Path, name: str, waiting: Waiting
+) -> AsyncGenerator[None]:
     """Holds the lock of that name.
 
     ``waiting`` is called once when it is not free at once; it may raise, and so refuse to wait.

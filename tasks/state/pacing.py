@@ -34,11 +34,11 @@ FOLDER = "pace"
 
 
 def open_pacers(
-    settings: FaceIdSettings, storage: Storage, account: str, *, first: bool
+    settings: FaceIdSettings, storage: Storage, account: str, *, priority: bool
 ) -> Callable[[str], Pacer | None]:
     """Gives the pacer of an action, ``None`` where its rate is not known.
 
-    ``first`` goes before those who deliver batches. Raises ``StorageError``.
+    With ``priority`` it goes before those who deliver batches. Raises ``StorageError``.
     """
     folder = (storage.folder or PREFECT_HOME.value() / "faceid") / FOLDER
 
@@ -49,12 +49,14 @@ def open_pacers(
         name = f"{settings.service}/{account}/{action}"
         if settings.locks:
             check_locks(settings.locks)
-            return RedisPacer(rate, settings.locks, f"faceid:pace:{name}", first=first)
+            return RedisPacer(rate, settings.locks, f"faceid:pace:{name}", priority=priority)
         try:
             make_private_folder(folder)
         except OSError as error:
             raise StorageError("StorageUnavailable", f"cannot pace ({error.strerror})") from None
-        return SharedPacer(rate, folder / hashlib.sha256(name.encode()).hexdigest(), first=first)
+        return SharedPacer(
+            rate, folder / hashlib.sha256(name.encode()).hexdigest(), priority=priority
+        )
 
     return pacer_of
 
@@ -95,7 +97,7 @@ span = span * factor
 local oldest = tonumber(redis.call('LINDEX', KEYS[2], limit - 1) or nil)
 local start = due
 if oldest then start = math.max(start, oldest + span) end
-if ARGV[3] == 'first' then
+if ARGV[3] == 'priority' then
   if start > now then keep('urgent', text(start + span / limit / 2)) end
 else
   start = math.max(start, urgent)
@@ -113,8 +115,8 @@ return {{text(now), '0'}}
 class RedisPacer(Pacer):
     """For all machines that name the same Redis server. Raises ``StorageError``."""
 
-    def __init__(self, rate: float, url: str, name: str, *, first: bool = False) -> None:
-        super().__init__(rate, first=first)
+    def __init__(self, rate: float, url: str, name: str, *, priority: bool = False) -> None:
+        super().__init__(rate, priority=priority)
         # Connects when it is asked something.
         try:
             self._redis = Redis.from_url(
@@ -128,7 +130,7 @@ class RedisPacer(Pacer):
         self._keys = [f"{{{name}}}:state", f"{{{name}}}:starts"]
         limit = starts_in_a_span(rate)
         self._numbers = [limit, limit / rate * (1 + GUARD)]
-        self._way = "first" if first else "after"
+        self._way = "priority" if priority else "after"
 
     async def _ask(self) -> tuple[float, float]:
         now, wait = await self._run(self._way)

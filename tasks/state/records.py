@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from faceid.errors import StorageError
 from faceid.models import CheckedRequest, Reply, ResultError, RunEnd, Service, Verdict
-from faceid.validation import Form
+from faceid.validation import ValidatedRequest
 from tasks.state.storage import Storage
 
 FOLDER = "records"
@@ -57,7 +57,7 @@ class FollowUp(BaseModel):
     """``None`` until Prefect has it."""
 
 
-class Setbacks(BaseModel):
+class Backoff(BaseModel):
     """What kept a request waiting, in a row: an outage, runs that died."""
 
     since: datetime
@@ -91,7 +91,7 @@ class Record(BaseModel):
     region: str
     generation: str = Field(default_factory=lambda: uuid4().hex)
     """New after the request was forgotten: steps cached before it are not found any more."""
-    form_digest: str
+    request_digest: str
     """Of the request as given: with the same one, files need not even be opened."""
     input_digest: str
     """Of the request and its files' contents."""
@@ -116,7 +116,7 @@ class Record(BaseModel):
     follow_up: FollowUp | None = None
     attempt: int = 0
     """Counts the follow-ups of the request's whole life."""
-    setbacks: Setbacks | None = None
+    backoff: Backoff | None = None
     saved_files: list[str] = Field(default=[], repr=False)
     """Where files that the answer points to were saved."""
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
@@ -133,7 +133,7 @@ class Record(BaseModel):
         ``None`` where it does not wait for a later run."""
         if self.outcome != "rerequested":
             return None
-        times = [self.setbacks.since] if self.setbacks else []
+        times = [self.backoff.since] if self.backoff else []
         times += [self.follow_up.due] if self.follow_up else []
         return min(times, default=None)
 
@@ -151,16 +151,18 @@ class Record(BaseModel):
         if self.runs[-1].outcome is None:
             self.runs[-1].outcome, self.runs[-1].window = outcome, self.window
         if outcome not in ("rerequested", "crashed"):
-            self.setbacks = None
+            self.backoff = None
 
     def note(self, tencent_request_id: str | None) -> None:
         if tencent_request_id and tencent_request_id not in self.tencent_request_ids:
             self.tencent_request_ids.append(tencent_request_id)
 
 
-def form_digest(form: Form) -> str:
+def request_digest(validated: ValidatedRequest) -> str:
     """Of everything about a request but its files' contents."""
-    return _digest([form.action.name, form.request.region, form.locations, form.parameters])
+    return _digest(
+        [validated.action.name, validated.request.region, validated.locations, validated.parameters]
+    )
 
 
 def input_digest(checked: CheckedRequest) -> str:

@@ -94,15 +94,15 @@ def test_what_is_left_is_told_and_the_others_are_forgotten(
 ):
     request_id = delivered()["request_id"]
     record_file(samples / "storage").write_text("damaged")
-    held, done = (delivered()["request_id"] for _ in range(2))
-    with at_work(held):
-        code, out, err = faceid("forget", request_id, held, done)
+    acquire_lock, done = (delivered()["request_id"] for _ in range(2))
+    with at_work(acquire_lock):
+        code, out, err = faceid("forget", request_id, acquire_lock, done)
     assert (code, out) == (1, line(done))
     name = records().name(request_id)
     assert err == (
         f"faceid: {request_id} is not forgotten: DamagedDocument: {name} is no document of ours. "
         "Look at FACEID_STORAGE and FACEID_DATA_KEY.\n"
-        f"faceid: a run is at work on {held}: wait for its end, or cancel it\n"
+        f"faceid: a run is at work on {acquire_lock}: wait for its end, or cancel it\n"
         f"1 forgotten\n{OUT_OF_REACH}"
     )
 

@@ -17,10 +17,10 @@ from faceid.actions import TARGET_ACTIONS, TargetAction
 from faceid.errors import InvalidInput
 from faceid.files.roots import Roots
 from faceid.settings import FaceIdSettings
-from faceid.validation import check_form, read_request
+from faceid.validation import read_request, validate_request
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
-from flows.parameters import closed
+from flows.parameters import strict_schema
 from tests.deployments.conftest import REQUEST
 
 LINK = "https://bucket.example/face.jpg?q-signature=0123"
@@ -62,7 +62,7 @@ async def _deploy(api_url: str, flow: Flow[..., Any]) -> Form:
     deployment = await made.aapply()
     async with get_client() as client:
         schema = (await client.read_deployment(deployment)).parameter_openapi_schema
-        update = DeploymentUpdate(parameter_openapi_schema=closed(schema or {}))
+        update = DeploymentUpdate(parameter_openapi_schema=strict_schema(schema or {}))
         await client.update_deployment(deployment, update)
     return Form(httpx.Client(base_url=api_url, timeout=30), deployment)
 
@@ -244,7 +244,7 @@ def test_every_field_says_what_it_is_and_stands_in_the_flows_order(one: Form, ma
     assert data.startswith("4 digits for LIP")
 
 
-SCHEMA = closed(deliver.parameters.model_dump_for_openapi())
+SCHEMA = strict_schema(deliver.parameters.model_dump_for_openapi())
 
 
 def _smallest(action: TargetAction) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def _smallest(action: TargetAction) -> dict[str, Any]:
 
 def _flow_takes(request: dict[str, Any]) -> bool:
     try:
-        check_form(read_request(**request), FaceIdSettings())  # pyright: ignore[reportCallIssue]
+        validate_request(read_request(**request), FaceIdSettings())  # pyright: ignore[reportCallIssue]
     except InvalidInput:
         return False
     return True

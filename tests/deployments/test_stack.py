@@ -14,7 +14,7 @@ import psutil
 import pytest
 from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
 
-from deployments.stack import MOST_RESTARTS, EmulatorAddress, StackError, child
+from deployments.stack import MAX_RESTARTS, EmulatorAddress, StackError, child
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
 from tests.deployments.conftest import (
@@ -277,7 +277,7 @@ def test_a_part_that_dies_is_started_again_but_not_for_ever(tmp_path: Path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     log = tmp_path / "log"
     with child("the part", ["part_that_stays"], environment, log, ready) as part:
-        for _ in range(MOST_RESTARTS):
+        for _ in range(MAX_RESTARTS):
             before = part.process.pid
             part.keep_alive()
             assert part.process.pid == before

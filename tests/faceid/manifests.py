@@ -7,7 +7,7 @@ from typing import Any
 
 from faceid.manifests.reading import BadLine, Entry, read_manifest
 from faceid.settings import FaceIdSettings
-from faceid.validation import Rules
+from faceid.validation import RequestValidator
 
 HEADER = "request_id,target_action,region,ImageUrl,VideoUrl,LivenessType,ValidateData\n"
 ROW = "r-1,VideoLivenessCompare,ap-singapore,a.jpg,a.mp4,SILENT,\n"
@@ -23,16 +23,16 @@ MARK = "Zq7xPrivate"
 """Content that no reason may show."""
 
 
-def rules(*roots: str) -> Rules:
+def validator(*roots: str) -> RequestValidator:
     settings = FaceIdSettings.load().model_copy(update={"resource_roots": roots})
-    return Rules.load(settings, from_manifest=True)
+    return RequestValidator.load(settings, from_manifest=True)
 
 
 def read(content: str | bytes, name: str = "m.jsonl", *roots: str) -> list[Entry | BadLine]:
     """A manifest of this content, read."""
     path = Path(name)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(read_manifest(str(path.resolve()), rules(*roots)))
+    return list(read_manifest(str(path.resolve()), validator(*roots)))
 
 
 def shown(found: Sequence[Entry | BadLine]) -> list[tuple[int, str]]:

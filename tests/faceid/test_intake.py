@@ -15,7 +15,7 @@ from faceid.files.resources import format_of
 from faceid.models import CheckedRequest
 from faceid.samples import copy_samples
 from faceid.settings import FaceIdSettings
-from faceid.validation import check_files, check_form, personal_parameters, read_request
+from faceid.validation import check_files, personal_parameters, read_request, validate_request
 
 MEBIBYTE = 1024 * 1024
 
@@ -36,8 +36,10 @@ def check(settings: FaceIdSettings | None = None, **changes: Any) -> CheckedRequ
         "resources": {"ImageUrl": "alder.jpg", "VideoUrl": "alder.mp4"},
         "action_parameters": {"LivenessType": "SILENT"},
     }
-    form = check_form(read_request(**fields | changes), settings or FaceIdSettings.load())
-    return check_files(form)
+    validated = validate_request(
+        read_request(**fields | changes), settings or FaceIdSettings.load()
+    )
+    return check_files(validated)
 
 
 def test_a_right_request_is_measured(folder: Path):
@@ -203,13 +205,13 @@ def test_a_manifest_may_hold_links_and_peoples_data(folder: Path):
         action_parameters={"IdCard": "11010119900307", "Name": "", "Encryption": '{"A": 1}'},
     )
     settings = FaceIdSettings.load()
-    form = check_form(request, settings, from_manifest=True)
-    assert form.locations == {"ImageUrl": LINK}
-    assert form.parameters == {"IdCard": "11010119900307", "Encryption": {"A": 1}}
+    validated = validate_request(request, settings, from_manifest=True)
+    assert validated.locations == {"ImageUrl": LINK}
+    assert validated.parameters == {"IdCard": "11010119900307", "Encryption": {"A": 1}}
     with pytest.raises(InvalidInput, match="parameter IdCard carries a person's data"):
-        check_form(request, settings)
+        validate_request(request, settings)
     with pytest.raises(InvalidInput, match="a link with a query"):
-        check_form(request.model_copy(update={"action_parameters": {}}), settings)
+        validate_request(request.model_copy(update={"action_parameters": {}}), settings)
 
 
 def test_inline_forms_are_peoples_data_by_the_tables_names():
@@ -227,7 +229,7 @@ def test_inline_forms_are_peoples_data_by_the_tables_names():
 
 def test_a_manifest_cannot_hold_any_name_for_peoples_data(folder: Path):
     with pytest.raises(InvalidInput, match="parameter SecretBase64 carries a person's data"):
-        check_form(
+        validate_request(
             read_request(
                 request_id="r-1",
                 target_action="GenerateReflectSequence",

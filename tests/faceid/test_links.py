@@ -19,7 +19,7 @@ from faceid.files.roots import Roots
 from faceid.manifests.reading import Entry, find_manifests, read_manifest
 from faceid.models import Credentials
 from faceid.samples import copy_samples
-from tests.faceid.manifests import HEADER, ROW, rules
+from tests.faceid.manifests import HEADER, ROW, validator
 
 PHOTO = ResourceField(name="ImageUrl", formats=("JPG",))
 SECRET = "?q-signature=topsecret"
@@ -136,7 +136,7 @@ def test_an_answer_that_is_cut_off_is_no_file(url: str):
 
 async def test_a_manifest_may_be_a_link_and_name_links(url: str, faceid_emulator: Emulator):
     assert find_manifests(f"{url}/public/m.csv", Roots.of([])) == [f"{url}/public/m.csv"]
-    (entry,) = read_manifest(f"{url}/public/m.csv", rules())
+    (entry,) = read_manifest(f"{url}/public/m.csv", validator())
     assert isinstance(entry, Entry)
     assert entry.request.resources["ImageUrl"] == f"{url}/public/a.jpg"
     photo = measure(PHOTO, f"{url}/in/photo.jpg{SECRET}")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from faceid.errors import InvalidInput
 from faceid.files.roots import Roots
 from faceid.manifests.reading import Entry, find_manifests, read_manifest
-from tests.faceid.manifests import HEADER, LINE, ROW, read, rules, shown
+from tests.faceid.manifests import HEADER, LINE, ROW, read, shown, validator
 
 
 @pytest.fixture(autouse=True)
@@ -234,7 +234,7 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(host: type[Host]):
 @pytest.mark.parametrize("place", ["in/", ""])
 def test_locations_start_from_a_remote_manifest(remote: Any, place: str):
     remote.pipe(f"/{place}m.jsonl", LINE.encode())
-    (entry,) = read_manifest(f"memory://{place}m.jsonl", rules())
+    (entry,) = read_manifest(f"memory://{place}m.jsonl", validator())
     assert isinstance(entry, Entry)
     location = entry.request.resources["ImageUrl"]
     assert remote._strip_protocol(location) == f"/{place}a.jpg"
@@ -276,7 +276,7 @@ def test_a_manifest_may_be_compressed(remote: Any):
         assert shown(read(pack(LINE.encode()), f"m.{name}")) == [(1, "r-1")]
         assert shown(read(pack(b"x\n" + LINE.encode()), f"m.jsonl.{name}"))[1:] == [(2, "r-1")]
     remote.pipe("/in/m.jsonl.gz", gzip.compress(LINE.encode()))
-    assert shown(list(read_manifest("memory://in/m.jsonl.gz", rules()))) == [(1, "r-1")]
+    assert shown(list(read_manifest("memory://in/m.jsonl.gz", validator()))) == [(1, "r-1")]
 
 
 @pytest.mark.parametrize(
@@ -295,6 +295,6 @@ def test_a_manifest_that_cannot_be_read_is_said_to_be_so(name: str, content: byt
 
 def test_a_manifest_that_went_away_is_said_to_be_so():
     with pytest.raises(InvalidInput, match=r"m\.csv cannot be read \(No such file or directory\)"):
-        list(read_manifest("/none/m.csv", rules()))
+        list(read_manifest("/none/m.csv", validator()))
     with pytest.raises(InvalidInput, match=r"m\.csv cannot be read \(no such file\)"):
-        list(read_manifest("memory://none/m.csv", rules()))
+        list(read_manifest("memory://none/m.csv", validator()))

@@ -46,7 +46,7 @@ async def test_never_more_than_the_rate_in_any_second(
     starts: list[float] = []
     for pause in pauses:
         await clock.sleep(pause)
-        starts.append(await pacer.slot())
+        starts.append(await pacer.acquire())
     assert most_in_a_second(starts) <= max(rate, 1)
     if rate < 1:
         assert all(b - a >= 1 / rate for a, b in pairwise(starts))
@@ -57,37 +57,37 @@ async def test_a_crowd_gets_close_to_the_rate(late: float):
     clock = Clock(late)
     pacer = Pacer(20, now=clock.now, sleep=clock.sleep)
     for _ in range(400):
-        await pacer.slot()
+        await pacer.acquire()
     assert 0.96 < 400 / (clock.time - 1000) / 20 <= 1
 
 
 async def test_starts_are_spread_over_the_second():
     clock = Clock()
     pacer = Pacer(20, now=clock.now, sleep=clock.sleep)
-    starts = [await pacer.slot() for _ in range(100)]
+    starts = [await pacer.acquire() for _ in range(100)]
     gaps = [b - a for a, b in pairwise(starts[30:])]
     assert max(gaps) < 0.06
 
 
 async def test_the_first_does_not_wait():
     clock = Clock()
-    await Pacer(1, now=clock.now, sleep=clock.sleep).slot()
+    await Pacer(1, now=clock.now, sleep=clock.sleep).acquire()
     assert clock.time == 1000
 
 
 async def test_after_a_throttled_start_all_wait_and_then_go_slower():
     clock = Clock()
     pacer = Pacer(20, now=clock.now, sleep=clock.sleep)
-    await pacer.slot()
+    await pacer.acquire()
     await pacer.throttled()
-    assert await pacer.slot() >= 1001
+    assert await pacer.acquire() >= 1001
     for seconds in (5, 5):  # and twice more, before it is over
         await clock.sleep(seconds)
         await pacer.throttled()
-    slow = [await pacer.slot() for _ in range(100)]
+    slow = [await pacer.acquire() for _ in range(100)]
     assert 14 < 99 / (slow[-1] - slow[0]) < 18
     await clock.sleep(60)
-    fast = [await pacer.slot() for _ in range(100)]
+    fast = [await pacer.acquire() for _ in range(100)]
     assert 99 / (fast[-1] - fast[0]) > 19
 
 
@@ -97,7 +97,7 @@ async def test_one_throttled_call_costs_a_batch_of_thousands_less_than_a_percent
         clock = Clock()
         pacer = Pacer(20, now=clock.now, sleep=clock.sleep)
         for number in range(5000):
-            await pacer.slot()
+            await pacer.acquire()
             if throttled and number == 1000:
                 for _ in range(3):  # those in flight are refused together
                     await pacer.throttled()
@@ -110,7 +110,7 @@ async def test_throttled_again_and_again_it_still_goes_on():
     pacer = Pacer(20, now=clock.now, sleep=clock.sleep)
     for _ in range(50):
         await pacer.throttled()
-    slow = [await pacer.slot() for _ in range(10)]
+    slow = [await pacer.acquire() for _ in range(10)]
     assert 9 / (slow[-1] - slow[0]) > 4
 
 
@@ -122,47 +122,47 @@ def test_who_goes_first_waits_for_one_start_only():
         now = 1000 + step * 0.005
         if asked_at is None and step % 130 == 0:
             asked_at = now
-        if asked_at is not None and slots.wait(now, first=True) == 0:
+        if asked_at is not None and slots.wait(now, priority=True) == 0:
             waits.append(now - asked_at)
             asked_at = None
-        slots.wait(now, first=False)
+        slots.wait(now, priority=False)
     assert len(waits) == 31
     assert max(waits) < 0.26
 
 
 @given(st.lists(st.sampled_from([0, 0, 0, 0.004, 0.03, 0.2, 0.9]), min_size=60, max_size=60))
 def test_what_counts_is_when_a_call_leaves(lags: list[float]):
-    slots, left = Slots(20, bytearray(buffer_size(20))), list[float]()
+    slots, departed = Slots(20, bytearray(buffer_size(20))), list[float]()
     to_leave: list[tuple[float, float]] = []
     now = 1000.0
-    while len(left) < len(lags):
+    while len(departed) < len(lags):
         now += 0.005
         for leaving, start in [one for one in to_leave if one[0] <= now]:
             to_leave.remove((leaving, start))
-            left.append(leaving)
+            departed.append(leaving)
             if leaving - start > LATE:
                 slots.move(start, leaving)
-        begun = len(left) + len(to_leave)
-        if begun < len(lags) and slots.wait(now, first=False) == 0:
+        begun = len(departed) + len(to_leave)
+        if begun < len(lags) and slots.wait(now, priority=False) == 0:
             to_leave.append((now + lags[begun], now))
-    assert most_in_a_second(left) <= 20
+    assert most_in_a_second(departed) <= 20
 
 
 async def test_a_call_that_left_at_once_moves_nothing(tmp_path: Path):
     pacer = SharedPacer(20, tmp_path / "pace")
-    start = await pacer.slot()
+    start = await pacer.acquire()
     before = pacer.path.read_bytes()
-    await pacer.left(start, LATE / 2)
+    await pacer.departed(start, LATE / 2)
     assert pacer.path.read_bytes() == before
-    await pacer.left(start, 0.5)
+    await pacer.departed(start, 0.5)
     assert pacer.path.read_bytes() != before
 
 
 def test_a_clock_that_began_anew_hinders_nothing():
     slots = Slots(20, bytearray(buffer_size(20)))
-    while slots.wait(500_000, first=False) == 0:
+    while slots.wait(500_000, priority=False) == 0:
         pass
-    assert slots.wait(20, first=False) == 0
+    assert slots.wait(20, priority=False) == 0
 
 
 PROCESS = """
@@ -212,14 +212,14 @@ def test_processes_share_one_rate(tmp_path: Path):
 async def test_a_file_that_was_made_for_another_rate_is_made_anew(tmp_path: Path):
     path = tmp_path / "pace"
     for rate in (1, 20, 5):
-        assert await SharedPacer(rate, path).slot() > 0
+        assert await SharedPacer(rate, path).acquire() > 0
         assert path.stat().st_size == buffer_size(rate)
         assert path.stat().st_mode & 0o777 == 0o600
 
 
 async def test_what_cannot_be_shared_is_told(tmp_path: Path):
     with pytest.raises(StorageError, match="cannot pace"):
-        await SharedPacer(20, tmp_path / "none" / "pace").slot()
+        await SharedPacer(20, tmp_path / "none" / "pace").acquire()
     with pytest.raises(StorageError, match="cannot pace"):
         await SharedPacer(20, Path("/dev/null")).throttled()
 
@@ -227,5 +227,5 @@ async def test_what_cannot_be_shared_is_told(tmp_path: Path):
 async def test_many_of_one_process_take_turns():
     clock = Clock()
     pacer = Pacer(20, now=clock.now, sleep=clock.sleep)
-    starts = await asyncio.gather(*(pacer.slot() for _ in range(50)))
+    starts = await asyncio.gather(*(pacer.acquire() for _ in range(50)))
     assert starts == sorted(starts)

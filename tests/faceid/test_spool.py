@@ -14,9 +14,9 @@ import fsspec
 import pytest
 
 from faceid.errors import InvalidInput, StorageError
-from faceid.manifests.snapshot import BadManifest, Spooled, take_in
+from faceid.manifests.snapshot import BadManifest, ManifestSnapshot, take_snapshot
 from faceid.settings import FaceIdSettings
-from faceid.validation import Rules
+from faceid.validation import RequestValidator
 from tests.faceid.manifests import HEADER, LINE, REQUEST, ROW
 
 
@@ -28,9 +28,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def take(location: str = "m.jsonl", *roots: str) -> Spooled:
+def take(location: str = "m.jsonl", *roots: str) -> ManifestSnapshot:
     settings = FaceIdSettings.load().model_copy(update={"resource_roots": roots})
-    return take_in(location, settings, Path("spool"))
+    return take_snapshot(location, settings, Path("spool"))
 
 
 def lines(*request_ids: str) -> str:
@@ -46,19 +46,19 @@ def bad_lines(location: str = "m.jsonl") -> list[str]:
 
 def test_what_was_checked_is_kept(folder: Path):
     Path("m.jsonl").write_text(lines("r-1", "r-2", "r-3"))
-    spooled = take()
+    snapshot = take()
     # what is delivered is what was checked
     Path("m.jsonl").write_text("something else")
-    assert spooled.count == 3
-    assert spooled.per_action == {"VideoLivenessCompare": 3}
-    assert spooled.resources == 6
-    (first, *_) = spooled.entries()
+    assert snapshot.count == 3
+    assert snapshot.per_action == {"VideoLivenessCompare": 3}
+    assert snapshot.resources == 6
+    (first, *_) = snapshot.entries()
     assert first.model_dump() == REQUEST | {
         "resources": {"ImageUrl": f"{folder}/a.jpg", "VideoUrl": f"{folder}/a.mp4"}
     }
     # which a shard checks again, with its files
-    form = Rules.load(FaceIdSettings.load(), from_manifest=True).check(first)
-    assert form.locations == first.resources
+    validated = RequestValidator.load(FaceIdSettings.load(), from_manifest=True).check(first)
+    assert validated.locations == first.resources
 
 
 def test_what_is_kept_is_private(folder: Path):
@@ -77,27 +77,27 @@ def test_slices_are_read_alone_and_by_others():
     ids = [f"r-{number}" for number in range(300)]
     Path("m.jsonl").write_text(lines(*ids))
     take()
-    spooled = Spooled.load(Path("spool"))
-    assert spooled.count == 300
+    snapshot = ManifestSnapshot.load(Path("spool"))
+    assert snapshot.count == 300
     # broken before and after: nobody looks there
     kept = Path("spool/requests.jsonl")
     content = kept.read_bytes().splitlines(keepends=True)
     for number in (0, 99, 120, 299):
         content[number] = b"x" * (len(content[number]) - 1) + b"\n"
     kept.write_bytes(b"".join(content))
-    assert [each.request_id for each in spooled.entries(100, 20)] == ids[100:120]
-    assert [each.request_id for each in spooled.entries(290, 5)] == ids[290:295]
-    assert list(spooled.entries(300, 5)) == list(spooled.entries(7, 0)) == []
+    assert [each.request_id for each in snapshot.entries(100, 20)] == ids[100:120]
+    assert [each.request_id for each in snapshot.entries(290, 5)] == ids[290:295]
+    assert list(snapshot.entries(300, 5)) == list(snapshot.entries(7, 0)) == []
     with pytest.raises(StorageError):
-        list(spooled.entries(119, 2))
-    assert [each.request_id for each in islice(spooled.entries(1), 2)] == ids[1:3]
+        list(snapshot.entries(119, 2))
+    assert [each.request_id for each in islice(snapshot.entries(1), 2)] == ids[1:3]
 
 
 def test_the_last_slice_ends_with_the_batch():
     Path("m.jsonl").write_text(lines("r-1", "r-2", "r-3"))
-    spooled = take()
-    assert [each.request_id for each in spooled.entries(2, 100)] == ["r-3"]
-    assert [each.request_id for each in spooled.entries(1)] == ["r-2", "r-3"]
+    snapshot = take()
+    assert [each.request_id for each in snapshot.entries(2, 100)] == ["r-3"]
+    assert [each.request_id for each in snapshot.entries(1)] == ["r-2", "r-3"]
 
 
 def test_a_batch_may_be_of_several_manifests_and_actions():
@@ -107,16 +107,16 @@ def test_a_batch_may_be_of_several_manifests_and_actions():
         "request_id,target_action,region,DeviceDataUrl\nr-3,GenerateReflectSequence,ap-bangkok,d"
     )
     Path("c.csv.gz").write_bytes(gzip.compress(other.encode()))
-    spooled = take("[abc].*")
-    assert [each.request_id for each in spooled.entries()] == ["r-1", "r-2", "r-3"]
-    assert spooled.per_action == {"VideoLivenessCompare": 2, "GenerateReflectSequence": 1}
-    assert spooled.resources == 5
+    snapshot = take("[abc].*")
+    assert [each.request_id for each in snapshot.entries()] == ["r-1", "r-2", "r-3"]
+    assert snapshot.per_action == {"VideoLivenessCompare": 2, "GenerateReflectSequence": 1}
+    assert snapshot.resources == 5
 
 
 def test_a_glob_that_matches_nothing_is_an_empty_batch():
-    spooled = take("*.csv")
-    assert spooled.count == 0
-    assert list(spooled.entries()) == []
+    snapshot = take("*.csv")
+    assert snapshot.count == 0
+    assert list(snapshot.entries()) == []
 
 
 def test_an_empty_manifest_is_a_bad_one():
@@ -194,8 +194,8 @@ def remote() -> Iterator[Any]:
 
 def test_a_manifest_may_lie_elsewhere(remote: Any):
     remote.pipe("/in/m.jsonl.gz", gzip.compress(lines("r-1", "r-2").encode()))
-    spooled = take("memory://in/*.gz", "memory://in")
-    assert [each.resources["ImageUrl"] for each in spooled.entries()] == ["memory://in/a.jpg"] * 2
+    snapshot = take("memory://in/*.gz", "memory://in")
+    assert [each.resources["ImageUrl"] for each in snapshot.entries()] == ["memory://in/a.jpg"] * 2
 
 
 def test_links_and_peoples_data_come_back_as_they_were():
@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error():
     with pytest.raises(StorageError, match=r"CannotSpool: .* \(No such file or directory\)"):
         take()
     with pytest.raises(StorageError, match=r"\(No such file or directory\)"):
-        Spooled.load(Path("spool"))
+        ManifestSnapshot.load(Path("spool"))
 
 
 def test_what_was_left_by_another_is_replaced():
@@ -237,11 +237,11 @@ def test_what_was_left_by_another_is_replaced():
 
 def test_a_file_that_was_cut_off_is_a_storage_error():
     Path("m.jsonl").write_text(lines("r-1", "r-2"))
-    spooled = take()
+    snapshot = take()
     kept = Path("spool/requests.jsonl")
     kept.write_bytes(kept.read_bytes().splitlines(keepends=True)[0])
     with pytest.raises(StorageError, match="CannotSpool"):
-        list(spooled.entries())
+        list(snapshot.entries())
 
 
 def peak(count: int) -> int:

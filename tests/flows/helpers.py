@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 
 from faceid.emulator import Emulator
 from faceid.settings import FaceIdSettings
-from tasks.state.locks import held
+from tasks.state.locks import acquire_lock
 from tasks.state.records import Record, RecordStore
 from tasks.state.storage import open_storage
 from tests.environment import wait_until
@@ -90,7 +90,7 @@ async def nobody_at_work(request_id: str = "r-1") -> AsyncGenerator[None]:
 
     store = records()
     assert store.storage.folder
-    async with held("", store.storage.folder / "locks", store.name(request_id), refuse):
+    async with acquire_lock("", store.storage.folder / "locks", store.name(request_id), refuse):
         yield
 
 

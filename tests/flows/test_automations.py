@@ -23,7 +23,7 @@ from deployments.registration.automations import FILE, register_automations
 from faceid.emulator import Emulator
 from faceid.errors import InvalidInput
 from faceid.models import DeliveryResult
-from flows.server.events import tell
+from flows.server.events import emit_event
 from tests.environment import HOME, wait_until
 from tests.flows.batches import RunBatch, entry, write
 from tests.flows.conftest import Deliver
@@ -304,7 +304,7 @@ async def test_each_notices_what_it_is_for_once(
     many = write(samples / f"{mark}.jsonl", [entry(f"{mark}-{n}") for n in range(25)])
     await run_batch(many)
     await set_state(await due_run(other_worker), Crashed(message="Its process is gone."))
-    tell(
+    emit_event(
         "requests.waiting",
         kind="requests",
         name="waiting",

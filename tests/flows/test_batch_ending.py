@@ -15,8 +15,8 @@ from prefect.states import Cancelled, Cancelling, Crashed
 from prefect.types.entrypoint import EntrypointType
 
 from faceid.emulator import Emulator
-from flows.batch.runner import chain as batch_chain
-from flows.batch.runner import shutdown as interrupts
+from flows.batch import chain as batch_chain
+from flows.batch import shutdown
 from flows.deliver_batch import deliver_batch
 from flows.server.runs import tag_of
 from tests.flows.batches import Ended, RunBatch, entry, write
@@ -102,7 +102,7 @@ async def test_what_takes_too_long_is_cut_off(
     fast: None,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(interrupts, "DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr(shutdown, "DRAIN_SECONDS", 0.1)
     emulator.add_fault(ACTION, "delay:120", times=3)
     manifest = write(samples / "people.jsonl", [entry(f"p-{n}") for n in range(5)])
     batch = asyncio.create_task(run_batch(manifest, concurrency=3))
@@ -199,7 +199,7 @@ async def test_a_batch_that_a_person_cancels_is_left_alone(deployed: Deployed, e
 
 async def test_a_batch_that_dies_again_and_again_is_given_up(deployed: Deployed):
     run = await deployed.trigger()
-    for death in range(batch_chain.MOST_DEATHS):
+    for death in range(batch_chain.MAX_DEATHS):
         assert death == int(tag_of(run, "deaths") or 0)
         assert "1 scheduled" in await died(run)
         run = await deployed.next(run)

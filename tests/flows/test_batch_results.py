@@ -16,7 +16,7 @@ from faceid.errors import InvalidInput, StorageError
 from faceid.models import DeliveryResult, ResultError
 from faceid.pacing import Pacer
 from faceid.settings import FaceIdSettings
-from flows.batch.meter import MOST_SPANS, Meter
+from flows.batch.meter import MAX_SPANS, Meter
 from flows.batch.picture import draw
 from flows.batch.results import BatchResults, read_lines, results_location
 
@@ -163,8 +163,8 @@ async def test_calls_are_counted_by_action_and_second():
     assert meter.fastest() is None
     for second in (100.0, 100.9, 101.0, 103.5):
         clock[0] = second
-        await pacers["A"].slot()
-        await pacers["B"].slot()
+        await pacers["A"].acquire()
+        await pacers["B"].acquire()
     fastest = meter.fastest()
     assert fastest
     assert (fastest.action, fastest.limit) == ("A", 1000)
@@ -174,13 +174,13 @@ async def test_calls_are_counted_by_action_and_second():
 def test_a_long_batch_is_counted_in_longer_spans():
     clock = [0.0]
     meter, _ = metered({"A": 20}, clock)
-    for second in range(10 * MOST_SPANS):
+    for second in range(10 * MAX_SPANS):
         clock[0] = float(second)
         meter.count("A")
         meter.count("A")
     fastest = meter.fastest()
     assert fastest
-    assert len(fastest.per_second) <= MOST_SPANS
+    assert len(fastest.per_second) <= MAX_SPANS
     assert fastest.span == 16
     assert set(fastest.per_second[:-1]) == {2.0}
 
@@ -189,7 +189,7 @@ def test_a_long_batch_is_counted_in_longer_spans():
 async def test_the_picture_is_an_svg_that_says_the_counts(counts: dict[str, Any]):
     clock = [0.0]
     meter, pacers = metered({"A<b>": 20}, clock)
-    await pacers["A<b>"].slot()
+    await pacers["A<b>"].acquire()
     tree = ElementTree.fromstring(draw("4 of 4 & more", counts, meter.fastest()))
     said = [text.text for text in tree.iter("{http://www.w3.org/2000/svg}text")]
     assert said[0] == "4 of 4 & more"

@@ -11,8 +11,8 @@ from prefect import flow
 
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
-from flows.server.events import tell
-from tasks.state.records import Setbacks
+from flows.server.events import emit_event
+from tasks.state.records import Backoff
 from tests.environment import wait_until
 from tests.flows.batches import RunBatch, entry, write
 from tests.flows.conftest import Deliver
@@ -158,9 +158,9 @@ async def test_what_waits_for_more_than_an_hour_is_told_by_each_sweep(
     await worker.deliver()
     assert await swept() == "1 waiting"
     record = await record_of(worker.request_id)
-    assert record.setbacks
+    assert record.backoff
     an_hour_ago = datetime.now(UTC) - timedelta(minutes=61)
-    record.setbacks = Setbacks(since=an_hour_ago, count=record.setbacks.count)
+    record.backoff = Backoff(since=an_hour_ago, count=record.backoff.count)
     await records().save(record)
     assert await swept() == "1 waiting, 1 waiting for long"
 
@@ -187,7 +187,7 @@ async def test_an_event_that_cannot_be_sent_does_no_harm(
     @flow(persist_result=False)
     async def tells() -> str:
         too_much = {"text": "x" * 2_000_000}
-        tell(
+        emit_event(
             "delivery.verdict",
             kind="request",
             name="r-1",

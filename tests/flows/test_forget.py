@@ -235,10 +235,10 @@ async def test_nothing_is_removed_when_the_server_does_not_answer(
         await forgotten(request_id)
     # Nor when it goes away in between.
     async with open_forgetting(FaceIdSettings.load(), keep_verdict=False) as forgetting:
-        async with get_client() as closed:
+        async with get_client() as strict_schema:
             pass
         assert forgetting.runs
-        forgetting.runs.client = closed
+        forgetting.runs.client = strict_schema
         (left,) = [one async for one in forgetting.each(records(), [request_id])]
     assert isinstance(left, Left)
     assert left.code == "PrefectUnavailable"

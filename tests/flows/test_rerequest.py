@@ -135,8 +135,8 @@ async def test_what_cannot_be_delivered_in_time_is_given_up(
     state = await worker.deliver()
     follow_up, first_due = next_run(state)
     record = await record_of(worker.request_id)
-    assert record.setbacks
-    began = record.setbacks.since
+    assert record.backoff
+    began = record.backoff.since
     state = await worker.work(follow_up)
     follow_up, last_due = next_run(state)
     # The last try is made when the time is up, and not after.
@@ -150,7 +150,7 @@ async def test_what_cannot_be_delivered_in_time_is_given_up(
     assert (result.status, result.error.kind) == ("failed", "unavailable")
     assert len(worker.chain()) == 3
     record = await record_of(worker.request_id)
-    assert (record.outcome, record.follow_up, record.setbacks) == ("unavailable", None, None)
+    assert (record.outcome, record.follow_up, record.backoff) == ("unavailable", None, None)
 
 
 async def test_windows_are_opened_as_often_as_was_said(worker: Worker, emulator: Emulator):

@@ -24,11 +24,11 @@ from redis.exceptions import RedisError
 from faceid.emulator import Emulator
 from flows.deliver_batch import deliver_batch
 from flows.delivery import follow_ups as rerequest
-from flows.parameters import closed
+from flows.parameters import strict_schema
 from flows.sweep import sweep
 from flows.upkeep import dead_runs
-from tasks.state.claims import refuse_to_wait
-from tasks.state.locks import held
+from tasks.state.claims import fail_if_locked
+from tasks.state.locks import acquire_lock
 from tasks.state.storage import Storage
 from tests.environment import wait_until
 from tests.flows.conftest import Deliver
@@ -387,7 +387,7 @@ async def test_a_run_that_could_not_even_begin_does_not_hinder_the_others(
     async with get_client() as client:
         for deployment_id in (worker.deployment_id, batch_id):
             schema = (await client.read_deployment(deployment_id)).parameter_openapi_schema
-            update = DeploymentUpdate(parameter_openapi_schema=closed(schema or {}))
+            update = DeploymentUpdate(parameter_openapi_schema=strict_schema(schema or {}))
             await client.update_deployment(deployment_id, update)
         # As schedules make them, whose parameters nobody checks.
         for deployment_id in (worker.deployment_id, batch_id):
@@ -468,7 +468,7 @@ async def test_one_sweep_at_a_time(worker: Worker, die: Callable[..., Awaitable[
     await die()
     folder = records().storage.folder
     assert folder
-    async with held("", folder / "locks", "sweep/emulator", refuse_to_wait):
+    async with acquire_lock("", folder / "locks", "sweep/emulator", fail_if_locked):
         assert await swept() == "another sweep is at work"
     await asyncio.gather(*(swept() for _ in range(3)))
     assert len(worker.chain()) == 2

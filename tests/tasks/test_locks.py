@@ -9,7 +9,7 @@ from subprocess import Popen
 import pytest
 
 from faceid.errors import InvalidInput, StorageError
-from tasks.state.locks import held
+from tasks.state.locks import acquire_lock
 from tests.tasks.conftest import close_input, next_line
 
 
@@ -64,7 +64,7 @@ async def test_one_at_a_time_in_one_process(tmp_path: Path):
     inside: list[int] = []
 
     async def work(number: int) -> int:
-        async with held("", tmp_path, "r-1", wait_for_it):
+        async with acquire_lock("", tmp_path, "r-1", wait_for_it):
             inside.append(number)
             await asyncio.sleep(0)
             assert inside == [number]
@@ -105,7 +105,7 @@ async def test_a_killed_holder_frees_it(tmp_path: Path, script: Callable[..., "P
         asked += 1
         holder.send_signal(signal.SIGKILL)
 
-    async with asyncio.timeout(10), held("", tmp_path, "r-1", kill_it):
+    async with asyncio.timeout(10), acquire_lock("", tmp_path, "r-1", kill_it):
         assert asked == 1
         assert holder.wait() == -signal.SIGKILL
     assert list(tmp_path.iterdir()) == []
@@ -113,7 +113,7 @@ async def test_a_killed_holder_frees_it(tmp_path: Path, script: Callable[..., "P
 
 async def test_the_order_in_which_locks_are_freed_does_not_matter(tmp_path: Path):
     for order in ((0, 1), (1, 0)):
-        locks = [held("", tmp_path, name, wait_for_it) for name in ("r-1", "r-2")]
+        locks = [acquire_lock("", tmp_path, name, wait_for_it) for name in ("r-1", "r-2")]
         for lock in locks:
             await lock.__aenter__()
         for index in order:
@@ -125,7 +125,7 @@ async def test_other_requests_do_not_wait(tmp_path: Path):
     async def refuse() -> None:
         raise AssertionError
 
-    async with held("", tmp_path, "r-1", refuse), held("", tmp_path, "R-1", refuse):
+    async with acquire_lock("", tmp_path, "r-1", refuse), acquire_lock("", tmp_path, "R-1", refuse):
         assert len(list(tmp_path.iterdir())) == 2
     assert list(tmp_path.iterdir()) == []
 
@@ -134,28 +134,28 @@ async def test_who_finds_it_held_may_refuse_to_wait(tmp_path: Path):
     async def refuse() -> None:
         raise InvalidInput("Refused", "not while another is at work")
 
-    async with held("", tmp_path, "r-1", wait_for_it):
+    async with acquire_lock("", tmp_path, "r-1", wait_for_it):
         with pytest.raises(InvalidInput, match="another is at work"):
-            async with held("", tmp_path, "r-1", refuse):
+            async with acquire_lock("", tmp_path, "r-1", refuse):
                 pass
         # It is held on.
         with pytest.raises(InvalidInput, match="another is at work"):
-            async with held("", tmp_path, "r-1", refuse):
+            async with acquire_lock("", tmp_path, "r-1", refuse):
                 pass
-    async with held("", tmp_path, "r-1", refuse):
+    async with acquire_lock("", tmp_path, "r-1", refuse):
         pass
 
 
 async def test_it_is_freed_when_its_holder_fails(tmp_path: Path):
     with pytest.raises(ZeroDivisionError):
-        async with held("", tmp_path, "r-1", wait_for_it):
+        async with acquire_lock("", tmp_path, "r-1", wait_for_it):
             raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_lock_files_are_private(tmp_path: Path):
     folder = tmp_path / "storage" / "locks"
-    async with held("", folder, "r-1", wait_for_it):
+    async with acquire_lock("", folder, "r-1", wait_for_it):
         (file,) = folder.iterdir()
         assert file.stat().st_mode & 0o777 == 0o600
         assert "r-1" not in file.name
@@ -166,19 +166,19 @@ async def test_lock_files_are_private(tmp_path: Path):
 async def test_where_no_lock_can_be_is_a_storage_error(tmp_path: Path):
     (tmp_path / "locks").write_text("a file where the folder should be")
     with pytest.raises(StorageError, match="cannot lock"):
-        async with held("", tmp_path / "locks", "r-1", wait_for_it):
+        async with acquire_lock("", tmp_path / "locks", "r-1", wait_for_it):
             pass
 
 
 @pytest.mark.parametrize("locks", ["nonsense", "http://127.0.0.1:1", "redis://127.0.0.1:high"])
 async def test_a_bad_setting_is_named(tmp_path: Path, locks: str):
     with pytest.raises(InvalidInput, match="FACEID_LOCKS: "):
-        async with held(locks, tmp_path, "r-1", wait_for_it):
+        async with acquire_lock(locks, tmp_path, "r-1", wait_for_it):
             pass
 
 
 async def test_a_redis_server_that_is_not_there_is_a_storage_error(tmp_path: Path):
     with pytest.raises(StorageError, match="FACEID_LOCKS cannot be reached") as raised:
-        async with held("redis://127.0.0.1:1/9", tmp_path, "r-1", wait_for_it):
+        async with acquire_lock("redis://127.0.0.1:1/9", tmp_path, "r-1", wait_for_it):
             pass
     assert raised.value.code == "LocksUnavailable"

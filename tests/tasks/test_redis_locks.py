@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from faceid.errors import InvalidInput, StorageError
 from tasks.state import locks
-from tasks.state.locks import held
+from tasks.state.locks import acquire_lock
 from tests.environment import wait_until
 from tests.tasks.conftest import next_line
 
@@ -75,7 +75,7 @@ async def test_one_at_a_time(name: str):
     inside: list[int] = []
 
     async def work(number: int) -> int:
-        async with held(URL, NO_FOLDER, name, wait_for_it):
+        async with acquire_lock(URL, NO_FOLDER, name, wait_for_it):
             inside.append(number)
             await asyncio.sleep(0)
             assert inside == [number]
@@ -86,11 +86,11 @@ async def test_one_at_a_time(name: str):
 
 
 async def test_who_finds_it_held_may_refuse_to_wait(name: str):
-    async with held(URL, NO_FOLDER, name, wait_for_it):
+    async with acquire_lock(URL, NO_FOLDER, name, wait_for_it):
         with pytest.raises(InvalidInput, match="another is at work"):
-            async with held(URL, NO_FOLDER, name, refuse):
+            async with acquire_lock(URL, NO_FOLDER, name, refuse):
                 pass
-    async with held(URL, NO_FOLDER, name, refuse):
+    async with acquire_lock(URL, NO_FOLDER, name, refuse):
         pass
 
 
@@ -107,7 +107,7 @@ async def test_a_killed_holder_delays_the_next_for_less_than_a_minute(
     async def half_a_minute_later() -> None:
         await redis.pexpire(key, 1)
 
-    async with asyncio.timeout(10), held(URL, NO_FOLDER, name, half_a_minute_later):
+    async with asyncio.timeout(10), acquire_lock(URL, NO_FOLDER, name, half_a_minute_later):
         pass
 
 
@@ -116,7 +116,7 @@ async def test_a_living_holder_renews_its_lease(
 ):
     monkeypatch.setattr(locks, "LEASE_SECONDS", 0.6)
     key = f"faceid:lock:{name}"
-    async with held(URL, NO_FOLDER, name, wait_for_it):
+    async with acquire_lock(URL, NO_FOLDER, name, wait_for_it):
         renewals = 0
         before = await redis.pttl(key)
 
@@ -129,7 +129,7 @@ async def test_a_living_holder_renews_its_lease(
 
         await wait_until(renewed, "three renewals")
         with pytest.raises(InvalidInput, match="another is at work"):
-            async with held(URL, NO_FOLDER, name, refuse):
+            async with acquire_lock(URL, NO_FOLDER, name, refuse):
                 pass
 
 
@@ -141,7 +141,7 @@ async def test_a_holder_that_lost_its_lease_does_not_go_on(
 
     async def work() -> None:
         nonlocal went_on
-        async with held(URL, NO_FOLDER, name, wait_for_it):
+        async with acquire_lock(URL, NO_FOLDER, name, wait_for_it):
             await redis.delete(f"faceid:lock:{name}")
             await asyncio.sleep(30)
             went_on = True
@@ -159,7 +159,7 @@ async def test_a_holder_that_is_cancelled_is_cancelled(name: str):
     started = asyncio.Event()
 
     async def work() -> None:
-        async with held(URL, NO_FOLDER, name, wait_for_it):
+        async with acquire_lock(URL, NO_FOLDER, name, wait_for_it):
             started.set()
             await asyncio.sleep(30)
 
@@ -174,7 +174,7 @@ async def test_work_that_is_done_stays_done_when_the_lock_cannot_be_given_back(
     redis: Any, name: str
 ):
     key = f"faceid:lock:{name}"
-    async with held(URL, NO_FOLDER, name, wait_for_it):
+    async with acquire_lock(URL, NO_FOLDER, name, wait_for_it):
         await redis.delete(key)
         await redis.lpush(key, "what Redis cannot compare with a lock's token")
     assert await redis.delete(key) == 1

@@ -29,9 +29,9 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FaceIdSettings:
 
 async def test_a_rate_is_shared_by_account_and_action(settings: FaceIdSettings):
     storage = open_storage(settings)
-    ours = open_pacers(settings, storage, "default", first=True)
-    again = open_pacers(settings, storage, "default", first=False)
-    others = open_pacers(settings, storage, "other", first=False)
+    ours = open_pacers(settings, storage, "default", priority=True)
+    again = open_pacers(settings, storage, "default", priority=False)
+    others = open_pacers(settings, storage, "other", priority=False)
 
     def paces(pacer: object) -> Path:
         assert isinstance(pacer, SharedPacer)
@@ -45,27 +45,27 @@ async def test_a_rate_is_shared_by_account_and_action(settings: FaceIdSettings):
     assert first
     assert second
     # As far apart as the rate asks, though they know nothing of each other.
-    start = await first.slot()
-    assert await second.slot() - start >= 1
+    start = await first.acquire()
+    assert await second.acquire() - start >= 1
 
 
 async def test_a_storage_that_cannot_be_written_is_told(settings: FaceIdSettings, tmp_path: Path):
     storage = open_storage(settings)
     (tmp_path / "storage" / "pace").touch()
     with pytest.raises(StorageError, match="cannot pace"):
-        open_pacers(settings, storage, "default", first=True)("CreateUploadUrl")
+        open_pacers(settings, storage, "default", priority=True)("CreateUploadUrl")
 
 
 async def test_a_url_that_is_none_is_told(settings: FaceIdSettings):
     wrong = settings.model_copy(update={"locks": "memcached://x"})
     with pytest.raises(InvalidInput, match="FACEID_LOCKS"):
-        open_pacers(wrong, open_storage(settings), "default", first=True)("CreateUploadUrl")
+        open_pacers(wrong, open_storage(settings), "default", priority=True)("CreateUploadUrl")
 
 
 async def test_a_server_that_is_not_there_is_told():
     pacer = RedisPacer(20, "redis://127.0.0.1:1", "nobody")
     with pytest.raises(StorageError, match="FACEID_LOCKS cannot be reached"):
-        await pacer.slot()
+        await pacer.acquire()
     await pacer.close()
 
 
@@ -91,7 +91,7 @@ async def test_machines_share_one_rate_through_redis(name: str):
     pacers = [RedisPacer(20, REDIS, name) for _ in range(3)]
 
     async def starts_of(pacer: RedisPacer, count: int) -> list[float]:
-        return [await pacer.slot() for _ in range(count)]
+        return [await pacer.acquire() for _ in range(count)]
 
     found = await asyncio.gather(*(starts_of(pacer, 20) for pacer in pacers))
     starts = sorted(start for starts in found for start in starts)
@@ -102,19 +102,19 @@ async def test_machines_share_one_rate_through_redis(name: str):
 
 @pytest.mark.services
 async def test_throttled_all_wait_and_those_who_go_first_go_first(name: str):
-    batch, single = RedisPacer(20, REDIS, name), RedisPacer(20, REDIS, name, first=True)
-    last = [await batch.slot() for _ in range(20)][-1]
-    crowd = [asyncio.create_task(batch.slot()) for _ in range(10)]
-    mine = await single.slot()
+    batch, single = RedisPacer(20, REDIS, name), RedisPacer(20, REDIS, name, priority=True)
+    last = [await batch.acquire() for _ in range(20)][-1]
+    crowd = [asyncio.create_task(batch.acquire()) for _ in range(10)]
+    mine = await single.acquire()
     assert mine - last < 1.5
     others = await asyncio.gather(*crowd)
     assert sum(other < mine for other in others) <= 2
 
     await batch.throttled()
-    after = await single.slot()
+    after = await single.acquire()
     assert after - max(others) >= 1
     await batch.throttled()  # before that is over: now all go a tenth slower
-    slow = [await batch.slot() for _ in range(5)]
+    slow = [await batch.acquire() for _ in range(5)]
     assert slow[-1] - slow[0] > 4 * 0.0515 * 1.05
     await batch.close()
     await single.close()
@@ -123,16 +123,16 @@ async def test_throttled_all_wait_and_those_who_go_first_go_first(name: str):
 @pytest.mark.services
 async def test_a_call_that_left_late_is_counted_from_then(name: str):
     pacer = RedisPacer(1, REDIS, name)
-    start = await pacer.slot()
-    await pacer.left(start, 0.5)
-    assert await pacer.slot() - start >= 1.5
+    start = await pacer.acquire()
+    await pacer.departed(start, 0.5)
+    assert await pacer.acquire() - start >= 1.5
     await pacer.close()
 
 
 @pytest.mark.services
 async def test_what_redis_keeps_is_forgotten_by_itself(name: str):
     pacer = RedisPacer(20, REDIS, name)
-    await pacer.slot()
+    await pacer.acquire()
     await pacer.throttled()
     await pacer.close()
     async with Redis.from_url(REDIS) as redis:
