@@ -48,7 +48,7 @@ from flows.server.runs import settings_of_this_run
 from tasks.credentials import open_client
 from tasks.delivery import OnUnknownOutcome
 from tasks.state.pacing import open_pacers
-from tasks.state.records import RecordStore
+from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
 
 SHARD = 400

@@ -31,8 +31,10 @@ from flows.upkeep.result_lines import forget_lines
 from tasks.cache import cached_steps
 from tasks.credentials import services_in_use
 from tasks.save_files import draft_path
+from tasks.state import layout
 from tasks.state.claims import LockBusy, fail_if_locked, request_lock
-from tasks.state.records import FOLDER, Record, RecordStore
+from tasks.state.record_store import RecordStore
+from tasks.state.records import Record
 from tasks.state.storage import Storage, open_storage
 
 AGE_PATTERN = r"^[0-9]+[dhms]$"
@@ -139,7 +141,7 @@ class Forgetting:
         assert self.runs is not None
         stores: list[RecordStore] = []
         for service in await services_in_use(self.runs.client):
-            accounts = {self.settings.account, *self.storage.folders(f"{FOLDER}/{service}")}
+            accounts = {self.settings.account, *self.storage.folders(f"{layout.RECORDS}/{service}")}
             stores += [RecordStore(self.storage, service, name) for name in sorted(accounts)]
         return stores
 
@@ -247,7 +249,7 @@ class Forgetting:
         due: set[str] = set()
         others: set[str] = set()
         unreadable: list[StorageError] = []
-        for name in self.storage.names(f"{FOLDER}/{store.service}/{store.account}"):
+        for name in self.storage.names(f"{layout.RECORDS}/{store.service}/{store.account}"):
             try:
                 content = self.storage.read(name)
                 if content is None:

@@ -20,7 +20,6 @@ from prefect import flow, get_client, get_run_logger
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_HOME
 from prefect.states import Completed
 
 from faceid import redaction
@@ -43,9 +42,11 @@ from flows.server.events import emit_event
 from flows.server.runs import tag_of
 from flows.upkeep.dead_runs import crashed_runs, delete_late_runs, mark_crashed, mark_dead_runs
 from tasks.credentials import block_of, services_in_use, settings_of
+from tasks.state import layout
 from tasks.state.claims import LockBusy, fail_if_locked, is_locked, request_lock
 from tasks.state.locks import acquire_lock
-from tasks.state.records import Record, RecordStore, open_requests
+from tasks.state.record_store import RecordStore, open_requests
+from tasks.state.records import Record
 from tasks.state.storage import Storage, open_storage
 
 LONG_WAIT = timedelta(hours=1)
@@ -64,7 +65,7 @@ async def sweep() -> State[Any]:
     redaction.install()
     settings = FaceIdSettings.load()
     storage = open_storage(settings)
-    folder = (storage.folder or PREFECT_HOME.value() / "faceid") / "locks"
+    folder = layout.locks_folder(storage.folder)
     try:
         async with (
             acquire_lock(settings.locks, folder, f"sweep/{settings.service}", fail_if_locked),
@@ -207,9 +208,9 @@ class _Sweep:
                     return "at work"
                 await mark_crashed(self.client, run.id)
                 self.done["marked Crashed"] += 1
-        record.end("crashed")
+        record.crash()
         if await is_to_come(self.client, record.follow_up):
-            record.end("rerequested")
+            record.defer()
             await store.save(record)
             return "waiting"
         return await self._schedule_after_setback(store, record, run)
@@ -221,7 +222,7 @@ class _Sweep:
         if due is None:
             message = "its runs died, one after the other; look at the worker's log"
             error = ResultError(code="RunsDied", message=message, kind="unavailable")
-            record.end("unavailable", error)
+            record.fail("unavailable", error)
             await store.save(record)
             self._announce(record)
             return "given up"
@@ -249,8 +250,7 @@ class _Sweep:
         return "scheduled"
 
     async def _cancelled(self, store: RecordStore, record: Record) -> str:
-        record.follow_up = None
-        record.end("cancelled")
+        record.cancel()
         await store.save(record)
         return "cancelled"
 

@@ -8,7 +8,6 @@ the server's clock.
 Prefect takes whatever goes wrong here for a miss: then a ticket is asked for once more.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -29,10 +28,10 @@ from faceid.errors import FaceIdError
 from faceid.models import Upload, UploadTicket
 from faceid.settings import FaceIdSettings
 from tasks.delivery import Delivery
-from tasks.state.records import Record, RecordStore
+from tasks.state import layout
+from tasks.state.record_store import RecordStore
+from tasks.state.records import Record
 from tasks.state.storage import open_storage
-
-FOLDER = "cache"
 
 Step = Literal["ticket", "upload"]
 
@@ -45,7 +44,7 @@ logger = logging.getLogger(__name__)
 def step_key(step: Step, store: RecordStore, record: Record, window: int, field: str) -> str:
     """What a step on one resource of a request is kept under, in one window."""
     parts = (store.service, store.account, record.request_id, record.generation, window, field)
-    return hashlib.sha256("\n".join(map(str, (step, *parts))).encode()).hexdigest()
+    return layout.step_name(step, *parts)
 
 
 def cached_steps(store: RecordStore, record: Record, fields: set[str]) -> Iterator[str]:
@@ -53,7 +52,7 @@ def cached_steps(store: RecordStore, record: Record, fields: set[str]) -> Iterat
     for window in range(1, record.window + 1):
         for step in get_args(Step):
             for field in fields:
-                yield f"{FOLDER}/{step_key(step, store, record, window, field)}"
+                yield layout.cached_step_name(step_key(step, store, record, window, field))
 
 
 @dataclass(kw_only=True)
@@ -91,7 +90,7 @@ class StepStorage(WritableFileSystem):
 
 
 def _read(path: str) -> bytes:
-    found = open_storage(FaceIdSettings.load()).read(f"{FOLDER}/{path}")
+    found = open_storage(FaceIdSettings.load()).read(layout.cached_step_name(path))
     if found is None:
         raise FileNotFoundError(path)
     return json.dumps(found).encode()
@@ -104,7 +103,7 @@ def _write(path: str, content: bytes) -> None:
     try:
         # A ticket that a power cut takes is asked for once more.
         storage = open_storage(FaceIdSettings.load())
-        storage.write(f"{FOLDER}/{path}", record, durable=False)
+        storage.write(layout.cached_step_name(path), record, durable=False)
     except FaceIdError as error:
         # The step is done all the same; it may have to be done again.
         logger.warning("a step could not be cached: %s", error)

@@ -4,7 +4,6 @@ The call may be billed, so the record stands guard: an answer that is stored is 
 asked for again; the intent is on disk before the call, the answer before this step returns.
 """
 
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from prefect import task
@@ -25,7 +24,6 @@ from tasks.cache import UNCACHED
 from tasks.check_expiry import raise_if_over
 from tasks.delivery import Delivery
 from tasks.retries import RETRIES
-from tasks.state.records import Intent
 
 
 @task(
@@ -56,11 +54,8 @@ async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> V
         raise_if_over(upload.ticket, delivery)
     await _intend(delivery)
     reply, verdict = await _call(delivery, window)
-    record.intent = None
-    record.note(reply.tencent_request_id)
-    record.reply, record.verdict = reply, verdict
-    if not delivery.wants_files:  # else its run is not at its end yet
-        record.end("verdict")
+    # A run that is to save files is not at its end yet.
+    record.answer(reply, verdict, ends_run=not delivery.wants_files)
     await delivery.save()
     return verdict
 
@@ -69,13 +64,11 @@ async def _intend(delivery: Delivery) -> None:
     """Stores the intent to call; where that fails, nothing is called and nothing was intended."""
     record = delivery.record
     before = record.intent
-    record.intent = Intent(window=record.window, at=datetime.now(UTC))
-    record.calls += 1
+    record.intend_call()
     try:
         await delivery.save()
     except StorageError:
-        record.intent = before
-        record.calls -= 1
+        record.withdraw_call(before)
         raise
 
 
@@ -95,9 +88,8 @@ async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]
             raise OutcomeUnknown(error.code, error.message, host=error.host) from None
         raise
     except FaceIdError as error:
-        record.intent = None
-        if isinstance(error, RateLimited) or error.tencent_request_id is None:
-            record.calls -= 1  # it did not reach the action, or was not even sent
+        is_throttled = isinstance(error, RateLimited)
+        record.refuse_call(reached_action=not is_throttled and bool(error.tencent_request_id))
         delivery.note(error)
         await delivery.save()
         if isinstance(error, ResourceUnreadable):

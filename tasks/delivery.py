@@ -11,7 +11,7 @@ from faceid.errors import FaceIdError
 from faceid.models import CheckedRequest
 from faceid.settings import FaceIdSettings
 from tasks.state.claims import Claim
-from tasks.state.records import RecordStore
+from tasks.state.record_store import RecordStore
 
 OnUnknownOutcome = Literal["call_again", "stop"]
 

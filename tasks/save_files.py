@@ -41,7 +41,7 @@ async def save_files(delivery: Delivery, verdict: Verdict, folder: Path) -> int:
             path = file_path(folder, delivery.record.request_id, file)
             # Known before it is there, so that it can be forgotten wherever this run ends.
             if str(path) not in delivery.record.saved_files:
-                delivery.record.saved_files.append(str(path))
+                delivery.record.save_file(str(path))
                 await delivery.save()
             await _save(delivery, file, reply, SecretStr(url), path)
     return found

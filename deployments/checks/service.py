@@ -5,7 +5,6 @@ from functools import partial
 from uuid import uuid4
 
 import anyio.to_thread
-from prefect.settings import PREFECT_HOME
 
 from deployments.checks.results import Check, CheckResult
 from faceid.actions import CREATE_UPLOAD_URL
@@ -13,9 +12,9 @@ from faceid.client import FaceIdClient
 from faceid.errors import StorageError
 from faceid.settings import FaceIdSettings
 from tasks.credentials import check_credentials
+from tasks.state import layout
 from tasks.state.claims import fail_if_locked
 from tasks.state.locks import acquire_lock
-from tasks.state.records import FOLDER
 from tasks.state.storage import Storage, open_storage, storage_url
 
 MAX_SKEW = 300.0
@@ -54,8 +53,8 @@ def _try_storage(storage: Storage, settings: FaceIdSettings) -> CheckResult:
     except StorageError as error:
         advice = "look at FACEID_STORAGE: the folder, its owner, the disk, the store's keys"
         return CheckResult("storage", "problem", error.message, advice)
-    for account in storage.folders(f"{FOLDER}/{settings.service}"):
-        for there in storage.names(f"{FOLDER}/{settings.service}/{account}"):
+    for account in storage.folders(f"{layout.RECORDS}/{settings.service}"):
+        for there in storage.names(f"{layout.RECORDS}/{settings.service}/{account}"):
             try:
                 storage.read(there)
             except StorageError as error:
@@ -74,7 +73,7 @@ async def check_locks(settings: FaceIdSettings) -> list[CheckResult]:
             said = "files of this machine, and the storage is another's"
             return [CheckResult("locks", "warning", said, advice)]
         return [CheckResult("locks", "ok", "files, for one machine")]
-    folder = (storage.folder or PREFECT_HOME.value() / "faceid") / "locks"
+    folder = layout.locks_folder(storage.folder)
     async with acquire_lock(settings.locks, folder, uuid4().hex, fail_if_locked):
         return [CheckResult("locks", "ok", "Redis, for all machines that name it")]
 

@@ -27,7 +27,7 @@ from flows.batch.results import FAILURES, RESULTS, read_lines
 from flows.batch.runner import Batch, BatchStats
 from flows.deliver_batch import WATCH, deliver_batch
 from tasks.state.claims import has_verdict
-from tasks.state.records import RecordStore
+from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
 
 PLAIN_SECONDS = 10.0

@@ -16,7 +16,7 @@ from faceid.settings import FaceIdSettings
 from faceid.validation import ValidatedRequest, check_files, read_request, validate_request
 from flows.deliver import deliver as flow
 from tasks.state.claims import has_verdict
-from tasks.state.records import RecordStore
+from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
 
 

@@ -12,7 +12,7 @@ from faceid.command import Exit, stderr
 from faceid.errors import InvalidInput
 from faceid.settings import FaceIdSettings
 from flows.forget import Forgetting, Forgotten, moment, open_forgetting
-from tasks.state.records import RecordStore
+from tasks.state.record_store import RecordStore
 
 
 def forget(

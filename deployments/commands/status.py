@@ -10,7 +10,8 @@ from faceid.command import Exit, stderr
 from faceid.errors import InvalidInput
 from faceid.settings import FaceIdSettings
 from tasks.state.claims import is_locked
-from tasks.state.records import Record, RecordStore
+from tasks.state.record_store import RecordStore
+from tasks.state.records import Record
 from tasks.state.storage import open_storage
 
 

@@ -138,7 +138,8 @@ async def _schedule(
     if origin is None or "manifest" not in origin.parameters:
         return None
     manifest = await _fill_in_date(client, str(origin.parameters["manifest"]), run)
-    origin.parameters = {**origin.parameters, "manifest": manifest}
+    parameters = {**origin.parameters, "manifest": manifest}
+    origin = origin.model_copy(update={"parameters": parameters})
     tags = [tag for tag in run.tags if tag.startswith(("batch:", "service:"))]
     tags += [f"previous:{run.id}", f"chain:{tag_of(run, 'chain') or run.id}"]
     tags += [f"attempt:{attempt}"] if attempt else []

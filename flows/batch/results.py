@@ -20,12 +20,12 @@ from faceid.errors import InvalidInput, StorageError
 from faceid.files.resources import file_system, open_location, plain_errors
 from faceid.models import DeliveryResult
 from faceid.settings import FaceIdSettings
+from tasks.state import layout
 from tasks.state.storage import make_private_folder, storage_url
 
 RESULTS = "results.jsonl"
 FAILURES = "failures.jsonl"
 
-FOLDER = "batches"
 """In the storage: a folder for each batch that names no other."""
 
 GROWTH = 1.25
@@ -38,7 +38,7 @@ def results_location(given: str, settings: FaceIdSettings, flow_run_id: str) -> 
     """Where the result lines of a run go: an absolute path or a URL. Raises ``InvalidInput``."""
     if given:
         return settings.roots().resolve("results", given)
-    return f"{storage_url(settings)}/{FOLDER}/{flow_run_id}"
+    return f"{storage_url(settings)}/{layout.BATCHES}/{flow_run_id}"
 
 
 def read_lines(location: str, name: str = RESULTS) -> Iterator[bytes]:

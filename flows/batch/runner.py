@@ -28,7 +28,7 @@ from flows.delivery.follow_ups import DeliveryDeferred
 from flows.delivery.outcome import DeliveryOutcome, emit_delivery_event, result_of, verdict_word
 from flows.delivery.run import DeliveryOptions, deliver_request
 from tasks.state.claims import CurrentRun
-from tasks.state.records import RecordStore, request_digest
+from tasks.state.record_store import RecordStore, request_digest
 
 COUNTED_FROM = 20
 """So many requests have to be done before their share of failures says anything."""

@@ -28,7 +28,8 @@ from flows.server.runs import tag_of
 from tasks.delivery import Delivery
 from tasks.retries import is_passing
 from tasks.state.claims import CurrentRun
-from tasks.state.records import Backoff, FollowUp, Origin, Record, RecordStore
+from tasks.state.record_store import RecordStore
+from tasks.state.records import Backoff, FollowUp, Origin, Record
 
 SHORTEST_DELAY = 5.0
 LONGEST_DELAY = 3600.0
@@ -80,8 +81,7 @@ async def origin_of(client: PrefectClient, run: FlowRun) -> Origin | None:
 
 async def defer_to_next_window(delivery: Delivery, reason: FaceIdError) -> DeliveryDeferred:
     """Leaves the next window to a run that is due at once."""
-    delivery.record.end("rerequested")
-    delivery.record.window += 1
+    delivery.record.defer(to_next_window=True)
     return DeliveryDeferred(reason, await _leave(delivery, datetime.now(UTC)))
 
 
@@ -109,7 +109,7 @@ def next_attempt_at(
         return None
     first = at_once and backoff.count == 0
     delay = 0 if first else delay_after(backoff.count, settings)
-    record.backoff = Backoff(since=backoff.since, count=backoff.count + 1)
+    record.back_off()
     return min(now + timedelta(seconds=delay), last)
 
 
@@ -123,13 +123,13 @@ def delay_after(backoff: int, settings: FaceIdSettings) -> float:
 async def _leave(delivery: Delivery, due: datetime) -> FollowUp | None:
     record = delivery.record
     if record.origin is None and record.follow_up is None:
-        record.end("rerequested")
+        record.defer()
         await delivery.save()
         return None
     async with get_client() as client:
         # An earlier run may have left the request to one that is still to come.
         if await is_to_come(client, record.follow_up):
-            record.end("rerequested")
+            record.defer()
             await delivery.save()
         else:
             await schedule(client, delivery.store, record, due)
@@ -163,9 +163,7 @@ async def schedule(
     ``previous`` is the run in whose place it comes, if not the one that took the request on last.
     To be called with the request's lock held. Raises ``StorageError``.
     """
-    previous = previous or record.runs[-1].flow_run_id
-    record.follow_up = record.origin and _next(record, due, previous)
-    record.end("rerequested")
+    record.plan_follow_up(due, previous)
     await store.save(record)
     if record.follow_up:
         await submit(client, store, record)
@@ -195,19 +193,13 @@ async def submit(client: PrefectClient, store: RecordStore, record: Record) -> N
         if run.state is None or not run.state.is_final():
             break
         if run.state.is_cancelled():
-            record.follow_up = None
-            record.end("cancelled")
+            record.cancel()
             await store.save(record)
             return
-        record.follow_up = _next(record, record.follow_up.due, str(run.id))
+        record.plan_follow_up(record.follow_up.due, str(run.id))
         await store.save(record)
-    record.follow_up.flow_run_id = str(run.id)
+    record.follow_up_scheduled(str(run.id))
     await store.save(record)
-
-
-def _next(record: Record, due: datetime, previous: str) -> FollowUp:
-    record.attempt += 1
-    return FollowUp(attempt=record.attempt, previous=previous, due=due)
 
 
 def _idempotency_key(store: RecordStore, record: Record) -> str:

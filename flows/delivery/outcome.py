@@ -48,7 +48,7 @@ class DeliveryOutcome(NamedTuple):
         """Whether an earlier run had brought the request to its end, and nothing was done now."""
         if self.failed_before:
             return True
-        runs = self.record.runs if self.record else []
+        runs = self.record.runs if self.record else ()
         return [run.outcome for run in runs].count("verdict") > 1
 
 
@@ -85,7 +85,7 @@ def result_of(
         target_action=target_action,
         verdict=record.verdict if record and status == "verdict" else None,
         error=error,
-        tencent_request_ids=record.tencent_request_ids if record else [],
+        tencent_request_ids=list(record.tencent_request_ids) if record else [],
         windows=record.window if record else 0,
         calls=record.calls if record else 0,
         started_at=started_at,

@@ -28,7 +28,8 @@ from tasks.delivery import Delivery, OnUnknownOutcome
 from tasks.request_upload_url import request_upload_url
 from tasks.save_files import save_files
 from tasks.state.claims import CurrentRun, claim_request
-from tasks.state.records import Record, RecordStore
+from tasks.state.record_store import RecordStore
+from tasks.state.records import Record
 from tasks.upload_resource import upload_resource
 
 
@@ -101,7 +102,7 @@ async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
             if isinstance(error, WindowOver) and not delivery.opens_windows:
                 raise await defer_to_next_window(delivery, error) from None
             url_was_refused = isinstance(error, UrlRefused)
-            record.window += 1
+            record.open_window()
             await delivery.save()
         except FaceIdError as error:
             deferred = await defer_until_available(delivery, error)
@@ -118,7 +119,7 @@ async def to_files(delivery: Delivery, verdict: Verdict, folder: Path) -> FaceId
         await save_files(delivery, verdict, folder)
     except FaceIdError as error:
         unsaved = error
-    delivery.record.end("verdict")
+    delivery.record.finish()
     with suppress(StorageError):  # the verdict itself is stored
         await delivery.save()
     return unsaved
@@ -126,7 +127,7 @@ async def to_files(delivery: Delivery, verdict: Verdict, folder: Path) -> FaceId
 
 async def end_without_verdict(delivery: Delivery, failure: FaceIdError) -> None:
     error = error_of(failure)
-    delivery.record.end(outcome_of(error), error)
+    delivery.record.fail(outcome_of(error), error)
     with suppress(StorageError):  # what is to be told is the first failure
         await delivery.save()
 

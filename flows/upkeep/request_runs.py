@@ -33,7 +33,9 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.server.runs import PAGE, list_runs, server_errors, tag_of
 from tasks.credentials import block_of, settings_of
-from tasks.state.records import FOLDER, Record, RecordStore
+from tasks.state import layout
+from tasks.state.record_store import RecordStore
+from tasks.state.records import Record
 
 SETTLING_SECONDS = 10.0
 """How long after a run's end its last steps and logs are on their way to the server's database.
@@ -171,7 +173,9 @@ def ids_in(record: Record | None) -> set[UUID]:
 
 async def _ids_of_others(store: RecordStore, request_id: str) -> set[UUID]:
     """The runs of requests that have the same ID in other accounts."""
-    accounts = await anyio.to_thread.run_sync(store.storage.folders, f"{FOLDER}/{store.service}")
+    accounts = await anyio.to_thread.run_sync(
+        store.storage.folders, f"{layout.RECORDS}/{store.service}"
+    )
     others = [
         RecordStore(store.storage, store.service, account)
         for account in accounts

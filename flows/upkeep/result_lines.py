@@ -17,7 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from faceid.errors import StorageError
 from faceid.files.resources import file_system, plain_errors
 from faceid.settings import FaceIdSettings
-from flows.batch.results import FAILURES, FOLDER, RESULTS
+from flows.batch.results import FAILURES, RESULTS
+from tasks.state import layout
 from tasks.state.storage import storage_url
 
 
@@ -29,7 +30,7 @@ def forget_lines(settings: FaceIdSettings, request_ids: Collection[str]) -> int:
     at_work = 0
     try:
         with plain_errors():
-            files, root = file_system(f"{storage_url(settings)}/{FOLDER}")
+            files, root = file_system(f"{storage_url(settings)}/{layout.BATCHES}")
             is_local = isinstance(files, LocalFileSystem)
             folders = cast("list[str]", files.ls(root, detail=False) if files.exists(root) else [])
             for folder in folders:

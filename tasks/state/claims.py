@@ -8,18 +8,18 @@ a wrong file) the new input is taken, in a new window.
 
 import contextlib
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import NamedTuple
 
 import anyio.to_thread
-from prefect.settings import PREFECT_HOME
 
 from faceid.errors import RequestIdConflict
 from faceid.models import CheckedRequest
 from faceid.settings import FaceIdSettings
 from faceid.validation import ValidatedRequest, check_files
+from tasks.state import layout
 from tasks.state.locks import Waiting, acquire_lock
-from tasks.state.records import Origin, Record, RecordStore, RunEntry, input_digest, request_digest
+from tasks.state.record_store import RecordStore, input_digest, request_digest
+from tasks.state.records import Origin, Record
 
 
 class CurrentRun(NamedTuple):
@@ -74,7 +74,7 @@ def request_lock(
     store: RecordStore, settings: FaceIdSettings, request_id: str, waiting: Waiting
 ) -> contextlib.AbstractAsyncContextManager[None]:
     """The request's lock, to be held; ``waiting`` is called when it is not free at once."""
-    folder: Path = (store.storage.folder or PREFECT_HOME.value() / "faceid") / "locks"
+    folder = layout.locks_folder(store.storage.folder)
     return acquire_lock(settings.locks, folder, store.name(request_id), waiting)
 
 
@@ -122,24 +122,9 @@ async def claim_request(
         else:
             checked = await given.checked()
             record = _continued(record, given, checked)
-        is_follow_up = _begin(record, run)
+        is_follow_up = record.claim(run.flow_run_id, run.origin)
         await store.save(record)
         yield Claim(record, checked, is_follow_up)
-
-
-def _begin(record: Record, run: CurrentRun) -> bool:
-    """Enters the run in the record; says whether an earlier one left the request to it."""
-    record.fence += 1
-    record.runs.append(RunEntry(flow_run_id=run.flow_run_id, window=record.window))
-    record.origin = run.origin
-    is_follow_up = record.follow_up is not None and record.follow_up.flow_run_id == run.flow_run_id
-    if is_follow_up:
-        record.follow_up = None
-    if record.verdict is not None:
-        record.end("verdict")
-    else:
-        record.error = record.outcome = None
-    return is_follow_up
 
 
 def _continued(record: Record | None, given: _Input, checked: CheckedRequest) -> Record:
@@ -157,10 +142,8 @@ def _continued(record: Record | None, given: _Input, checked: CheckedRequest) ->
     if record.input_digest != digest:
         if record.intent is not None:
             raise _conflict(request.request_id, "its call's outcome is unknown")
-        record.window += 1
-        record.input_digest = digest
-        record.target_action, record.region = request.target_action, request.region
-    record.request_digest = given.digest
+        record.take_input(request.target_action, request.region, digest)
+    record.restate(given.digest)
     return record
 
 

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from prefect.settings import PREFECT_HOME
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -27,10 +26,9 @@ from faceid.pacing import (
     starts_in_a_span,
 )
 from faceid.settings import FaceIdSettings
+from tasks.state import layout
 from tasks.state.locks import REDIS_SECONDS, check_locks
 from tasks.state.storage import Storage, make_private_folder
-
-FOLDER = "pace"
 
 
 def open_pacers(
@@ -40,7 +38,7 @@ def open_pacers(
 
     With ``priority`` it goes before those who deliver batches. Raises ``StorageError``.
     """
-    folder = (storage.folder or PREFECT_HOME.value() / "faceid") / FOLDER
+    folder = layout.pace_folder(storage.folder)
 
     def pacer_of(action: str) -> Pacer | None:
         rate = settings.rate(action)

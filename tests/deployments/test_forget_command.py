@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from faceid.emulator import Emulator
 from flows.upkeep import request_runs
 from tests.deployments.conftest import Ended, deliver_tokens
-from tests.flows.helpers import record_file, record_of, records
+from tests.flows.helpers import aged, record_file, record_of, records
 from tests.flows.traces import documents_with, rows_with
 
 Faceid = Callable[..., Ended]
@@ -94,15 +93,15 @@ def test_what_is_left_is_told_and_the_others_are_forgotten(
 ):
     request_id = delivered()["request_id"]
     record_file(samples / "storage").write_text("damaged")
-    acquire_lock, done = (delivered()["request_id"] for _ in range(2))
-    with at_work(acquire_lock):
-        code, out, err = faceid("forget", request_id, acquire_lock, done)
+    locked, done = (delivered()["request_id"] for _ in range(2))
+    with at_work(locked):
+        code, out, err = faceid("forget", request_id, locked, done)
     assert (code, out) == (1, line(done))
     name = records().name(request_id)
     assert err == (
         f"faceid: {request_id} is not forgotten: DamagedDocument: {name} is no document of ours. "
         "Look at FACEID_STORAGE and FACEID_DATA_KEY.\n"
-        f"faceid: a run is at work on {acquire_lock}: wait for its end, or cancel it\n"
+        f"faceid: a run is at work on {locked}: wait for its end, or cancel it\n"
         f"1 forgotten\n{OUT_OF_REACH}"
     )
 
@@ -113,7 +112,9 @@ def test_runs_of_another_server_and_files_of_another_machine_are_named(
     request_id = delivered(save_files_to="saved")["request_id"]
     (samples / "saved" / f"{request_id}.BestFrame.jpg").rename(samples / "moved.jpg")
     store, record = records(), asyncio.run(record_of(request_id))
-    record.runs[0].flow_run_id = str(uuid4())
+    (run, *others) = record.runs
+    runs = (run.model_copy(update={"flow_run_id": str(uuid4())}), *others)
+    record = record.model_copy(update={"runs": runs})
     store.storage.write(store.name(request_id), record.model_dump(mode="json"))
     code, out, err = faceid("forget", request_id)
     assert (code, out) == (0, line(request_id))
@@ -138,7 +139,7 @@ def test_logs_that_the_server_has_not_deleted_yet_are_named(
 def test_old_requests_are_forgotten(faceid: Faceid, delivered: Delivered, samples: Path):
     old, fresh = (delivered()["request_id"] for _ in range(2))
     store, record = records(), asyncio.run(record_of(old))
-    record.updated_at -= timedelta(hours=2)
+    record = aged(record, hours=2)
     store.storage.write(store.name(old), record.model_dump(mode="json"))
     assert faceid("forget", "--older-than", "3h") == Ended(0, "", "0 forgotten\n")
     assert faceid("forget", "--older-than", "1h") == Ended(

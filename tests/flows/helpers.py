@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from faceid.emulator import Emulator
 from faceid.settings import FaceIdSettings
 from tasks.state.locks import acquire_lock
-from tasks.state.records import Record, RecordStore
+from tasks.state.record_store import RecordStore
+from tasks.state.records import Record
 from tasks.state.storage import open_storage
 from tests.environment import wait_until
 from tests.flows.conftest import REQUEST, task_runs_of
@@ -29,6 +31,12 @@ REFUSES_THE_ACCOUNT = "api:ResourceUnavailable.InArrears"
 """The same, for a reason that has nothing to do with the input."""
 
 OTHER_INPUT: dict[str, Any] = {"resources": {"ImageUrl": "birch.jpg", "VideoUrl": "alder.mp4"}}
+
+
+def aged(record: Record, hours: float) -> Record:
+    """The record as it would be if nobody had touched it for so long."""
+    touched = record.updated_at - timedelta(hours=hours)
+    return record.model_copy(update={"updated_at": touched})
 
 
 def calls_of(emulator: Emulator, op: str = ACTION) -> int:

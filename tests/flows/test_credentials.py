@@ -204,16 +204,16 @@ async def ended_after(
     Those after them are held meanwhile: nothing is missed on a slow machine.
     """
     async with AsyncExitStack() as all_held:
-        acquire_lock: list[AsyncExitStack] = []
+        locks: list[AsyncExitStack] = []
         for first in range(AT_A_TIME, AT_A_TIME * (len(steps) + 1), AT_A_TIME):
-            acquire_lock.append(await all_held.enter_async_context(AsyncExitStack()))
+            locks.append(await all_held.enter_async_context(AsyncExitStack()))
             for number in range(first, first + AT_A_TIME):
-                await acquire_lock[-1].enter_async_context(nobody_at_work(f"p-{number}"))
+                await locks[-1].enter_async_context(nobody_at_work(f"p-{number}"))
         batch = asyncio.create_task(run_batch(manifest, credentials=name, concurrency=AT_A_TIME))
         for number, step in enumerate(steps):
             await called(emulator, AT_A_TIME * (number + 1))
             await step
-            await acquire_lock[number].aclose()
+            await locks[number].aclose()
         return await batch
 
 

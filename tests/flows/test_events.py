@@ -160,8 +160,8 @@ async def test_what_waits_for_more_than_an_hour_is_told_by_each_sweep(
     record = await record_of(worker.request_id)
     assert record.backoff
     an_hour_ago = datetime.now(UTC) - timedelta(minutes=61)
-    record.backoff = Backoff(since=an_hour_ago, count=record.backoff.count)
-    await records().save(record)
+    backoff = Backoff(since=an_hour_ago, count=record.backoff.count)
+    await records().save(record.model_copy(update={"backoff": backoff}))
     assert await swept() == "1 waiting, 1 waiting for long"
 
     async def look() -> list[Event] | None:

@@ -31,6 +31,7 @@ from tests.flows.helpers import (
     ACTION,
     OTHER_INPUT,
     REFUSES_THE_FILE,
+    aged,
     calls_of,
     nobody_at_work,
     record_file,
@@ -69,7 +70,7 @@ async def age(*request_ids: str) -> None:
     """As if they had been touched two hours ago."""
     for request_id in request_ids:
         store, record = records(), await record_of(request_id)
-        record.updated_at -= timedelta(hours=2)
+        record = aged(record, hours=2)
         store.storage.write(store.name(request_id), record.model_dump(mode="json"))
 
 

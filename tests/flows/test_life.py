@@ -34,7 +34,8 @@ from faceid.settings import FaceIdSettings
 from flows.deliver import deliver
 from tasks.call_target_action import call_target_action
 from tasks.request_upload_url import request_upload_url
-from tasks.state.records import Record, RecordStore
+from tasks.state.record_store import RecordStore
+from tasks.state.records import Record
 from tasks.state.storage import Storage, open_storage
 from tasks.upload_resource import upload_resource
 

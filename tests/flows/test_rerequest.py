@@ -1,6 +1,7 @@
 """What cannot be brought to its end now is left to a later run of the same deployment."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -193,9 +194,9 @@ async def test_a_key_whose_run_has_ended_counts_as_not_scheduled(
     record = await record_of(worker.request_id)
     await worker.work(first)
     # A backup brings the record back as it was before the follow-up.
-    record.follow_up, record.attempt, record.window = None, 0, 1
-    record.fence, record.verdict, record.reply = 100, None, None
-    await records().save(record)
+    before: dict[str, Any] = {"follow_up": None, "attempt": 0, "window": 1}
+    before |= {"fence": 100, "verdict": None, "reply": None}
+    await records().save(record.model_copy(update=before))
     emulator.add_fault(ACTION, "expire-now")
     second, _ = next_run(await worker.deliver())
     assert second != first

@@ -418,8 +418,8 @@ async def test_requests_wait_for_a_deployment_that_is_gone(
     # The same name, registered anew, has another ID.
     async with get_client() as client:
         name = (await client.read_deployment(again.deployment_id)).name
-    record.origin.deployment = f"deliver/{name}"
-    await records().save(record)
+    origin = record.origin.model_copy(update={"deployment": f"deliver/{name}"})
+    await records().save(record.model_copy(update={"origin": origin}))
     assert await swept() == "1 scheduled"
     assert (await worker.work(worker.newest()["id"])).message == PASSED
 

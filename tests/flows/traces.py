@@ -5,9 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from faceid.settings import FaceIdSettings
-from tasks.cache import FOLDER as CACHE
-from tasks.state.records import FOLDER as RECORDS
-from tasks.state.records import OPEN_FOLDER
+from tasks.state.layout import CACHE, OPEN, RECORDS
 from tasks.state.storage import open_storage
 from tests.environment import HOME
 
@@ -43,7 +41,7 @@ def rows_with(text: str) -> set[str]:
 def documents_with(text: str) -> list[str]:
     """The documents of the storage that hold the text, once they are decrypted."""
     storage = open_storage(FaceIdSettings.load())
-    names = [name for folder in (CACHE, RECORDS, OPEN_FOLDER) for name in storage.names(folder)]
+    names = [name for folder in (CACHE, RECORDS, OPEN) for name in storage.names(folder)]
     return [name for name in names if text in str(storage.read(name))]
 
 

@@ -16,7 +16,7 @@ from faceid.settings import FaceIdSettings
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
 from flows.forget import Forgotten, open_forgetting
-from tasks.state.records import RecordStore
+from tasks.state.record_store import RecordStore
 from tests.flows.batches import entry
 from tests.flows.deployed import REQUEST
 from tests.flows.helpers import calls_of
