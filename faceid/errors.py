@@ -17,7 +17,7 @@
     ├── ServiceRefused        a code nobody has documented: not repeated, it may be billed
     ├── StorageError          what we keep about a request cannot be read or written
     ├── OutcomeUnknown        a call was sent, its answer is lost, and it must not be repeated
-    └── DeliveryFailed        a delivery ended without a verdict (carries its result object)
+    └── DeliveryFailed        a delivery ended without a verdict (in ``faceid.models``)
 
 Every code that the API or its object store can answer maps to exactly one of these classes, or is
 a verdict: see ``error_class`` and ``store_error_class``. Sources: fact sheet §6 (API) and §3.5
@@ -25,12 +25,9 @@ a verdict: see ``error_class`` and ``store_error_class``. Sources: fact sheet §
 """
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from faceid.redaction import redact
-
-if TYPE_CHECKING:
-    from faceid.models import DeliveryResult
 
 ErrorKind = Literal["input", "conflict", "account", "unavailable", "storage", "expired", "unknown"]
 
@@ -158,18 +155,6 @@ class StorageError(FaceIdError):
 class OutcomeUnknown(FaceIdError):
     kind = "unknown"
     advice = "The call may have been billed. To call again, deliver with call_again."
-
-
-class DeliveryFailed(FaceIdError):
-    """A delivery that ended without a verdict; ``result`` is its result object."""
-
-    def __init__(self, result: "DeliveryResult") -> None:
-        assert result.error is not None
-        super().__init__(result.error.code, result.error.message)
-        self.result = result
-
-    def __str__(self) -> str:
-        return f"{self.code}: {self.message}"
 
 
 # To a person, where a code alone says what to do. The environment's names are the vendor's.

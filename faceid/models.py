@@ -4,13 +4,13 @@ All are frozen. Times are aware UTC datetimes. Whatever opens a file or an accou
 ``SecretStr``: it prints as stars and has to be asked for by name.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from attrs import frozen
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from faceid.errors import ErrorKind
+from faceid.errors import ErrorKind, FaceIdError, WindowOver
 
 Service = Literal["live", "emulator"]
 Outcome = Literal[
@@ -104,6 +104,23 @@ class UploadTicket:
     """On the server's clock: the same deadline for upload and download."""
     tencent_request_id: str
 
+    def require_open(self, now: datetime, margin: timedelta) -> None:
+        """Raises ``WindowOver`` when no more than the margin is left of the ticket's life.
+
+        Args:
+            now: The time on the server's clock.
+            margin: What must be left for the work to come; never more than a tenth of the
+                ticket's life is asked for.
+        """
+        needed = min(margin, (self.expires_at - self.issued_at) / 10)
+        left = self.expires_at - now
+        if left <= needed:
+            raise WindowOver(
+                "WindowOver",
+                f"resource {self.field}: the upload ticket has {max(left.total_seconds(), 0):.0f} "
+                f"seconds left, and more than {needed.total_seconds():.0f} are needed",
+            )
+
 
 @frozen
 class Upload:
@@ -173,3 +190,15 @@ class DeliveryResult(_Shape):
     started_at: datetime
     finished_at: datetime
     flow_run_id: str | None = None
+
+
+class DeliveryFailed(FaceIdError):
+    """A delivery that ended without a verdict; ``result`` is its result object."""
+
+    def __init__(self, result: DeliveryResult) -> None:
+        assert result.error is not None
+        super().__init__(result.error.code, result.error.message)
+        self.result = result
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"

@@ -13,11 +13,17 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from faceid import redaction
-from faceid.errors import FaceIdError
+from faceid.errors import FaceIdError, InvalidInput
 from faceid.settings import FaceIdSettings
 from faceid.validation import read_request, validate_request
 from flows.delivery.follow_ups import current_run
-from flows.delivery.outcome import DeliveryOutcome, add_tags, finish_delivery, result_of
+from flows.delivery.outcome import (
+    DeliveryOutcome,
+    add_tags,
+    finish_delivery,
+    misconfigured,
+    result_of,
+)
 from flows.delivery.run import DeliveryOptions, deliver_request
 from flows.parameters import (
     ActionParameters,
@@ -69,7 +75,10 @@ async def deliver(
     """
     redaction.install()
     started_at = datetime.now(UTC)
-    settings = FaceIdSettings.load()
+    try:
+        settings = FaceIdSettings.load()
+    except InvalidInput as error:
+        return misconfigured(error)
     ending = DeliveryOutcome()
     try:
         settings = await settings_of_this_run(credentials)

@@ -41,7 +41,7 @@ from flows.batch.progress import shown
 from flows.batch.results import BatchResults, results_location
 from flows.batch.runner import AT_WORK, Batch
 from flows.batch.summary import describe_counts, emit_batch_event, summarize
-from flows.delivery.outcome import error_of, outcome_of
+from flows.delivery.outcome import error_of, misconfigured, outcome_of
 from flows.delivery.run import DeliveryOptions
 from flows.parameters import BlockName, FolderText, ManifestText, MaxWindows
 from flows.server.runs import settings_of_this_run
@@ -87,7 +87,10 @@ async def deliver_batch(
             may be billed twice.
     """
     redaction.install()
-    settings = FaceIdSettings.load()
+    try:
+        settings = FaceIdSettings.load()
+    except InvalidInput as error:
+        return misconfigured(error)
     batch: Batch | None = None
     with TemporaryDirectory(prefix="faceid-batch-") as spool:
         try:

@@ -26,6 +26,7 @@ from pydantic import Field, ValidationError
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput, StorageError
 from faceid.settings import FaceIdSettings
+from flows.delivery.outcome import misconfigured
 from flows.upkeep.request_runs import RequestRuns
 from flows.upkeep.result_lines import forget_lines
 from tasks.cache import cached_steps
@@ -59,7 +60,10 @@ async def forget(older_than: Age = "30d", keep_verdict: bool = False) -> State[A
             still has its verdict.
     """
     redaction.install()
-    settings = FaceIdSettings.load()
+    try:
+        settings = FaceIdSettings.load()
+    except InvalidInput as error:
+        return misconfigured(error)
     done: Counter[str] = Counter()
     try:
         before = moment(older_than)

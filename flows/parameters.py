@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from faceid.actions import Parameter, ResourceField, TargetAction
+from faceid.actions import TARGET_ACTIONS, Parameter, ResourceField, TargetAction
+from faceid.errors import InvalidInput
 from faceid.models import MAX_WINDOWS, REQUEST_ID_PATTERN
 from faceid.settings import FaceIdSettings
 
@@ -50,6 +51,17 @@ MaxWindows = Annotated[int, Field(ge=1, le=MAX_WINDOWS)]
 _NEEDED = ("request_id", "target_action", "region", "resources", "manifest")
 """The form and the API ask for them. To Python they have a default: a schedule may be made without
 parameters, and its run is to say what is missing."""
+
+
+def _known_actions() -> Mapping[str, TargetAction]:
+    """The table of target actions, with what FACEID_ACTIONS adds to it.
+
+    Settings that are wrong do not keep a flow from being imported: its run says what is wrong.
+    """
+    try:
+        return FaceIdSettings.load().target_actions()
+    except InvalidInput:
+        return TARGET_ACTIONS
 
 
 def strict_schema(schema: Schema) -> Schema:
@@ -154,7 +166,7 @@ def _form(
     return _text(properties=properties, patternProperties={"": {"type": "string"}})
 
 
-_ACTIONS: Mapping[str, TargetAction] = FaceIdSettings.load().target_actions()
+_ACTIONS = _known_actions()
 
 if TYPE_CHECKING:
     TargetActionName = str

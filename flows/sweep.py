@@ -23,7 +23,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from faceid import redaction
-from faceid.errors import FaceIdError
+from faceid.errors import FaceIdError, InvalidInput
 from faceid.models import ResultError, Service
 from faceid.settings import FaceIdSettings
 from flows.batch.chain import replace_dead
@@ -37,7 +37,7 @@ from flows.delivery.follow_ups import (
     schedule,
     submit,
 )
-from flows.delivery.outcome import DeliveryOutcome, emit_delivery_event, result_of
+from flows.delivery.outcome import DeliveryOutcome, emit_delivery_event, misconfigured, result_of
 from flows.server.events import emit_event
 from flows.server.runs import tag_of
 from flows.upkeep.dead_runs import crashed_runs, delete_late_runs, mark_crashed, mark_dead_runs
@@ -63,7 +63,10 @@ MAX_DEATHS = 8
 async def sweep() -> State[Any]:
     """Schedules follow-ups for requests whose run died, and marks dead runs Crashed."""
     redaction.install()
-    settings = FaceIdSettings.load()
+    try:
+        settings = FaceIdSettings.load()
+    except InvalidInput as error:
+        return misconfigured(error)
     storage = open_storage(settings)
     folder = layout.locks_folder(storage.folder)
     try:

@@ -21,7 +21,6 @@ from faceid.errors import (
 from faceid.models import OpenWindow, Reply, Verdict
 from faceid.replies import read_verdict
 from tasks.cache import UNCACHED
-from tasks.check_expiry import raise_if_over
 from tasks.delivery import Delivery
 from tasks.retries import RETRIES
 
@@ -51,7 +50,7 @@ async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> V
         )
     assert window is not None
     for upload in window.uploads:
-        raise_if_over(upload.ticket, delivery)
+        delivery.require_open(upload.ticket)
     await _intend(delivery)
     reply, verdict = await _call(delivery, window)
     # A run that is to save files is not at its end yet.
@@ -100,7 +99,7 @@ async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]
 async def _raise_if_gone(delivery: Delivery, window: OpenWindow) -> None:
     """The service could not read an upload: is that because it is there no more?"""
     for upload in window.uploads:
-        raise_if_over(upload.ticket, delivery)
+        delivery.require_open(upload.ticket)
         if not await delivery.client.resource_exists(upload.ticket):
             raise WindowOver("ResourceGone", f"resource {upload.field}: the store has it no more")
 

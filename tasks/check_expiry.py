@@ -1,11 +1,8 @@
 """The third step: is the window still open, by the server's clock, with time to spare?"""
 
-from datetime import timedelta
-
 from prefect import task
 
-from faceid.errors import WindowOver
-from faceid.models import OpenWindow, Upload, UploadTicket
+from faceid.models import OpenWindow, Upload
 from tasks.cache import UNCACHED
 from tasks.delivery import Delivery
 from tasks.retries import RETRIES
@@ -24,22 +21,6 @@ async def check_expiry(delivery: Delivery, uploads: list[Upload]) -> OpenWindow:
     # Cached steps may have brought us here without a single reply.
     await delivery.client.learn_clock()
     for upload in uploads:
-        raise_if_over(upload.ticket, delivery)
+        delivery.require_open(upload.ticket)
     delivery.saw_open_window = True
     return OpenWindow(tuple(uploads))
-
-
-def raise_if_over(ticket: UploadTicket, delivery: Delivery) -> None:
-    """Raises ``WindowOver`` when less than the margin is left of the ticket's life.
-
-    The margin is ``FACEID_EXPIRY_MARGIN``, but never more than a tenth of the ticket's life.
-    """
-    life = ticket.expires_at - ticket.issued_at
-    margin = min(timedelta(seconds=delivery.settings.expiry_margin), life / 10)
-    left = ticket.expires_at - delivery.client.server_now()
-    if left <= margin:
-        raise WindowOver(
-            "WindowOver",
-            f"resource {ticket.field}: the upload ticket has {max(left.total_seconds(), 0):.0f} "
-            f"seconds left, and more than {margin.total_seconds():.0f} are needed",
-        )

@@ -1,6 +1,7 @@
 """What the steps of one delivery share: the request, the client, the record."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Literal
 
 from prefect.runtime import task_run
@@ -8,7 +9,7 @@ from prefect.runtime import task_run
 from faceid.actions import TargetAction
 from faceid.client import FaceIdClient
 from faceid.errors import FaceIdError
-from faceid.models import CheckedRequest
+from faceid.models import CheckedRequest, UploadTicket
 from faceid.settings import FaceIdSettings
 from tasks.state.claims import Claim
 from tasks.state.record_store import RecordStore
@@ -73,6 +74,11 @@ class Delivery:
         other: where no other can be scheduled, or where it came late for the one of before."""
         came_late = self.is_follow_up and not self.saw_open_window
         return self.record.origin is None or came_late
+
+    def require_open(self, ticket: UploadTicket) -> None:
+        """Raises ``WindowOver`` when less than ``FACEID_EXPIRY_MARGIN`` is left of the ticket."""
+        margin = timedelta(seconds=self.settings.expiry_margin)
+        ticket.require_open(self.client.server_now(), margin)
 
     def note(self, answer: str | FaceIdError) -> None:
         """Keeps the Tencent request ID of an answer, or of an error that has one."""

@@ -4,7 +4,6 @@ from prefect import task
 
 from faceid.models import ResourceFile, Upload, UploadTicket
 from tasks.cache import CACHED, PerRequest
-from tasks.check_expiry import raise_if_over
 from tasks.delivery import Delivery, step_name
 from tasks.retries import RETRIES
 
@@ -21,6 +20,6 @@ async def upload_resource(delivery: Delivery, ticket: UploadTicket, file: Resour
     Safe to repeat: the store overwrites. Raises ``WindowOver``.
     """
     await delivery.client.learn_clock()
-    raise_if_over(ticket, delivery)
+    delivery.require_open(ticket)
     await delivery.client.put_resource(ticket, file)
     return Upload(ticket, file.md5)

@@ -10,8 +10,8 @@ from prefect.client.schemas.objects import State
 from deployments.commands.block_settings import block_settings
 from deployments.commands.local_run import local_run
 from faceid.command import Exit, stderr
-from faceid.errors import DeliveryFailed, InvalidInput, StorageError
-from faceid.models import MAX_WINDOWS, DeliveryResult
+from faceid.errors import InvalidInput, StorageError
+from faceid.models import MAX_WINDOWS, DeliveryFailed, DeliveryResult
 from faceid.settings import FaceIdSettings
 from faceid.validation import ValidatedRequest, check_files, read_request, validate_request
 from flows.deliver import deliver as flow

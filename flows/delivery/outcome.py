@@ -14,8 +14,8 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from faceid.errors import DeliveryFailed, ErrorKind, FaceIdError
-from faceid.models import DeliveryResult, Outcome, ResultError, Service
+from faceid.errors import ErrorKind, FaceIdError, InvalidInput
+from faceid.models import DeliveryFailed, DeliveryResult, Outcome, ResultError, Service
 from flows.delivery.follow_ups import DeliveryDeferred
 from flows.server.events import emit_event
 from tasks.state.records import Record
@@ -140,6 +140,11 @@ def emit_delivery_event(
         payload=result.model_dump(mode="json"),
         next_run=deferred and deferred.follow_up and deferred.follow_up.flow_run_id,
     )
+
+
+def misconfigured(error: InvalidInput) -> State[Any]:
+    """The end of a run whose settings are wrong: which service it was meant for is not known."""
+    return Failed(message=f"invalid-input: {error}", data=error)
 
 
 async def finish_delivery(result: DeliveryResult, ending: DeliveryOutcome) -> State[Any]:

@@ -12,8 +12,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
 
 from faceid.emulator import Emulator
-from faceid.errors import DeliveryFailed
-from faceid.models import DeliveryResult
+from faceid.models import DeliveryFailed, DeliveryResult
 from flows.deliver import deliver
 from tasks.call_target_action import call_target_action
 from tasks.check_expiry import check_expiry

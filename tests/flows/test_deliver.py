@@ -11,8 +11,7 @@ import pytest
 from prefect import get_client
 
 from faceid.emulator import Emulator
-from faceid.errors import DeliveryFailed
-from faceid.models import DeliveryResult
+from faceid.models import DeliveryFailed, DeliveryResult
 from flows.deliver import deliver
 from tests.environment import wait_until
 from tests.flows.conftest import REQUEST, Deliver, artifact_of, task_runs_of

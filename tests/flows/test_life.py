@@ -28,8 +28,7 @@ from hypothesis.stateful import (
 
 from faceid.client import FaceIdClient
 from faceid.emulator import Emulator
-from faceid.errors import DeliveryFailed
-from faceid.models import DeliveryResult, Verdict
+from faceid.models import DeliveryFailed, DeliveryResult, Verdict
 from faceid.settings import FaceIdSettings
 from flows.deliver import deliver
 from tasks.call_target_action import call_target_action
