@@ -47,7 +47,7 @@ Age = Annotated[str, Field(json_schema_extra={"pattern": AGE_PATTERN})]
 
 # What the result line tells, and what tells that the same input comes again.
 _RESULT_LINE = {"request_id", "target_action", "verdict", "window", "calls", "tencent_request_ids"}
-_IDENTITY = {"region", "form_digest", "input_digest", "generation", "fence", "updated_at"}
+_IDENTITY = {"region", "request_digest", "input_digest", "generation", "fence", "updated_at"}
 
 
 @flow(name="forget", flow_run_name="forget older than {older_than}", persist_result=False)

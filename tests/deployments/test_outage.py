@@ -76,7 +76,7 @@ def test_a_request_outlives_an_outage_its_worker_and_its_server(
         until(lambda: service.calls() > before, "a call in the second window")
 
         # The worker with its run in the middle of the call, and the server.
-        kill("deployments.serve", "prefect.engine", "prefect server start")
+        kill("deployments.serve", "prefect.engine", "deployments.server start")
         until(lambda: len(chain(api)) == 3, "a follow-up of the run that died")
         before = service.calls()
         until(lambda: service.calls() > before, "a call of the third run")

@@ -453,7 +453,7 @@ async def test_the_verdict_alone_can_be_kept(
     assert (kept.outcome, kept.generation) == ("verdict", before.generation)
     assert set(kept.model_dump(exclude_defaults=True)) == {
         *("request_id", "target_action", "region", "verdict", "outcome", "window", "calls"),
-        *("tencent_request_ids", "form_digest", "input_digest", "generation", "fence"),
+        *("tencent_request_ids", "request_digest", "input_digest", "generation", "fence"),
         "updated_at",
     }
     assert rows_with(request_id) == set()

@@ -20,13 +20,13 @@ async def wait_for_it() -> None:
 HOLDS = """
 import asyncio, sys
 from pathlib import Path
-from tasks.state.locks import held
+from tasks.state.locks import acquire_lock
 
 async def waiting():
     print("waiting", flush=True)
 
 async def main():
-    async with held("", Path(sys.argv[1]), "r-1", waiting):
+    async with acquire_lock("", Path(sys.argv[1]), "r-1", waiting):
         print("held", flush=True)
         await asyncio.to_thread(sys.stdin.read)
         print("freed", flush=True)
@@ -47,7 +47,7 @@ async def waiting():
 
 async def main():
     for _ in range(500):
-        async with locks.held("", Path(sys.argv[1]), "r-1", waiting):
+        async with locks.acquire_lock("", Path(sys.argv[1]), "r-1", waiting):
             handle = os.open(alone, os.O_CREAT | os.O_EXCL)
             await asyncio.sleep(0)
             alone.unlink()

@@ -57,13 +57,13 @@ async def refuse() -> None:
 HOLDS = """
 import asyncio, sys
 from pathlib import Path
-from tasks.state.locks import held
+from tasks.state.locks import acquire_lock
 
 async def waiting():
     print("waiting", flush=True)
 
 async def main():
-    async with held(sys.argv[1], Path("/nowhere"), sys.argv[2], waiting):
+    async with acquire_lock(sys.argv[1], Path("/nowhere"), sys.argv[2], waiting):
         print("held", flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
