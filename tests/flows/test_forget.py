@@ -346,7 +346,7 @@ async def test_a_file_that_cannot_be_deleted_is_named_and_tried_again(
     assert f"cannot delete {saved} (" in left.reason
     # What came before is gone, and the record says what is still to go.
     assert not await is_there(run.id)
-    assert (await record_of(request_id)).saved_files == [str(saved)]
+    assert (await record_of(request_id)).saved_files == (str(saved),)
 
     saved.rmdir()
     saved.write_text("a face")
@@ -464,7 +464,7 @@ async def test_the_verdict_alone_can_be_kept(
     state, result, run = await run_deliver(request_id=request_id)
     assert state.message == "verdict: passed, Success [emulator]"
     assert (result.verdict, result.calls, result.windows) == (before.verdict, 1, 1)
-    assert result.tencent_request_ids == before.tencent_request_ids
+    assert result.tencent_request_ids == list(before.tencent_request_ids)
     assert await steps_of(run, 1) == {"call VideoLivenessCompare": "Cached"}
     state, _, _ = await run_deliver(request_id=request_id, save_files_to="saved")
     assert state.message == (

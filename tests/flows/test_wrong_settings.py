@@ -41,6 +41,8 @@ async def test_the_run_says_what_is_wrong(
     flow: Flow[..., Any], prefect_api: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("FACEID_RATES", "nonsense")
-    state = await cast("Any", flow)(return_state=True)
+    chosen = {"target_action": "IdCardOCRVerification", "region": "ap-singapore"}
+    parameters = chosen if flow is deliver else {}
+    state = await cast("Any", flow)(**parameters, return_state=True)
     assert state.is_failed()
     assert state.message.startswith("invalid-input: Configuration: FACEID_RATES: must be JSON")
