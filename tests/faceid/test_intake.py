@@ -64,7 +64,10 @@ def test_a_wrong_request_id_is_refused(folder: Path, request_id: str):
     ("changes", "message"),
     [
         ({"target_action": "Guess"}, "no target action 'Guess'"),
-        ({"region": "ap-tokyo"}, "region 'ap-tokyo': VideoLivenessCompare can be used in ap-bang"),
+        (
+            {"region": "ap-tokyo"},
+            "region 'ap-tokyo' is not supported: VideoLivenessCompare can be used in ap-bang",
+        ),
         ({"region": ""}, "region ''"),
         (
             {"target_action": "ApplyWebVerificationToken", "region": "ap-bangkok"},
@@ -77,7 +80,7 @@ def test_a_wrong_request_id_is_refused(folder: Path, request_id: str):
         ),
         (
             {"resources": {"ImageUrl": "alder.jpg", "VideoUrl": "alder.mp4", "Shoe": "s"}},
-            "Shoe is none of VideoLivenessCompare: it wants ImageUrl, VideoUrl",
+            "VideoLivenessCompare has no resource Shoe: it takes ImageUrl, VideoUrl",
         ),
         ({"action_parameters": {"LivenessType": "WINK"}}, "LivenessType must be"),
         ({"action_parameters": {}}, "LivenessType is missing"),
