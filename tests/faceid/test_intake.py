@@ -96,7 +96,7 @@ def test_a_wrong_form_is_refused(folder: Path, changes: dict[str, Any], message:
     ("location", "message"),
     [
         ("none.jpg", "ImageUrl: there is no such file"),
-        (".", "ImageUrl: is no regular file"),
+        (".", "ImageUrl: is not a regular file"),
         ("", "ImageUrl: the location is empty"),
         ("a\0b", "ImageUrl: the location is empty"),
         ("alder.mp4", "ImageUrl: the file is not JPG or PNG"),
