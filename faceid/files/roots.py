@@ -126,7 +126,7 @@ class Roots:
         if _CONTROL.search(location) or not _SCHEME.fullmatch(location.partition("://")[0]):
             raise _refused(what, "the location is not a valid URL")
         if not links and (parts.query or parts.username is not None):
-            raise _refused(what, "a URL with a query or a password is not accepted here")
+            raise _refused(what, "a link with a query or a password is not accepted here")
         if not self.any_url and not any(_is_below(location, root) for root in self.urls):
             raise _refused(what, "the location is outside FACEID_RESOURCE_ROOTS")
         return location

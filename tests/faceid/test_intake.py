@@ -211,7 +211,7 @@ def test_a_manifest_may_hold_links_and_peoples_data(folder: Path):
     validated = validate_request(request, settings, from_manifest=True)
     assert validated.locations == {"ImageUrl": LINK}
     assert validated.parameters == {"IdCard": "11010119900307", "Encryption": {"A": 1}}
-    with pytest.raises(InvalidInput, match="parameter IdCard carries a person's data"):
+    with pytest.raises(InvalidInput, match="parameter IdCard contains personal data"):
         validate_request(request, settings)
     with pytest.raises(InvalidInput, match="a link with a query"):
         validate_request(request.model_copy(update={"action_parameters": {}}), settings)
@@ -231,7 +231,7 @@ def test_inline_forms_are_peoples_data_by_the_tables_names():
 
 
 def test_a_manifest_cannot_hold_any_name_for_peoples_data(folder: Path):
-    with pytest.raises(InvalidInput, match="parameter SecretBase64 carries a person's data"):
+    with pytest.raises(InvalidInput, match="parameter SecretBase64 contains personal data"):
         validate_request(
             read_request(
                 request_id="r-1",

@@ -74,10 +74,11 @@ def test_the_action_decides_what_a_row_may_have():
         f"{header}{start}a.mp4,SILENT,THA,\n{start},SILENT,,\n{start}b,SILENT,,Kim\n", "c.csv"
     )
     assert shown(found) == [
-        (2, "parameter Nationality is no parameter of VideoLivenessCompare "
+        (2, "parameter Nationality is not a parameter of VideoLivenessCompare "
             "(LivenessType, ValidateData)"),
-        (3, "resource VideoUrl is missing: VideoLivenessCompare wants ImageUrl, VideoUrl"),
-        (4, "parameter Name is no parameter of VideoLivenessCompare (LivenessType, ValidateData)"),
+        (3, "resource VideoUrl is missing: VideoLivenessCompare takes ImageUrl, VideoUrl"),
+        (4, "parameter Name is not a parameter of VideoLivenessCompare "
+            "(LivenessType, ValidateData)"),
     ]  # fmt: skip
 
 
@@ -170,7 +171,7 @@ def test_csv_and_jsonl_say_the_same(batch: list[dict[str, Any]], end: str, bom: 
         ({"target_action": MARK}, "target_action must be ApplyCardVerification or ApplyWeb"),
         ({"region": MARK}, "region must be ap-bangkok or ap-hongkong or ap-singapore for VideoL"),
         ({"resources": {MARK: "a"}}, "resources: contains a name that no target action uses"),
-        ({"action_parameters": {MARK: "a"}}, "action_parameters: a name that no target action"),
+        ({"action_parameters": {MARK: "a"}}, "action_parameters: contains a name that no target action"),
         ({"resources": {"ImageUrl": MARK}}, "resource VideoUrl is missing"),
         ({"resources": {"ImageUrl": ""}}, "resource VideoUrl is missing"),
         (
@@ -184,7 +185,7 @@ def test_csv_and_jsonl_say_the_same(batch: list[dict[str, Any]], end: str, bom: 
         ({"action_parameters": {"LivenessType": MARK}}, "parameter LivenessType must be LIP or"),
         ({"action_parameters": {"VideoMd5": MARK}}, "parameter VideoMd5 is computed from the"),
         ({"action_parameters": {"VideoUrl": MARK}}, "parameter VideoUrl is a resource, not a"),
-        ({"action_parameters": {"Name": MARK}}, "parameter Name is no parameter of VideoLiv"),
+        ({"action_parameters": {"Name": MARK}}, "parameter Name is not a parameter of VideoLiv"),
     ],
 )  # fmt: skip
 def test_a_bad_line_says_why_and_nothing_else(line: str | bytes | dict[str, Any], reason: str):
@@ -254,7 +255,7 @@ def test_cells_may_hold_commas_quotes_and_lines():
         (HEADER.replace(",", ";"), "the header has no column request_id (columns are separated"),
         (ROW, "the header has no column request_id"),
         (f"{MARK}," + HEADER, "the header's column 1 is neither a resource nor a parameter"),
-        (HEADER.replace("ImageUrl", "imageurl"), "the header's column 4 is no resource"),
+        (HEADER.replace("ImageUrl", "imageurl"), "the header's column 4 is neither a resource"),
         ("VideoUrl," + HEADER, "the header has the column VideoUrl twice"),
         ("region," + HEADER, "the header has the column region twice"),
         (HEADER.strip() + ',"\n', "is not CSV"),
@@ -325,7 +326,7 @@ def test_a_record_of_many_lines_has_the_same_limit_in_bytes():
     assert shown(found)[0] == (2, "is longer than 1,048,576 bytes")
     assert shown(found)[-1] == (22, "target_action is missing")
     fits = read(f"{header}{row.replace('x', '', 110_000)}\n", "m.csv")
-    assert shown(fits)[0][1].startswith("resource VideoUrl is none of IdCardOCRVerification")
+    assert shown(fits)[0][1].startswith("IdCardOCRVerification has no resource VideoUrl")
 
 
 PIECES = [

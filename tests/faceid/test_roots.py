@@ -77,7 +77,9 @@ LINKS = ["https://host/in/x.jpg?sig=1", "s3://me:pw@host/in/x.jpg"]
 
 @pytest.mark.parametrize("location", LINKS)
 def test_links_that_open_a_file_are_taken_where_that_is_said(location: str):
-    with pytest.raises(InvalidInput, match="a URL with a query or a password is not accepted here"):
+    with pytest.raises(
+        InvalidInput, match="a link with a query or a password is not accepted here"
+    ):
         resolve(location, links=False)
     assert resolve(location) == location
 

@@ -123,7 +123,9 @@ def test_an_empty_manifest_is_a_bad_one():
     Path("a.csv").write_text(HEADER)
     Path("b.jsonl").write_text(LINE)
     assert bad_lines("*.*") == ["a.csv, line 1: contains no request"]
-    with pytest.raises(InvalidInput, match=r"^BadManifest: 1 bad line: a\.csv, line 1: holds no r"):
+    with pytest.raises(
+        InvalidInput, match=r"^BadManifest: 1 bad line: a\.csv, line 1: contains no r"
+    ):
         take("a.csv")
 
 
@@ -157,7 +159,7 @@ def test_a_request_id_stands_once_in_a_batch():
     assert bad_lines("*.jsonl") == [
         "a.jsonl, line 3: request ID r-1 is already used in line 1",
         "a.jsonl, line 5: request ID r-1 is already used in line 1",
-        "b.jsonl, line 2: request ID r-2 stands in a.jsonl, line 2 already",
+        "b.jsonl, line 2: request ID r-2 is already used in a.jsonl, line 2",
     ]
 
 
@@ -166,7 +168,7 @@ def test_two_manifests_of_one_name_are_two():
         Path(name).mkdir()
         Path(name, "m.jsonl").write_text(LINE)
     assert bad_lines("[xy]/m.jsonl") == [
-        "m.jsonl, line 1: request ID r-1 stands in m.jsonl, line 1 already"
+        "m.jsonl, line 1: request ID r-1 is already used in m.jsonl, line 1"
     ]
 
 
