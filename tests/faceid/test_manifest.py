@@ -171,7 +171,10 @@ def test_csv_and_jsonl_say_the_same(batch: list[dict[str, Any]], end: str, bom: 
         ({"target_action": MARK}, "target_action must be ApplyCardVerification or ApplyWeb"),
         ({"region": MARK}, "region must be ap-bangkok or ap-hongkong or ap-singapore for VideoL"),
         ({"resources": {MARK: "a"}}, "resources: contains a name that no target action uses"),
-        ({"action_parameters": {MARK: "a"}}, "action_parameters: contains a name that no target action"),
+        (
+            {"action_parameters": {MARK: "a"}},
+            "action_parameters: contains a name that no target action",
+        ),
         ({"resources": {"ImageUrl": MARK}}, "resource VideoUrl is missing"),
         ({"resources": {"ImageUrl": ""}}, "resource VideoUrl is missing"),
         (
