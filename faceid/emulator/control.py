@@ -1,7 +1,7 @@
-"""``/_emulator/...``: looking into the emulator and moving it, JSON in and out (design §5.6).
+"""Control calls under ``/_emulator/``, which inspect and change the emulator's state.
 
-Nothing of it is part of the faked service. A wrong request gets 400 and ``{"error": "..."}``, in
-one line that says what is allowed.
+They are not part of the emulated service. Requests and replies are JSON. An invalid request is
+answered with HTTP 400 and ``{"error": "..."}``, which says in one line what is allowed.
 """
 
 import math

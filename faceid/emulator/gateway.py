@@ -1,8 +1,8 @@
 """``POST /``: the API. Who calls, what they want, whether they may, and the envelope around it.
 
-The order of the checks is that of fact sheet §7.4 (assumed §8.11: the real order is not known):
+The order of the checks is that of fact sheet §7.4 (assumed: the real order is not known):
 Authorization, secret ID, timestamp, signature, token, version and action, region, parameters,
-rate. Every answer is HTTP 200 with content type exactly ``application/json`` (documented §1;
+rate. Every answer is HTTP 200 with content type exactly ``application/json`` (documented;
 the vendor's SDK overlooks errors otherwise, §0.6).
 """
 
@@ -27,11 +27,11 @@ from faceid.emulator.refusals import API_MESSAGES, Refusal, limit_message
 from faceid.emulator.target_actions import OFFLINE, call_target_action
 
 MAX_BODY = 10 * 1024 * 1024
-"""Bytes of a POST (documented §1)."""
+"""Bytes of a POST (documented)."""
 MAX_QUERY = 32 * 1024
-"""Bytes of a GET's query (documented §1)."""
+"""Bytes of a GET's query (documented)."""
 
-# documented §5.1 for two; of CheckIdCardInformation nothing is known (§8.6)
+# documented for two; of CheckIdCardInformation nothing is known (§8.6)
 _REGION_OPTIONAL = frozenset({"LivenessCompare", "IdCardOCRVerification", "CheckIdCardInformation"})
 _PLAIN_NAME = re.compile("[A-Za-z]{1,64}")
 _HEADERS = [(b"content-type", b"application/json")]
@@ -89,7 +89,7 @@ class Gateway:
         """Raises ``Refusal``."""
         headers = exchange.headers
         if exchange.method not in ("GET", "POST"):
-            raise Refusal("UnsupportedProtocol")  # documented §6.1
+            raise Refusal("UnsupportedProtocol")  # documented
         if body is None or len(exchange.query) > MAX_QUERY:
             raise Refusal("RequestSizeLimitExceeded")
         authenticate(self._emulation, exchange, body)
@@ -188,7 +188,7 @@ def _parameters(exchange: Exchange, body: bytes) -> dict[str, Any]:
 
 
 def _from_query(query: str) -> dict[str, Any]:
-    """Documented §1: GET exists, too. ``A.B=`` is member B of A; all values come as texts."""
+    """Documented: GET exists, too. ``A.B=`` is member B of A; all values come as texts."""
     given: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         parent, dot, member = name.partition(".")

@@ -96,7 +96,7 @@ class Objects:
     def keep(
         self, incoming: Incoming, key: str, *, content_type: str, expires: float
     ) -> StoredObject:
-        """Makes a body the object of this key, in place of one that was there (documented §3.4)."""
+        """Makes a body the object of this key, in place of one that was there (documented)."""
         self.drop_expired()
         stored = StoredObject(
             key=key,
@@ -134,7 +134,7 @@ class Objects:
         return key in self._over
 
     def drop_expired(self) -> None:
-        """Objects are gone at the end of their window (documented §4: kept for two hours)."""
+        """Objects are gone at the end of their window (documented: kept for two hours)."""
         now = self._clock.now()
         while self._ends and self._ends[0][0] <= now:
             _, key = heapq.heappop(self._ends)

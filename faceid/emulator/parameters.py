@@ -12,7 +12,7 @@ from typing import Any
 from faceid.actions import CREATE_UPLOAD_URL, Parameter, TargetAction
 from faceid.emulator.refusals import Refusal
 
-_MD5 = re.compile("[0-9A-Fa-f]{32}")  # documented §5.1; upper case is taken, too (assumed)
+_MD5 = re.compile("[0-9A-Fa-f]{32}")  # documented; upper case is taken, too (assumed)
 _TYPES = {"string": str, "json-text": str, "boolean": bool, "object": dict}
 
 
@@ -51,7 +51,7 @@ class ValidatedRequest:
         personal = self._action.personal_parameters
         if not (personal and all(name in given for name in personal)):
             for field in self._action.resources:
-                # documented §5.2: of a URL and its inline form, one
+                # documented: of a URL and its inline form, one
                 if field.required and field.name not in given and field.inline not in given:
                     yield field.name
                 if field.md5_field and field.name in given and field.md5_field not in given:
@@ -101,7 +101,7 @@ def _is_json_object(text: str) -> bool:
 
 
 def check_create_upload_url(given: Mapping[str, Any], actions: Mapping[str, Any]) -> None:
-    """Raises ``Refusal``. Documented §4; an unknown ``TargetAction``: assumed §8.1."""
+    """Raises ``Refusal``. Documented; an unknown ``TargetAction``: assumed."""
     if "TargetAction" not in given:
         raise missing("TargetAction")
     for name in given:

@@ -1,7 +1,7 @@
 """The API's limits: so many calls of an action in any second, then ``RequestLimitExceeded``.
 
-Counted per account and action (assumed §8.10: whether the region counts is not documented). The
-window slides (assumed §8.10: its alignment is not documented): of any second, wherever it
+Counted per account and action (assumed: whether the region counts is not documented). The
+window slides (assumed: its alignment is not documented): of any second, wherever it
 starts, no more than the limit is let through. What was refused does not count (assumed).
 """
 
@@ -19,8 +19,8 @@ class Rates:
 
     def __init__(self, actions: Mapping[str, TargetAction], overrides: Mapping[str, float]) -> None:
         rates: dict[str, float | None] = {
-            CREATE_UPLOAD_URL: CREATE_UPLOAD_URL_RATE,  # documented §4
-            # documented §5.1; where none is documented, none is enforced
+            CREATE_UPLOAD_URL: CREATE_UPLOAD_URL_RATE,  # documented
+            # documented; where none is documented, none is enforced
             **{name: action.rate for name, action in actions.items()},
             **overrides,
         }

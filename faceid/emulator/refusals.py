@@ -7,7 +7,7 @@ ours, as nobody has written them down (§8.8, §8.11).
 from typing import Any
 
 API_MESSAGES = {
-    # published §1
+    # published
     "AuthFailure.SignatureFailure": "The provided credentials could not be validated. "
     "Please check your signature is correct.",
     # ours from here on
@@ -35,7 +35,7 @@ API_MESSAGES = {
 
 
 def limit_message(calls: int, limit: int) -> str:
-    """Observed §1 (of another product)."""
+    """Observed (of another product)."""
     return (
         f"Your current request times equals to `{calls}` in a second, which exceeds the frequency "
         f"limit `{limit}` for a second. Please reduce the frequency of calls."
@@ -54,7 +54,7 @@ class Refusal(Exception):
         return {"Error": {"Code": self.code, "Message": self.message}}
 
 
-# Code to HTTP status and text. Statuses: documented §3.5; texts there: known or ours.
+# Code to HTTP status and text. Statuses: documented; texts there: known or ours.
 _STORE: dict[str, tuple[int, str]] = {
     "SignatureDoesNotMatch": (403, "The Signature you specified is invalid."),  # observed
     "AccessDenied": (403, "Access Denied."),  # observed
@@ -85,7 +85,7 @@ _STORE: dict[str, tuple[int, str]] = {
 }
 
 EXPIRED = "Request has expired"
-"""The text of an ``AccessDenied`` that means too late. Observed §3.5."""
+"""The text of an ``AccessDenied`` that means too late. Observed."""
 
 
 class StoreRefusal(Exception):

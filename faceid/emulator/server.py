@@ -48,7 +48,7 @@ class EmulatorProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if not cycle or cycle.response_complete or not cycle.more_body:
             return None
-        # The rest of the body will not come; the client may still read (documented §3.5:
+        # The rest of the body will not come; the client may still read (documented:
         # IncompleteBody). What it is told is then the last on this connection.
         scope: dict[str, Any] = cycle.scope  # pyright: ignore[reportAssignmentType]
         scope[CUT_OFF] = True

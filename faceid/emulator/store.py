@@ -22,7 +22,7 @@ from faceid.emulator.store_replies import common_headers, describing, error_repl
 from faceid.emulator.tickets import target_action_of
 
 MAX_BYTES = 5 * 1024**3
-"""Of one PUT (documented §3.4)."""
+"""Of one PUT (documented)."""
 
 _OPS = {"PUT": "PutObject", "GET": "GetObject", "HEAD": "HeadObject"}
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -39,7 +39,7 @@ class Store:
     async def handle(self, exchange: Exchange) -> None:
         """Answers one request."""
         emulation = self._emulation
-        # documented §3.2: split on the raw path, then decode once
+        # documented: split on the raw path, then decode once
         key = unquote(exchange.raw_path[1:])
         request_id = opaque(16)
         entry = Entry(
@@ -83,7 +83,7 @@ class Store:
         if pair is None:
             raise StoreRefusal("InvalidAccessKeyId")
         host = exchange.headers.get("host", "")
-        # documented §3.3: the vendor's store SDK signs the host without its port
+        # documented: the vendor's store SDK signs the host without its port
         hosts = dict.fromkeys((host, host.rsplit(":", 1)[0]))
         # Whether a GET's URL is good for a HEAD is not known (§8.8); assumed that it is, as the
         # API hands out no other way to ask for one.
@@ -102,7 +102,7 @@ class Store:
                 },
             )
         now = self._emulation.clock.now()
-        # At exactly the end it is over (assumed §8.2).
+        # At exactly the end it is over (assumed).
         if not grant.start <= now < grant.end or self._emulation.objects.ended(key):
             raise self._expired()
         return grant
@@ -162,7 +162,7 @@ class Store:
         headers = exchange.headers
         declared = headers.get("content-length")
         if declared is None and "chunked" not in headers.get("transfer-encoding", "").lower():
-            raise StoreRefusal("MissingContentLength")  # documented §3.4
+            raise StoreRefusal("MissingContentLength")  # documented
         if int(declared or 0) > MAX_BYTES:
             raise StoreRefusal("EntityTooLarge")
         wanted = None
@@ -221,7 +221,7 @@ async def _receive(
 
 
 def _content_md5(text: str) -> bytes | None:
-    """The 16 bytes of a Content-MD5 header; ``None`` if it is none (documented §3.4)."""
+    """The 16 bytes of a Content-MD5 header; ``None`` if it is none (documented)."""
     try:
         digest = base64.b64decode(text, validate=True)
     except ValueError:
@@ -230,7 +230,7 @@ def _content_md5(text: str) -> bytes | None:
 
 
 def _asked_range(header: str, size: int) -> tuple[int, int, int]:
-    """Status, start and end of what a ``Range`` asks for (documented §3.4: 206).
+    """Status, start and end of what a ``Range`` asks for (documented: 206).
 
     One that is malformed or names several parts is ignored, and one outside the object is
     ``InvalidRange``, as HTTP has it (assumed).

@@ -10,7 +10,7 @@ from faceid.emulator.refusals import StoreRefusal
 
 
 def describing(stored: StoredObject) -> list[tuple[bytes, bytes]]:
-    """Documented §3.4: the MD5 in double quotes, the CRC-64 as an unsigned decimal."""
+    """Documented: the MD5 in double quotes, the CRC-64 as an unsigned decimal."""
     return [
         (b"etag", f'"{stored.md5}"'.encode()),
         (b"x-cos-hash-crc64ecma", str(stored.crc64).encode()),
@@ -26,7 +26,7 @@ def common_headers(exchange: Exchange, request_id: str) -> list[tuple[bytes, byt
 
 
 def opaque(size: int) -> str:
-    """Request and trace IDs look like base64 (observed §3.5)."""
+    """Request and trace IDs look like base64 (observed)."""
     return base64.b64encode(secrets.token_hex(size).encode()).decode()
 
 

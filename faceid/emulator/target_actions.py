@@ -16,14 +16,14 @@ from faceid.emulator.emulation import Emulation
 from faceid.emulator.refusals import Refusal
 from faceid.emulator.samples import has_format
 
-# Withdrawn, and answered so (assumed §8.5). ApplyWebVerificationToken, which is withdrawn as
+# Withdrawn, and answered so (assumed). ApplyWebVerificationToken, which is withdrawn as
 # well, is served: people know it from the documentation's samples.
 OFFLINE = frozenset({"ApplyCardVerification"})
 
-# documented §5.2: an inline image may be larger there than one by URL
+# documented: an inline image may be larger there than one by URL
 _INLINE_LIMITS = {("CheckIdCardInformation", "ImageBase64"): 7 * MB}
 
-# These two do not list ImageSizeTooLarge (documented §6.3).
+# These two do not list ImageSizeTooLarge (documented).
 _OWN_IMAGE_SIZE_CODE = frozenset({"VideoLivenessCompare", "LivenessCompare"})
 
 
@@ -51,7 +51,7 @@ def _wanted(action: TargetAction, given: dict[str, Any]) -> set[str]:
     """The resources that a call gives, by URL or inline."""
     personal = action.personal_parameters
     if personal and all(name in given for name in personal):
-        return set()  # documented §5.2: these come before any image
+        return set()  # documented: these come before any image
     return {
         field.name for field in action.resources if field.name in given or field.inline in given
     }
@@ -62,7 +62,7 @@ async def _read(
 ) -> None:
     """Fetches a resource, or decodes its inline form, and checks it. Raises ``Refusal``."""
     given = call.parameters
-    # documented §5.2: which of the two wins when both are given
+    # documented: which of the two wins when both are given
     if field.inline in given and (field.inline_wins or field.name not in given):
         fetched = _decode(field, given[field.inline])
         limit = _INLINE_LIMITS.get((action.name, field.inline), field.max_base64_bytes)
@@ -72,17 +72,17 @@ async def _read(
             emulation,
             given[field.name],
             region=call.region,
-            # documented §5.3
+            # documented
             seconds=emulation.options.download_seconds
             or field.download_seconds
             or DOWNLOAD_SECONDS,
             most=field.max_bytes,
         )
-    # documented §5.3: the limit is on the length after base64
+    # documented: the limit is on the length after base64
     if limit is not None and (fetched.size + 2) // 3 * 4 > limit:
         raise Refusal(_size_code(action, field))
     if field.md5_field and fetched.md5 != given[field.md5_field].lower():
-        raise Refusal("FailedOperation.DownLoadError")  # assumed §8.2
+        raise Refusal("FailedOperation.DownLoadError")  # assumed
     if field.formats and not any(has_format(fetched.head, name) for name in field.formats):
         raise Refusal(_decode_code(field))
 
@@ -101,12 +101,12 @@ def _is_video(field: ResourceField) -> bool:
 
 def _size_code(action: TargetAction, field: ResourceField) -> str:
     if _is_video(field):
-        return "FailedOperation.LipSizeError"  # documented §6.3
+        return "FailedOperation.LipSizeError"  # documented
     if action.name in _OWN_IMAGE_SIZE_CODE:
-        return "FailedOperation.LifePhotoSizeError"  # documented §6.3
-    return "FailedOperation.ImageSizeTooLarge"  # documented §6.3
+        return "FailedOperation.LifePhotoSizeError"  # documented
+    return "FailedOperation.ImageSizeTooLarge"  # documented
 
 
 def _decode_code(field: ResourceField) -> str:
-    # documented §6.2 as codes; that these actions use them is assumed
+    # documented as codes; that these actions use them is assumed
     return f"FailedOperation.{'Video' if _is_video(field) else 'Image'}DecodeFailed"

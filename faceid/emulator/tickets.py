@@ -12,7 +12,7 @@ from urllib.parse import quote
 from faceid.actions import UPLOAD_REGIONS
 
 APP_ID = "1300000001"
-"""The third of four segments: 10 digits, the caller's AppId (observed §3.2, meaning inferred)."""
+"""The third of four segments: 10 digits, the caller's AppId (observed, meaning inferred)."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class StoreKey:
     """``None``: objects of any region."""
 
 
-# Of the form in the service's own URLs: 36 characters that start with AKID (observed §3.2).
+# Of the form in the service's own URLs: 36 characters that start with AKID (observed).
 STORE_KEYS: dict[str, StoreKey] = {
     region: StoreKey(
         secret_id=f"AKIDEXAMPLEstore{region.removeprefix('ap-'):0<20}",
@@ -35,14 +35,14 @@ STORE_KEYS: dict[str, StoreKey] = {
 
 
 def upload_key(target_action: str, request_id: str, segments: int) -> str:
-    """Three segments: documented §3.2; four: observed there."""
+    """Three segments: documented; four: observed there."""
     if segments == 4:
         return f"faceid/{target_action}/{APP_ID}/{request_id}"
     return f"faceid/{target_action}/{request_id}"
 
 
 def answer_key(target_action: str, name: str) -> str:
-    """Of a file that an answer points to (observed §3.2)."""
+    """Of a file that an answer points to (observed)."""
     return f"faceid-tmp/{target_action}/{name}"
 
 
@@ -53,5 +53,5 @@ def target_action_of(key: str) -> str | None:
 
 
 def object_url(host: str, key: str, query: str) -> str:
-    """The whole key is one segment of the path (documented §3.2)."""
+    """The whole key is one segment of the path (documented)."""
     return f"http://{host}/{quote(key, safe='')}?{query}"
