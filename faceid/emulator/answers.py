@@ -41,7 +41,7 @@ class Answer:
         return _BY_ACTION.get(self.call.name, Answer._verdict)(self)
 
     def _verdict(self) -> dict[str, Any]:
-        """Return ``Result`` and ``Description``: the whole answer of an action added by a file."""
+        """Return ``Result`` and ``Description``, all that a ``FACEID_ACTIONS`` action returns."""
         if not self.result:
             return {}
         description = (

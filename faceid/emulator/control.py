@@ -90,7 +90,7 @@ class Control:
         wanted = dict(request.query_params)
         for name in wanted:
             if name not in FILTERS:
-                raise _Wrong(f"{name!r} is no filter; there are {', '.join(FILTERS)}")
+                raise _Wrong(f"{name!r} is not a filter; the filters are {', '.join(FILTERS)}")
         return _json(self._emulation.journal.entries(wanted))
 
     async def _clock(self, _: Request) -> Response:

@@ -60,7 +60,7 @@ def test_wrong_parameters_are_refused_with_the_reason(given: dict[str, str], mes
 
 @pytest.mark.parametrize("name", ["IdCard", "Name"])
 def test_a_persons_data_is_refused_as_a_parameter(name: str):
-    with pytest.raises(InvalidInput, match="a person's data") as refused:
+    with pytest.raises(InvalidInput, match="contains personal data") as refused:
         check_parameters(TARGET_ACTIONS["IdCardOCRVerification"], {name: "Kim Example"})
     assert "Kim" not in str(refused.value)
 
