@@ -177,7 +177,7 @@ class FaceIdClient:
         if self.service == "live" and not _is_https(ticket):
             raise ServiceRefused(
                 "InsecureUrl",
-                "the upload would go over plain http",
+                "the service returned an upload URL without https",
                 tencent_request_id=reply.tencent_request_id,
                 host=self.host,
             )
@@ -205,7 +205,9 @@ class FaceIdClient:
             raise read_store_refusal(answer.status, answer.body, host)
         if answer.headers.get("etag", "").strip('"').lower() != file.md5:
             raise ServiceUnavailable(
-                "ETagMismatch", f"resource {file.field}: the store has other bytes", host=host
+                "ETagMismatch",
+                f"resource {file.field}: the store received different bytes",
+                host=host,
             )
 
     async def resource_exists(self, ticket: UploadTicket) -> bool:
@@ -432,7 +434,7 @@ async def _paced(body: bytes, pacer: Pacer, start: float, given: float) -> Async
 async def _stream(file: ResourceFile) -> AsyncIterator[bytes]:
     """Yield a file's bytes; raise ``InvalidInput`` before the last chunk if they have changed."""
     changed = InvalidInput(
-        "ResourceChanged", f"resource {file.field}: the file changed while it was delivered"
+        "ResourceChanged", f"resource {file.field}: the file changed during the delivery"
     )
     digest = hashlib.md5(usedforsecurity=False)
     left = file.size

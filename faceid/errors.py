@@ -38,13 +38,13 @@ ErrorKind = Literal["input", "conflict", "account", "unavailable", "storage", "e
 class NextStep(StrEnum):
     """The step to take after an error."""
 
-    MEND_INPUT = "mend the input"
-    MEND_ACCOUNT = "mend the account"
+    MEND_INPUT = "correct the input"
+    MEND_ACCOUNT = "act on the account"
     SIGN_AGAIN = "sign again with the server's time"
     RENEW_CREDENTIALS = "read the credentials again, once"
-    RETRY = "try again, with growing delays"
+    RETRY = "try again with increasing delays"
     WAIT = "wait for the rate window, then try again"
-    CHECK_RESOURCE = "check the window and the upload, then new window or try again"
+    CHECK_RESOURCE = "check the window and the upload, then open a new window or try again"
     NEW_WINDOW = "fresh ticket, fresh upload"
     NEW_URL_ONCE = "fresh ticket, fresh upload, once"
     GIVE_UP = "give up"

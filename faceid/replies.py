@@ -90,9 +90,9 @@ def read_ticket(reply: Reply, field: str, *, issued_at: datetime, host: str) -> 
 
 def read_store_refusal(status: int, body: bytes, host: str) -> FaceIdError:
     """Return the error for a reply of the object store whose status is not 2xx."""
-    code, message = f"HTTP {status}", "the object store refused"
+    code, message = f"HTTP {status}", "the object store refused the request"
     try:
-        root = ElementTree.fromstring(body)  # noqa: S314 - expat itself bounds entity expansion
+        root = ElementTree.fromstring(body)  # noqa: S314 - expat limits entity expansion
         code = root.findtext("Code") or code
         message = root.findtext("Message") or message
     except ElementTree.ParseError:

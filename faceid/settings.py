@@ -119,7 +119,7 @@ class FaceIdSettings(BaseSettings):
 
     @classmethod
     @lru_cache(maxsize=1)
-    def _read(cls, environment: tuple[tuple[str, str], ...]) -> Self:  # noqa: ARG003 - its key
+    def _read(cls, environment: tuple[tuple[str, str], ...]) -> Self:  # noqa: ARG003 - the cache key
         try:
             return cls()  # pyright: ignore[reportCallIssue]  # all have defaults, by alias
         except ValidationError as error:

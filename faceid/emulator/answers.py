@@ -67,14 +67,14 @@ class Answer:
         return self._file("BestFrame", JPEG, "image/jpeg")
 
     def video_liveness_compare(self) -> dict[str, Any]:
-        best_frame = None  # may be null: documented
+        best_frame = None  # documented: may be null
         if self.positive:
             url, md5 = self._best_frame()
             best_frame = {"Url": url, "MD5": md5, "Size": len(JPEG)}
         return {**self._verdict(), "BestFrame": best_frame, "Sim": self._similarity(89.88)}
 
     def detect_reflect_liveness_and_compare(self) -> dict[str, Any]:
-        url, md5 = self._best_frame() if self.positive else ("", "")  # not null: documented
+        url, md5 = self._best_frame() if self.positive else ("", "")  # documented: not null
         return {
             **self._verdict(),
             "BestFrameUrl": url,

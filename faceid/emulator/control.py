@@ -147,7 +147,7 @@ class Control:
 
 def _by_method(methods: dict[str, Callable[[Request], Any]]) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
-        # Starlette answers HEAD wherever there is a GET.
+        # Starlette also routes HEAD to endpoints that have GET.
         return await methods["GET" if request.method == "HEAD" else request.method](request)
 
     return endpoint

@@ -120,7 +120,7 @@ def _matches(folder: str, pattern: str) -> list[str]:
         if "://" not in folder:
             # `glob` treats an unreadable folder as empty; `scandir` raises an error
             os.scandir(folder).close()
-            names = glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - hides .files
+            names = glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - unlike glob, Path.glob matches dotfiles
             return [path for name in names if not isdir(path := join(folder, name))]
         with plain_errors(), _listing(folder + pattern) as (system, path):
             found = system.glob(path, detail=True)
