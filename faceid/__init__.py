@@ -1,3 +1,3 @@
-"""Tencent Cloud Face ID in Python: tickets, uploads and target actions, with no Prefect in it."""
+"""Python library for Tencent Cloud Face ID: upload tickets, uploads and target actions."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""``python -m faceid``, and the console script ``faceid``."""
+"""Entry point of ``python -m faceid`` and of the console script ``faceid``."""
 
 import importlib
 
@@ -6,8 +6,8 @@ from faceid.command import app, run
 
 
 def main() -> None:
-    # By name: nothing in this package may depend on the folders beside it, which a wheel of it
-    # does not carry.
+    # Imported by name, because this package must not depend on the other folders of the checkout,
+    # which are not part of its wheel.
     try:
         importlib.import_module("deployments.cli")
     except ModuleNotFoundError as missing:
@@ -18,7 +18,7 @@ def main() -> None:
             "prefect",
         ):
             raise
-        app.help_epilogue = "The flows and their commands are in a checkout of faceid-flows."
+        app.help_epilogue = "More commands are available in a checkout of faceid-flows."
     run()
 
 

@@ -1,10 +1,10 @@
-"""Every target action as data: what it takes, where it runs, how its answer reads.
+"""The table of target actions: their resources, parameters, regions and answers.
 
-The client checks input against this table before anything is sent, the emulator checks requests
-against the same table, and the flows' forms are made from it. ``FACEID_ACTIONS`` adds actions in
-the same form (``load_actions``).
+The library checks requests against this table before anything is sent, and the emulator checks the
+calls that it receives against the same table. ``FACEID_ACTIONS`` adds actions in the same format
+(see ``load_actions``).
 
-Source: fact sheet §5 (5.1 summary, 5.2 parameters and replies, 5.3 limits).
+Source: the vendor's API documentation, unless a comment says otherwise.
 """
 
 import json
@@ -22,8 +22,8 @@ SERVICE = "faceid"
 
 Format = Literal["JPG", "PNG", "MP4", "AVI", "FLV"]
 
-# MB is read as 2^20 bytes, the larger of its two meanings: where a file is surely too large we
-# refuse it, and in between the service decides (fact sheet §5.3, §8.9).
+# The documentation does not say whether MB is 10^6 or 2^20 bytes. With the larger one, only files
+# that are too large in either case are refused here; the service decides about the others.
 MB = 1024 * 1024
 
 
@@ -32,55 +32,56 @@ class _Data(BaseModel):
 
 
 class ResourceField(_Data):
-    """A field of a target action that takes a URL.
+    """A field of a target action that takes the URL of a file.
 
-    ``inline`` names the field that takes the same file as base64 text instead; sent only where a
-    manifest gives it, so a required resource is required from our callers whether or not the API
-    has an inline form.
+    ``inline`` names the field that takes the same file as base64 text instead. It is sent only if a
+    manifest gives it; a required resource is required of callers even if the API would accept the
+    inline field instead. ``inline_wins`` says that the API uses the inline field if both are given.
     """
 
     name: str
     md5_field: str | None = None
     required: bool = True
     formats: tuple[Format, ...] = ()
-    """Accepted formats, told by their first bytes; empty: none is documented."""
+    """Accepted formats, recognized by a file's first bytes; empty if none are documented."""
     max_base64_bytes: int | None = None
-    """Limit on the length of the file *after* base64 encoding, in bytes."""
+    """Limit in bytes on the length of the file *after* base64 encoding."""
     download_seconds: float | None = None
-    """How long the service takes at most to fetch the file, where documented."""
+    """Seconds within which the service must be able to fetch the file, if documented."""
     inline: str | None = None
     inline_wins: bool = False
 
     @property
     def max_bytes(self) -> int | None:
-        """The largest file in raw bytes whose base64 form is within the limit."""
+        """Size in bytes of the largest file whose base64 encoding is within the limit."""
         return None if self.max_base64_bytes is None else self.max_base64_bytes // 4 * 3
 
 
 class Parameter(_Data):
-    """A parameter of a target action that is not a file.
+    """A parameter of a target action that is not a resource.
 
-    ``patterns`` are regular expressions that the whole value must match; the key is the value of
-    the parameter named by ``depends_on``, or ``""`` where nothing is depended on. An empty
-    pattern says that the parameter must be absent or empty.
+    ``patterns`` are regular expressions that the whole value must match. They are keyed by the
+    value of the parameter that ``depends_on`` names, or by ``""`` if there is no such parameter. An
+    empty pattern means that the parameter must be absent or empty.
     """
 
     name: str
     required: bool = False
     type: Literal["string", "boolean", "object", "json-text"] = "string"
-    """How the value is sent: ``object`` is given as JSON text and sent as an object."""
+    """The type that is sent. Callers give ``object`` as JSON text, too; it is sent as an object."""
     values: tuple[str, ...] = ()
     depends_on: str | None = None
     patterns: dict[str, str] = {}
     expects: str = ""
-    """What a right value looks like, for people."""
+    """Description of a valid value, for error messages."""
 
 
 class Reading(_Data):
-    """How an answer becomes a verdict.
+    """How the answer of an action is read as a verdict.
 
-    ``passed``: the values of ``Result`` that mean yes; empty: the action gives no verdict at all.
-    ``error_codes``: values of ``Result`` that are no verdicts, with the API code they amount to.
+    ``passed`` lists the values of ``Result`` that mean a positive verdict; it is empty if the
+    action gives no verdict. ``error_codes`` maps values of ``Result`` that report a failure, and no
+    verdict, to the corresponding API codes.
     """
 
     passed: tuple[str, ...] = ()
@@ -88,7 +89,11 @@ class Reading(_Data):
 
 
 class AnswerFile(_Data):
-    """A file that an answer points to, for two hours: dotted names of its URL and MD5 fields."""
+    """A file that an answer links to, with a URL that is valid for two hours.
+
+    ``url`` and ``md5`` are the dotted names of the answer's fields with its URL and its MD5;
+    ``suffix`` is the suffix of a file name for it.
+    """
 
     url: str
     md5: str
@@ -96,33 +101,37 @@ class AnswerFile(_Data):
 
 
 class TargetAction(_Data):
+    """A target action of the API."""
+
     name: str
     resources: tuple[ResourceField, ...]
     parameters: tuple[Parameter, ...] = ()
     personal_parameters: tuple[str, ...] = ()
-    """They carry a person's data and override the resource: taken from a manifest only."""
+    """Parameters with personal data that override the resource; accepted only from a manifest."""
     regions: tuple[str, ...]
     rate: float | None = None
-    """Requests per second and account; ``None``: not documented."""
+    """Requests per second allowed for an account; ``None`` if not documented."""
     reading: Reading = Reading(passed=("Success",))
     secret_fields: tuple[str, ...] = ()
-    """Answer fields that must not be shown, over and above the URLs of ``files``."""
+    """Fields of the answer that must not be shown, in addition to the URLs of ``files``."""
     files: tuple[AnswerFile, ...] = ()
     notice: str = ""
-    """What a caller should know before it is sent: withdrawn, closed to new customers."""
+    """A restriction that callers should know: withdrawn, or closed to new customers."""
 
     def resource(self, name: str) -> ResourceField | None:
+        """Return the resource with a name, or ``None`` if there is none."""
         return next((field for field in self.resources if field.name == name), None)
 
     @property
     def md5_fields(self) -> tuple[str, ...]:
+        """The names of the fields that take the MD5s of resources."""
         return tuple(field.md5_field for field in self.resources if field.md5_field)
 
 
 UPLOAD_REGIONS = ("ap-bangkok", "ap-hongkong", "ap-singapore")
 CREATE_UPLOAD_URL = "CreateUploadUrl"
 CREATE_UPLOAD_URL_RATE = 20.0
-"""Requests per second (fact sheet §4)."""
+"""Requests per second allowed for an account (documented)."""
 
 
 _LIVENESS_PARAMETERS = (
@@ -185,7 +194,7 @@ _TABLE = (
     ),
     TargetAction(
         name="GenerateReflectSequence",
-        # The file is the base64 text of the DeviceData JSON, and the MD5 is of that text.
+        # The file contains the DeviceData JSON encoded as base64; the MD5 is that of the file.
         resources=(ResourceField(name="DeviceDataUrl", md5_field="DeviceDataMd5"),),
         parameters=(Parameter(name="SecurityLevel", values=("1", "2", "3", "4")),),
         regions=UPLOAD_REGIONS,
@@ -239,9 +248,9 @@ _TABLE = (
         reading=Reading(
             passed=("0",),
             error_codes={
-                "-4": "InternalError",  # the register's fault
-                "-6": "ServiceUnavailable",  # it is being upgraded
-                "-7": "LimitExceeded",  # the day's calls are used up
+                "-4": "InternalError",  # internal error of the register
+                "-6": "ServiceUnavailable",  # the register is being upgraded
+                "-7": "LimitExceeded",  # the daily limit of calls is reached
             },
         ),
         secret_fields=("Name", "IdCard", "Sex", "Nation", "Birth", "Address"),
@@ -250,7 +259,7 @@ _TABLE = (
         name="ApplyWebVerificationToken",
         resources=(ResourceField(name="CompareImageUrl", md5_field="CompareImageMd5"),),
         parameters=(Parameter(name="RedirectUrl", required=True, expects="a web address"),),
-        # also in ap-jakarta, where there is no CreateUploadUrl
+        # Also available in ap-jakarta, but CreateUploadUrl is not.
         regions=("ap-singapore",),
         rate=20,
         reading=Reading(),
@@ -286,10 +295,11 @@ TARGET_ACTIONS: dict[str, TargetAction] = {action.name: action for action in _TA
 
 
 def load_actions(path: Path) -> dict[str, TargetAction]:
-    """The table with the actions of a JSON file added: a list of objects in the table's form.
+    """Return the table of target actions, extended by those of a JSON file.
 
-    An action of the same name replaces ours. Raises ``InvalidInput`` with the file's name and
-    the place in it.
+    The file contains a list of objects with the fields of ``TargetAction``. An action with a name
+    of the built-in table replaces that one. Raises ``InvalidInput``, with the path of the file and
+    the position of the error, if it cannot be read or is invalid.
     """
     try:
         added = TypeAdapter(list[TargetAction]).validate_json(path.read_bytes())
@@ -303,7 +313,7 @@ def load_actions(path: Path) -> dict[str, TargetAction]:
 
 
 def find_action(name: str, actions: Mapping[str, TargetAction] = TARGET_ACTIONS) -> TargetAction:
-    """Raises ``InvalidInput`` when there is no such action."""
+    """Return the target action with a name. Raises ``InvalidInput`` if there is none."""
     if name not in actions:
         known = ", ".join(sorted(actions))
         raise InvalidInput("UnknownTargetAction", f"there is no target action {name!r}: {known}")
@@ -311,22 +321,23 @@ def find_action(name: str, actions: Mapping[str, TargetAction] = TARGET_ACTIONS)
 
 
 def check_parameters(action: TargetAction, given: Mapping[str, str]) -> dict[str, Any]:
-    """The parameters as the API wants them, from the texts that a caller gave.
+    """Check a caller's parameters, and convert their texts to the types of the API.
 
-    Raises ``InvalidInput`` that names the parameter and what it should be.
+    Raises ``InvalidInput``, naming the parameter and what is expected, if one is missing, unknown
+    or invalid.
     """
     known = {parameter.name: parameter for parameter in action.parameters}
     for name in given:
         if name in known:
             continue
         if name in action.personal_parameters or name.endswith("Base64"):
-            reason = "carries a person's data; hand over the file as a resource instead"
+            reason = "contains personal data; pass the file as a resource instead"
         elif name in action.md5_fields:
             reason = "is computed from the file; leave it out"
         elif action.resource(name):
             reason = "is a resource, not a parameter"
         else:
-            reason = f"is no parameter of {action.name} ({', '.join(known) or 'it has none'})"
+            reason = f"is not a parameter of {action.name} ({', '.join(known) or 'it has none'})"
         raise InvalidInput("InvalidParameter", f"parameter {name} {reason}")
     return {
         parameter.name: value
@@ -373,5 +384,5 @@ def _check_parameter(parameter: Parameter, given: Mapping[str, str]) -> Any:
 
 
 def _wrong(parameter: Parameter, expects: str) -> InvalidInput:
-    # The value is not repeated: it stands in the caller's hands, and may be a person's.
+    # The message does not contain the value, which may be personal data.
     return InvalidInput("InvalidParameterValue", f"parameter {parameter.name} must be {expects}")

@@ -1,11 +1,12 @@
-"""``FaceIdClient``: the three things that go over the network - a ticket, an upload, a call.
+"""The HTTP client: requests upload tickets, uploads files and calls target actions.
 
-The only module that imports httpx. None of its types or exceptions leaves here: what goes wrong
-is raised as a class of ``faceid.errors``, ``from None``, because httpx puts whole presigned URLs
-into its messages.
+This is the only module that imports httpx. Callers never see httpx types or exceptions: every
+failure is raised as a class of ``faceid.errors``, ``from None``, because httpx puts whole presigned
+URLs into its messages.
 
-The client signs again once when its clock is off, and once with another key where the one that was
-refused has been replaced meanwhile. Every other retry is its caller's: two owners would multiply.
+``FaceIdClient`` signs a request again once when its clock is wrong, and once when the key that was
+refused has been replaced in the meantime. All other retries are left to the caller, because retries
+at two levels would multiply.
 """
 
 import asyncio
@@ -51,15 +52,16 @@ from faceid.settings import service_of
 from faceid.signing import sign_request
 
 CHUNK = 256 * 1024
-"""Bytes that an upload holds in memory at a time."""
+"""Size in bytes of the chunks in which files are uploaded and downloaded."""
 
 CONNECTIONS = 64
-"""To a host, at most: uploads over a long way take their time, and there are many of them."""
+"""Maximum number of concurrent connections per host. High, because uploads to a distant region are
+slow and many of them run at once."""
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds for each phase of an exchange."""
+    """Timeouts in seconds for the phases of an HTTP exchange."""
 
     connect: float = 5
     write: float = 60
@@ -68,15 +70,15 @@ class Timeouts:
 
 @lru_cache(maxsize=1)
 def _tls() -> ssl.SSLContext:
-    # Reading the certificates takes tens of milliseconds; each run has a client of its own.
+    # Loading the certificates takes tens of milliseconds, and a process creates many clients.
     return httpx.create_ssl_context()
 
 
 class _Lanes:
-    """HTTP clients that have a connection to each host and no more; the last one used comes first.
+    """A pool of HTTP clients with one connection per host each, most recently used first.
 
-    One client with as many connections looks at each of them at each exchange, with a system call:
-    at a pool of 16 that was half of its time.
+    A single client with many connections checks every one of them with a system call at each
+    exchange; with a pool of 16 connections, that took half of its time.
     """
 
     def __init__(self, open_client: Callable[[], httpx.AsyncClient]) -> None:
@@ -94,7 +96,7 @@ class _Lanes:
                 self._idle.append(lane)
 
     async def close(self) -> None:
-        """When none is in use any more."""
+        """Close all clients. None of them may be in use."""
         for lane in self._idle:
             await lane.aclose()
 
@@ -107,12 +109,12 @@ class _Answer:
 
 
 class FaceIdClient:
-    """One account's way to the service. Use as an async context manager, in one event loop.
+    """Client for one account. Use it as an async context manager within a single event loop.
 
-    ``pacers`` gives what paces an action, ``None`` for no limit; ``renew`` reads the credentials
-    again when they are refused: a key was rotated, a temporary token died. With
-    ``fail_fast_on_auth`` an account that is refused at the first call is not tried again: for
-    crowds.
+    ``pacers`` returns the pacer of an action, or ``None`` if the action is not limited. ``renew``
+    is called when the credentials are refused, because a key was rotated or a temporary token has
+    expired, and returns the current ones. With ``fail_fast_on_auth``, an account that was refused
+    on the first call is not tried again, so that a batch does not send every request in vain.
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class FaceIdClient:
         self._renew = renew
         self._paced: dict[str, Pacer | None] = {}
         self._clock_offset: float | None = None
-        """Seconds that the server's clock is ahead; ``None`` until a reply told."""
+        """Seconds by which the server's clock is ahead; ``None`` until a reply has shown it."""
         self._signing_offset = 0.0
         self._alone = asyncio.Lock()
         self._renewing = asyncio.Lock()
@@ -160,27 +162,33 @@ class FaceIdClient:
             protect(credentials.token.get_secret_value())
 
     def server_now(self) -> datetime:
-        """The server's clock, as learnt from the ``Date`` of its last reply; good to a second."""
+        """Return the server's time, based on the ``Date`` header of its last reply (± 1 second)."""
         return datetime.fromtimestamp(time.time() + (self._clock_offset or 0), UTC)
 
     async def create_upload_url(self, target_action: str, region: str, field: str) -> UploadTicket:
-        """An upload ticket for one resource. Safe to repeat: each makes a slot of its own."""
+        """Request an upload ticket for one resource.
+
+        Safe to repeat: every ticket has an object key of its own. Raises a ``FaceIdError`` for the
+        service's error code, and ``ServiceRefused`` if the live service returns URLs that are not
+        ``https``.
+        """
         reply = await self._post(CREATE_UPLOAD_URL, region, {"TargetAction": target_action})
         ticket = read_ticket(reply, field, issued_at=self.server_now(), host=self.host)
         if self.service == "live" and not _is_https(ticket):
             raise ServiceRefused(
                 "InsecureUrl",
-                "the upload would go over plain http",
+                "the service returned an upload URL without https",
                 tencent_request_id=reply.tencent_request_id,
                 host=self.host,
             )
         return ticket
 
     async def put_resource(self, ticket: UploadTicket, file: ResourceFile) -> None:
-        """Uploads the file to its ticket. Safe to repeat while the ticket lasts.
+        """Upload a file to the URL of its ticket, as a stream.
 
-        Streams: memory does not grow with the file. Raises ``InvalidInput`` when the file is no
-        longer the one that was checked, ``WindowOver`` when the ticket has expired.
+        Safe to repeat until the ticket expires. Raises ``InvalidInput`` if the file has changed
+        since it was checked, ``WindowOver`` if the ticket has expired, and ``ServiceUnavailable``
+        if the store reports other bytes than were sent.
         """
         url = ticket.upload_url.get_secret_value()
         host = urlsplit(url).netloc
@@ -197,13 +205,19 @@ class FaceIdClient:
             raise read_store_refusal(answer.status, answer.body, host)
         if answer.headers.get("etag", "").strip('"').lower() != file.md5:
             raise ServiceUnavailable(
-                "ETagMismatch", f"resource {file.field}: the store has other bytes", host=host
+                "ETagMismatch",
+                f"resource {file.field}: the store received different bytes",
+                host=host,
             )
 
     async def resource_exists(self, ticket: UploadTicket) -> bool:
-        """Whether the store gives the upload out; ``False`` only when it says no."""
+        """Return whether the store serves the uploaded object.
+
+        Returns ``False`` only if the store refuses the URL or reports it as expired; any other
+        failure is raised as a ``FaceIdError``.
+        """
         url = ticket.resource_url.get_secret_value()
-        # One byte by GET: whether a URL signed for GET is good for HEAD is not documented.
+        # A GET of one byte: whether a URL signed for GET is valid for HEAD is not documented.
         answer = await self._exchange("GET", url, headers={"Range": "bytes=0-0"}, content=b"")
         if answer.status in (200, 206):
             return True
@@ -213,9 +227,10 @@ class FaceIdClient:
         raise refusal
 
     async def fetch(self, url: SecretStr, into: IO[bytes]) -> str:
-        """Writes what a presigned URL points to into an open file; gives its MD5 (hexadecimal).
+        """Download a presigned URL into an open file and return its MD5 (32 hexadecimal digits).
 
-        Raises ``WindowOver`` when the URL or the file has expired.
+        Raises ``WindowOver`` if the URL or the object has expired, and ``ServiceUnavailable`` if
+        the download fails.
         """
         host = urlsplit(url.get_secret_value()).netloc
         digest = hashlib.md5(usedforsecurity=False)
@@ -235,22 +250,27 @@ class FaceIdClient:
         return digest.hexdigest()
 
     async def learn_clock(self) -> None:
-        """Asks the API for its time, unless a reply has told it before.
+        """Ask the API for its time, unless an earlier reply has already shown it.
 
-        An empty GET is no call of any action: the service refuses it, with its ``Date``.
+        Sends an empty GET, which calls no action: the service refuses it, with a ``Date`` header.
         """
         if self._clock_offset is None:
             await self._exchange("GET", self.endpoint + "/", headers={}, content=b"")
 
     async def call(self, target_action: str, region: str, fields: Mapping[str, Any]) -> Reply:
-        """Calls a target action. May be billed: repeating it is the caller's decision.
+        """Call a target action and return its answer.
 
-        ``NoAnswer`` says that it was sent and may have been done.
+        The call may be billed, so repeating it is the caller's decision. Raises ``NoAnswer`` if the
+        call was sent and may have been executed, and otherwise a ``FaceIdError`` for the service's
+        error code.
         """
         return await self._post(target_action, region, fields)
 
     async def _post(self, action: str, region: str, fields: Mapping[str, Any]) -> Reply:
-        """The first call goes alone: a wrong key is refused once, and not to a crowd."""
+        """Send a call; until one was accepted, only one at a time.
+
+        This way a wrong key is refused once, and not for every concurrent call.
+        """
         tries = self._tries
         if not self._was_accepted:
             async with self._alone:
@@ -269,7 +289,7 @@ class FaceIdClient:
             self._refusal = refusal
             raise
         except FaceIdError:
-            self._was_accepted = True  # for all that is known
+            self._was_accepted = True  # the error does not concern the account
             raise
         finally:
             self._tries += 1
@@ -302,7 +322,7 @@ class FaceIdClient:
                 raise
             except ClockSkewed:
                 if signed_again:
-                    # The server's clock did not help either: do not keep signing with it.
+                    # The server's time was refused as well: stop signing with it.
                     self._signing_offset = 0.0
                     raise
                 signed_again = True
@@ -314,9 +334,9 @@ class FaceIdClient:
                 renewed = True
 
     async def _renewed(self, used: Credentials, renewals: int) -> bool:
-        """Whether there is another key than the one that was refused.
+        """Return whether the key that was refused has been replaced.
 
-        Looks once for all that were sent with it before somebody looked.
+        The credentials are read only once for all calls that were sent with the refused key.
         """
         async with self._renewing:
             if self._renew and self._credentials is used and self._renewals == renewals:
@@ -354,7 +374,11 @@ class FaceIdClient:
         headers: Mapping[str, str],
         content: bytes | AsyncIterator[bytes],
     ) -> _Answer:
-        """One HTTP exchange. Raises ``NoAnswer`` when it may have reached the server."""
+        """Perform one HTTP exchange.
+
+        Raises ``NoAnswer`` if it failed but may have reached the server, and ``ServiceUnavailable``
+        if no connection was made.
+        """
         try:
             async with self._lanes.one() as http:
                 response = await http.request(method, url, headers=headers, content=content)
@@ -378,8 +402,8 @@ class FaceIdClient:
         try:
             server = parsedate_to_datetime(date)
         except ValueError:
-            return  # a gateway without a clock
-        # `Date` is cut to whole seconds: on average the server is half a second further.
+            return  # gateways may send no valid `Date`
+        # `Date` is truncated to whole seconds: on average, the server is half a second ahead.
         self._clock_offset = (server + timedelta(seconds=0.5)).timestamp() - time.time()
 
 
@@ -388,29 +412,29 @@ def _open_lane(timeouts: Timeouts) -> httpx.AsyncClient:
         http2=False,
         verify=_tls(),
         follow_redirects=False,
-        # Nobody waits for a lane's connection: whoever has the lane has it alone.
+        # No pool timeout: each lane is used by one exchange at a time, so none waits for another.
         timeout=httpx.Timeout(
             connect=timeouts.connect, write=timeouts.write, read=timeouts.read, pool=None
         ),
-        # One to the API, one to the store.
+        # One connection to the API and one to the store.
         limits=httpx.Limits(max_connections=2, max_keepalive_connections=2),
         headers={"User-Agent": f"faceid-flows/{__version__}"},
-        # An emulator on this machine is not behind the company's proxy.
+        # Local emulators must be reached directly, even if the environment sets a proxy.
         mounts={"all://127.0.0.1": None, "all://localhost": None},
     )
 
 
 async def _paced(body: bytes, pacer: Pacer, start: float, given: float) -> AsyncIterator[bytes]:
-    """The body; the pacer is told how long the call took to get to the network."""
-    with suppress(StorageError):  # who asks for the next start will hear of it
+    """Yield the body, after telling the pacer how long the call took to reach the network."""
+    with suppress(StorageError):  # the next `acquire` will raise it again
         await pacer.departed(start, time.monotonic() - given)
     yield body
 
 
 async def _stream(file: ResourceFile) -> AsyncIterator[bytes]:
-    """The bytes that were checked, or ``InvalidInput`` before the last of them is sent."""
+    """Yield a file's bytes; raise ``InvalidInput`` before the last chunk if they have changed."""
     changed = InvalidInput(
-        "ResourceChanged", f"resource {file.field}: the file changed while it was delivered"
+        "ResourceChanged", f"resource {file.field}: the file changed during the delivery"
     )
     digest = hashlib.md5(usedforsecurity=False)
     left = file.size

@@ -1,8 +1,8 @@
-"""The ``faceid`` command as far as it needs no Prefect, and how every command ends.
+"""The ``faceid`` command line: its application, the ``emulator`` command, and its exit codes.
 
-``deployments.cli`` adds the commands that run flows. Exit codes (design §5.2): 0 every request has
-a verdict, 1 some request failed or waits, 2 the input or the configuration is wrong and nothing
-was sent, 3 with ``--require-passed`` some verdict is negative, 130 interrupted.
+Applications add their own commands to ``app``. Exit codes: 0 if every request has a verdict, 1 if
+a request failed or is waiting, 2 if the input or the configuration is wrong and nothing was sent,
+3 if a verdict is negative and ``--require-passed`` is given, 130 if the command was interrupted.
 """
 
 import json
@@ -19,18 +19,19 @@ from faceid import __version__, redaction
 from faceid.errors import FaceIdError, InvalidInput
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-"""For progress and errors: without colour where it is no terminal."""
+"""Console for progress and errors; uses colours only if stderr is a terminal."""
 
 app = App(
     name="faceid",
     version=__version__,
-    help="Takes files to Tencent Cloud Face ID: ticket, upload, expiry check, target action.",
+    help="Verify files with Tencent Cloud Face ID: request an upload ticket, upload the file, "
+    "check that it has not expired, call the target action.",
     help_format="markdown",
 )
 
 
 class Exit(Exception):
-    """Ends the command with an exit code; what there was to say was said."""
+    """Ends the command with an exit code and without a message."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -52,37 +53,37 @@ def emulator(
     key_segments: Literal[3, 4] | None = None,
     ready_file: Annotated[Path | None, Parameter(env_var="FACEID_EMULATOR_READY_FILE")] = None,
 ) -> None:
-    """Run the emulator of the service and its object store, until Ctrl-C.
+    """Run the emulator of the service and its object store until interrupted with Ctrl-C.
 
-    When it listens it prints one line of JSON with its url, secret_id and secret_key. Every flag
-    is also FACEID_EMULATOR_<FLAG>.
+    When it is ready, the emulator prints one line of JSON with its url, secret_id and secret_key.
+    Every option can also be set with an environment variable named FACEID_EMULATOR_<OPTION>.
 
     Parameters
     ----------
     host
-        Address to listen on; 127.0.0.1 if not given.
+        Address to listen on; default 127.0.0.1.
     port
-        8600 if not given; 0 picks a free one.
+        Port to listen on; default 8600; 0 picks a free port.
     window
-        Seconds that a ticket and its file live; 7200 if not given.
+        Seconds until an upload ticket and its file expire; default 7200.
     rates
-        JSON, action to requests per second, where they should differ from the API's.
+        JSON object that maps actions to requests per second, to override the API's limits.
     skew
         Seconds by which the server's clock is ahead.
     data
-        Folder for the objects; else a temporary one, removed at the end.
+        Folder for the objects; default: a temporary folder, removed when the emulator ends.
     secret_id
-        The key's ID that it accepts.
+        The secret ID to accept.
     secret_key
-        The key that it accepts.
+        The secret key to accept.
     token
-        The session token that it accepts; else any.
+        The session token to accept; default: any.
     key_segments
-        Segments of an object's key: 3 as in the documentation, or 4 as in newer replies.
+        Number of segments of an object key: 3 as in the documentation, 4 as in newer replies.
     ready_file
-        Gets the same line of JSON.
+        File to which the line of JSON is written, too.
     """
-    # Not needed by the other commands, and slower to import than all of them.
+    # Imported here because it is slow to import and no other command needs it.
     from faceid.emulator import BadOption, CannotListen, EmulatorOptions, serve
 
     given: dict[str, object] = {
@@ -108,9 +109,13 @@ def emulator(
 
 
 def run(tokens: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command and ends the process. Never a traceback for what a user can mend."""
+    """Run the command and end the process.
+
+    Errors that a user can correct are printed as one line, without a traceback.
+    """
     redaction.install()
-    # Ended by a service manager or a closed terminal is interrupted, too: children end in order.
+    # SIGTERM (a service manager) and SIGHUP (a closed terminal) are handled like Ctrl-C, so that
+    # child processes are ended properly.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
@@ -134,6 +139,6 @@ def _interrupt(*_: object) -> None:
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
-    """One line on stderr, and the end."""
+    """Print a message as one line to stderr, and end the process with an exit code."""
     stderr.print(f"faceid: {redaction.redact(message)}", markup=False)
     sys.exit(code)

@@ -1,27 +1,27 @@
-"""What can go wrong, and for each thing what to do next.
+"""Error classes, and the next step for each of them.
 
 ::
 
     FaceIdError
-    ├── InvalidInput          the caller's mistake: mend the input, then deliver again
-    │   └── RequestIdConflict   the request ID belongs to another input
-    ├── AccountError          keys, rights, payment, quota: someone has to act on the account
+    ├── InvalidInput          the caller's mistake: correct the input, then deliver again
+    │   └── RequestIdConflict   the request ID was used for a different input
+    ├── AccountError          keys, permissions, payment, quota: the account needs attention
     │   ├── ClockSkewed         the signature's time was refused: sign again with the server's time
-    │   └── TokenExpired        temporary credentials died: read them again, once
-    ├── ServiceUnavailable    the service or the way to it: try again with growing delays
-    │   ├── RateLimited         too many calls in a second: wait for the next one
-    │   ├── NoAnswer            sent, and no readable answer came: whether it was done is unknown
-    │   ├── ResourceUnreadable  the service could not read an upload: look at the window first
-    │   └── UrlRefused          the store refuses a URL that the service signed: a fresh one, once
-    ├── WindowOver            the upload ticket ran out: fresh ticket, fresh upload
-    ├── ServiceRefused        a code nobody has documented: not repeated, it may be billed
-    ├── StorageError          what we keep about a request cannot be read or written
-    ├── OutcomeUnknown        a call was sent, its answer is lost, and it must not be repeated
+    │   └── TokenExpired        temporary credentials expired: read them again, once
+    ├── ServiceUnavailable    the service or the network failed: retry with increasing delays
+    │   ├── RateLimited         too many calls per second: wait, then retry
+    │   ├── NoAnswer            sent, but no readable answer came: the outcome is unknown
+    │   ├── ResourceUnreadable  the service could not read an upload: check the window first
+    │   └── UrlRefused          the store refused a URL signed by the service: a fresh one, once
+    ├── WindowOver            the upload ticket has expired: fresh ticket, fresh upload
+    ├── ServiceRefused        an undocumented code: not retried, as the call may be billed
+    ├── StorageError          stored data about a request cannot be read or written
+    ├── OutcomeUnknown        a call was sent, its answer was lost, and it must not be repeated
     └── DeliveryFailed        a delivery ended without a verdict (in ``faceid.models``)
 
-Every code that the API or its object store can answer maps to exactly one of these classes, or is
-a verdict: see ``error_class`` and ``store_error_class``. Sources: fact sheet §6 (API) and §3.5
-(store). Codes are open strings: an unknown one is read by its first segment.
+Every code of the API and of its object store maps to exactly one of these classes, or is a verdict:
+see ``error_class`` and ``store_error_class``. The codes are those of the vendor's documentation.
+The service may return others: an unknown API code is classified by its first segment.
 """
 
 from enum import StrEnum
@@ -33,25 +33,25 @@ ErrorKind = Literal["input", "conflict", "account", "unavailable", "storage", "e
 
 
 class NextStep(StrEnum):
-    """What to do after an error."""
+    """The step to take after an error."""
 
-    MEND_INPUT = "mend the input"
-    MEND_ACCOUNT = "mend the account"
+    MEND_INPUT = "correct the input"
+    MEND_ACCOUNT = "act on the account"
     SIGN_AGAIN = "sign again with the server's time"
     RENEW_CREDENTIALS = "read the credentials again, once"
-    RETRY = "try again, with growing delays"
+    RETRY = "try again with increasing delays"
     WAIT = "wait for the rate window, then try again"
-    CHECK_RESOURCE = "check the window and the upload, then new window or try again"
+    CHECK_RESOURCE = "check the window and the upload, then open a new window or try again"
     NEW_WINDOW = "fresh ticket, fresh upload"
     NEW_URL_ONCE = "fresh ticket, fresh upload, once"
     GIVE_UP = "give up"
 
 
 class FaceIdError(Exception):
-    """The root of the tree. Never carries a URL, a key or a signature.
+    """Base class of all errors. Never contains a presigned URL, a key or a signature.
 
-    ``code`` is the service's code, or ours where the service said nothing. ``host`` is the
-    server's name and port. ``advice`` says to a person what to do.
+    ``code`` is the service's error code, or one of this library if the service gave none. ``host``
+    is the server's name and port. ``advice`` tells a person what to do.
     """
 
     kind: ClassVar[ErrorKind] = "unavailable"
@@ -93,13 +93,13 @@ class InvalidInput(FaceIdError):
 
 class RequestIdConflict(InvalidInput):
     kind = "conflict"
-    advice = "Use a request ID of its own for each input."
+    advice = "Use a different request ID for each input."
 
 
 class AccountError(FaceIdError):
     kind = "account"
     next_step = NextStep.MEND_ACCOUNT
-    advice = "Look at the account in Tencent Cloud's console: its keys, rights and payment."
+    advice = "Check the account in the Tencent Cloud console: its keys, permissions and payment."
 
 
 class ClockSkewed(AccountError):
@@ -109,7 +109,9 @@ class ClockSkewed(AccountError):
 
 class TokenExpired(AccountError):
     next_step = NextStep.RENEW_CREDENTIALS
-    advice = "Get a new TENCENTCLOUD_TOKEN, or block's token, with its secret ID and key."
+    advice = (
+        "Get a new TENCENTCLOUD_TOKEN, or a new token for the block, with its secret ID and key."
+    )
 
 
 class ServiceUnavailable(FaceIdError):
@@ -120,7 +122,9 @@ class ServiceUnavailable(FaceIdError):
 
 class RateLimited(ServiceUnavailable):
     next_step = NextStep.WAIT
-    advice = "Something else uses the account's rate; or give FACEID_RATES what it allows."
+    advice = (
+        "Another program may be using the account, or FACEID_RATES may exceed the account's quota."
+    )
 
 
 class NoAnswer(ServiceUnavailable):
@@ -129,7 +133,7 @@ class NoAnswer(ServiceUnavailable):
 
 class ResourceUnreadable(ServiceUnavailable):
     next_step = NextStep.CHECK_RESOURCE
-    advice = "The region of upload and target action must be the same."
+    advice = "The upload and the target action must use the same region."
 
 
 class UrlRefused(ServiceUnavailable):
@@ -144,45 +148,51 @@ class WindowOver(FaceIdError):
 
 class ServiceRefused(FaceIdError):
     kind = "unavailable"
-    advice = "Not repeated, as the call may be billed: ask the vendor with the Tencent request ID."
+    advice = (
+        "Not retried, as the call may be billed: contact the vendor with the Tencent request ID."
+    )
 
 
 class StorageError(FaceIdError):
     kind = "storage"
-    advice = "Look at FACEID_STORAGE and FACEID_DATA_KEY."
+    advice = "Check FACEID_STORAGE and FACEID_DATA_KEY."
 
 
 class OutcomeUnknown(FaceIdError):
     kind = "unknown"
-    advice = "The call may have been billed. To call again, deliver with call_again."
+    advice = "The call may have been billed. To call the action again, deliver with call_again."
 
 
-# To a person, where a code alone says what to do. The environment's names are the vendor's.
+# Advice for codes that say more precisely than their class what to do. The names of the
+# credentials' environment variables are the vendor's.
 ADVICE = {
-    "AuthFailure.SecretIdNotFound": "Check TENCENTCLOUD_SECRET_ID, or the block's secret_id: no "
-    "such key is known there.",
+    "AuthFailure.SecretIdNotFound": "Check TENCENTCLOUD_SECRET_ID, or the block's secret_id: the "
+    "service knows no such key.",
     "AuthFailure.SignatureFailure": "Check TENCENTCLOUD_SECRET_KEY, or the block's secret_key: it "
-    "does not fit the secret ID.",
-    "CredentialsChanged": "Give it a key of the account that it was for, then deliver again.",
+    "does not match the secret ID.",
+    "CredentialsChanged": "Restore a key of the account that the request was delivered with, then "
+    "deliver again.",
     "AuthFailure.InvalidSecretId": "Check TENCENTCLOUD_SECRET_ID, or the block's secret_id: it "
     "must be an API key's ID.",
     "UnauthorizedOperation.Nonactivated": "Activate Face ID for this account in the console.",
-    "UnauthorizedOperation.Arrears": "The account owes money: pay, then deliver again.",
+    "UnauthorizedOperation.Arrears": "The account has overdue payments: pay, then deliver again.",
     "ActionOffline": "The vendor has withdrawn this action.",
-    "LocksUnavailable": "Look at FACEID_LOCKS, and whether the Redis server runs.",
-    "LockLost": "Deliver the same request again: it goes on from here.",
-    "CannotSpool": "Look at the folder for temporary files (TMPDIR): is there room?",
-    "CannotSave": "Look at the folder of save_files_to.",
-    "FilesExpired": "They live two hours; the verdict stands.",
-    "AnswerForgotten": "The verdict stands; what the answer pointed to is gone with it.",
-    "CannotDelete": "Delete it, then forget the request again.",
-    "PrefectUnavailable": "Look at PREFECT_API_URL and PREFECT_API_AUTH_STRING, and whether the "
-    "server runs.",
+    "LocksUnavailable": "Check FACEID_LOCKS, and that the Redis server is running.",
+    "LockLost": "Deliver the same request again: it continues where it stopped.",
+    "CannotSpool": "Check that the folder for temporary files (TMPDIR) is writable and has space.",
+    "CannotSave": "Check the folder given as save_files_to.",
+    "FilesExpired": "The files are kept for two hours; the verdict remains valid.",
+    "AnswerForgotten": "The verdict remains valid, but the files of the answer are no longer "
+    "available.",
+    "CannotDelete": "Delete it manually, then forget the request again.",
+    "PrefectUnavailable": "Check PREFECT_API_URL and PREFECT_API_AUTH_STRING, and that the server "
+    "is running.",
     "InvalidAction": "This endpoint does not know the action: check FACEID_ENDPOINT.",
 }
 
 
-# By first segment; for `FailedOperation` and `InternalError` the sub-code decides, below.
+# Classes by a code's first segment. For most `FailedOperation` and `InternalError` codes, the
+# sub-code decides: see _VERDICT_CODES and _BY_CODE.
 _BY_FIRST_SEGMENT: dict[str, type[FaceIdError]] = {
     "AuthFailure": AccountError,
     "UnauthorizedOperation": AccountError,
@@ -236,7 +246,7 @@ _VERDICT_CODES = frozenset(
         IdPhotoPoorQuality
         """,
     )
-    # Verdicts in the disguise of a fault: the same bytes get the same answer again.
+    # Verdicts that look like internal errors: the same files would get the same answer again.
     + _codes(
         "InternalError",
         """
@@ -301,10 +311,10 @@ _BY_CODE: dict[str, type[FaceIdError]] = {
 
 
 def error_class(code: str) -> type[FaceIdError] | None:
-    """The class of an API code; ``None`` when the code is a verdict and no error at all.
+    """Return the error class of an API code, or ``None`` if the code is a verdict.
 
-    Knows the codes of fact sheet §6 one by one; another is read by its first segment, and one
-    that has not even that is ``ServiceRefused``: never repeated.
+    Documented codes are listed individually; any other is classified by its first segment. If that
+    is unknown too, the class is ``ServiceRefused``, which is never retried.
     """
     if code in _VERDICT_CODES:
         return None
@@ -314,25 +324,25 @@ def error_class(code: str) -> type[FaceIdError] | None:
 
 
 def known_error_class(code: str) -> type[FaceIdError] | None:
-    """The class of a code that stands in an answer's ``Result``; ``None``: it is a verdict.
+    """Return the error class of a value of an answer's ``Result``, or ``None`` if it is a verdict.
 
-    ``Result`` is where an action says what it found, in words that nobody has listed whole. So
-    here an unknown value is a (negative) verdict, where ``error_class`` would see an error.
+    The vendor documents no complete list of the values of ``Result``. An unknown value is therefore
+    a (negative) verdict here, whereas ``error_class`` treats an unknown code as an error.
     """
     return _BY_CODE.get(code) or (None if "." in code else _BY_FIRST_SEGMENT.get(code))
 
 
-# The object store's codes (fact sheet §3.5).
+# The object store's error codes.
 _STORE_CODES: dict[str, type[FaceIdError]] = {
     **dict.fromkeys(["Request has expired", "NoSuchKey"], WindowOver),
     **dict.fromkeys(["SignatureDoesNotMatch", "InvalidAccessKeyId"], UrlRefused),
     "RequestTimeTooSkewed": ClockSkewed,
     **dict.fromkeys(
         [
-            "BadDigest",  # damaged on the way
+            "BadDigest",  # the body was damaged in transit
             "IncompleteBody",
             "EntitySizeNotMatch",
-            # HTTP 400s that are nobody's mistake
+            # HTTP 400, but not caused by the request
             "RequestTimeout",
             "UserNetworkTooSlow",
             "InternalError",
@@ -350,9 +360,9 @@ _STORE_CODES: dict[str, type[FaceIdError]] = {
 
 
 def store_error_class(status: int, code: str, message: str = "") -> type[FaceIdError]:
-    """The class of an object store's refusal, by HTTP status, code and message."""
+    """Return the error class of an object store's refusal, by HTTP status, code and message."""
     if code == "AccessDenied":
-        # The same code for "too late" and "not yours": only the message tells them apart.
+        # The code covers both an expired URL and missing permissions: only the message differs.
         return WindowOver if "expired" in message.lower() else AccountError
     if code in _STORE_CODES:
         return _STORE_CODES[code]

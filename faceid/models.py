@@ -1,7 +1,7 @@
-"""The shapes that go from step to step: request, upload ticket, upload, answer, verdict, result.
+"""Data models of a delivery: request, upload ticket, upload, answer, verdict and result.
 
-All are frozen. Times are aware UTC datetimes. Whatever opens a file or an account is a
-``SecretStr``: it prints as stars and has to be asked for by name.
+All models are frozen. Times are timezone-aware UTC datetimes. Values that grant access to a file or
+an account (keys, tokens, presigned URLs) are ``SecretStr``, which prints as asterisks.
 """
 
 from datetime import datetime, timedelta
@@ -22,13 +22,14 @@ Outcome = Literal[
     "outcome-unknown",
 ]
 RunEnd = Outcome | Literal["crashed", "cancelled"]
-"""An outcome, or one of Prefect's own ends: the run died, or a person cancelled it."""
+"""How a run ended: with an outcome, because its process died, or because it was cancelled."""
 
 REQUEST_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 RequestId = Annotated[str, Field(pattern=REQUEST_ID_PATTERN)]
 
 MAX_WINDOWS = 1000
-"""Twelve weeks. (A number that is too big for the database would break its list of runs.)"""
+"""Maximum number of windows of a delivery: 1,000 windows of two hours are twelve weeks. (Without a
+limit, a number too large for a database column would break the list of runs.)"""
 
 
 class _Shape(BaseModel):
@@ -36,7 +37,7 @@ class _Shape(BaseModel):
 
 
 class Credentials(_Shape):
-    """An API key of the account; with ``token`` a temporary one."""
+    """An API key of the account; a temporary one if it has a ``token``."""
 
     secret_id: str
     secret_key: SecretStr
@@ -44,34 +45,37 @@ class Credentials(_Shape):
 
 
 class Request(_Shape):
-    """One thing to be verified, as the caller gave it. Checked by ``faceid.validation``."""
+    """A request to verify one set of files, as the caller gave it.
+
+    ``faceid.validation`` checks it against the table of target actions.
+    """
 
     request_id: RequestId
     target_action: str
     region: str
     resources: dict[str, str] = Field(repr=False)
-    """The API's URL field to a location: a local path or any fsspec URL."""
+    """Maps the API's URL fields to locations: local paths or fsspec URLs."""
     action_parameters: dict[str, str] = Field(default={}, repr=False)
 
 
 class ResourceFile(_Shape):
-    """A file that was opened and measured once, when the input was checked."""
+    """A resource's file, with the size and MD5 that it had when the request was checked."""
 
     field: str
     location: str = Field(repr=False)
     size: int
-    """Bytes."""
+    """Size in bytes."""
     md5: str
-    """32 hexadecimal digits, as the API's ``*Md5`` fields want it."""
+    """32 hexadecimal digits, as required by the API's ``*Md5`` fields."""
 
 
 class CheckedRequest(_Shape):
-    """A request that may be sent: everything about it that can be checked was checked."""
+    """A request that is ready to be sent: its parameters and its files have been checked."""
 
     request: Request
     files: tuple[ResourceFile, ...]
     parameters: dict[str, Any] = Field(repr=False)
-    """The target action's parameters as they are sent, files excepted."""
+    """The target action's parameters as they are sent, without the resources."""
 
     @property
     def request_id(self) -> str:
@@ -86,22 +90,22 @@ class CheckedRequest(_Shape):
         return self.request.region
 
 
-# The next three are handed from task to task, and so are attrs classes and no pydantic models:
-# Prefect looks into models and dataclasses, and draws an edge for every string in them that it
-# has seen before. What it cannot look into, it knows by itself alone.
+# The next three are attrs classes and not pydantic models: workflow engines look for dependencies
+# inside the models and dataclasses that are passed between tasks, and would take equal strings in
+# them for connections. They do not look inside attrs classes.
 
 
 @frozen
 class UploadTicket:
-    """What CreateUploadUrl gave for one resource."""
+    """An upload ticket: the answer of CreateUploadUrl for one resource."""
 
     field: str
     upload_url: SecretStr
     resource_url: SecretStr
     issued_at: datetime
-    """On the server's clock."""
+    """Time of issue, on the server's clock."""
     expires_at: datetime
-    """On the server's clock: the same deadline for upload and download."""
+    """Deadline for both upload and download, on the server's clock."""
     tencent_request_id: str
 
     def require_open(self, now: datetime, margin: timedelta) -> None:
@@ -124,7 +128,7 @@ class UploadTicket:
 
 @frozen
 class Upload:
-    """A file that stands in the store until its ticket expires."""
+    """An uploaded file, which the store keeps until its ticket expires."""
 
     ticket: UploadTicket
     md5: str
@@ -137,16 +141,16 @@ class Upload:
 
 @frozen
 class OpenWindow:
-    """The uploads of a request, all of which have enough of their life left."""
+    """The uploads of a request, none of which is about to expire."""
 
     uploads: tuple[Upload, ...]
 
 
 class Reply(_Shape):
-    """The API's answer to a call: the fields beside ``RequestId``, or a verdict's code.
+    """The API's answer to a call: its fields without ``RequestId``, or the code of a verdict.
 
-    ``code`` is set when the verdict came as an error. ``fields`` may carry faces and people's
-    data: it is never printed.
+    ``code`` is set if the service returned the verdict as an error. ``fields`` may hold images of
+    faces and other personal data, so it is left out of the representation.
     """
 
     tencent_request_id: str
@@ -156,17 +160,17 @@ class Reply(_Shape):
 
 
 class Verdict(_Shape):
-    """The reading of an answer. ``passed`` is null where the action gives no verdict."""
+    """The verdict in an answer. ``passed`` is ``None`` if the action gives no verdict."""
 
     passed: bool | None
     result: str | None
     description: str | None = None
     similarity: float | None = None
-    """0 to 100; says nothing about ``passed``."""
+    """Similarity score from 0 to 100; does not determine ``passed``."""
 
 
 class ResultError(_Shape):
-    """Why a request has no verdict."""
+    """The error because of which a request has no verdict."""
 
     code: str
     message: str
@@ -174,7 +178,7 @@ class ResultError(_Shape):
 
 
 class DeliveryResult(_Shape):
-    """The result object of a delivery (design §5.5). Holds nothing secret."""
+    """The result object of a delivery. Contains no secrets."""
 
     request_id: str
     service: Service
@@ -184,16 +188,16 @@ class DeliveryResult(_Shape):
     error: ResultError | None = None
     tencent_request_ids: list[str] = []
     windows: int = 0
-    """The last window's number."""
+    """Number of windows opened so far."""
     calls: int = 0
-    """Target-action requests sent and not throttled, unanswered ones included."""
+    """Number of target-action calls sent, including unanswered but not throttled ones."""
     started_at: datetime
     finished_at: datetime
     flow_run_id: str | None = None
 
 
 class DeliveryFailed(FaceIdError):
-    """A delivery that ended without a verdict; ``result`` is its result object."""
+    """Raised when a delivery ends without a verdict; ``result`` is its result object."""
 
     def __init__(self, result: DeliveryResult) -> None:
         assert result.error is not None

@@ -1,13 +1,15 @@
-"""Exact pacing: never more starts in any second than the account may make, and close to that many.
+"""Pacing: as many calls per second as the account's quota allows, and never more.
 
-A token bucket of 20 lets 40 through in the first second, and the service counts every second. So a
-pacer keeps the times of its last 20 starts: the next one is not before the oldest is a second old,
-and a little more, because the network moves requests closer together. Between these, starts are
-spaced evenly; one that came late is caught up with. What counts is when the service sees a call: it
-is counted from when it left, where a busy process or a new connection kept it back.
+A token bucket does not suffice: with a capacity of 20 it lets up to 40 calls through in the first
+second, and the service counts the calls of every second. A pacer for 20 calls per second therefore
+keeps the times of its last 20 starts, and allows the next one once the oldest is slightly more than
+a second old; the extra time allows for the network moving requests closer together. Starts are
+spaced evenly, and a short delay is caught up. What matters is when the service sees a call: if a
+busy process or a new connection held a call back, its start is moved to the time at which it left.
 
-The times may be kept in a file: then all processes of a machine that use it share one rate, to the
-full, whoever comes and goes. Nothing is reserved, so a process that dies leaves nothing behind.
+``SharedPacer`` keeps the times in a file. All processes of a machine that use the same file share
+one rate and can use all of it, however many they are. Nothing is reserved for a process, so one
+that dies leaves nothing to clean up.
 """
 
 import asyncio
@@ -23,31 +25,33 @@ from pathlib import Path
 from faceid.errors import StorageError
 
 GUARD = 0.03
-"""By how much a second is stretched. At 19.4 a second no second of the service's held more than 20
-(measured; at 19.8 some did)."""
+"""Fraction by which each second is stretched. Measured with a quota of 20 calls per second: at 19.4
+calls per second the service never counted more than 20 in a second; at 19.8 it sometimes did."""
 
 CATCH_UP = 0.2
-"""Seconds that a start may be late for the next ones to catch up; after more, nobody had asked."""
+"""Seconds by which a start may be late and still be caught up by the following ones. A longer delay
+means that no start was wanted, and is not caught up."""
 
 LATE = 0.005
-"""Seconds that a call may take from its start to the network without anybody being told."""
+"""Seconds from a call's start until it leaves beyond which its start is moved."""
 
 SLOWER_ONCE, SLOWER, SLOWEST = 1.02, 1.1, 4.0
+"""Factors by which all starts slow down: when the service first throttles a call, each further time
+within ``RECOVERY``, and at most. A single throttled call among thousands is caused by the network;
+several in a row mean that another program uses the account."""
 RECOVERY = 60.0
-"""By what factor everybody slows down when the service throttles, and again when it does so before
-that is over; at most by how much in all; and seconds until it is over. One throttled call among
-thousands is the network's doing. Several in a row mean that somebody else uses the account."""
+"""Seconds after which the starts are back at full speed."""
 
 THROTTLED = 1.0
-"""Seconds in which nobody starts anything after the service throttled."""
+"""Seconds without any start after the service has throttled a call."""
 
 _HEAD, _DUE, _URGENT, _FACTOR, _SLOWED_AT, _TIMES = range(6)
 
 
 class Slots:
-    """When the last starts were made, and when the next may be: plain numbers in a buffer.
+    """The times of the last starts and of the next one, as floats in a buffer.
 
-    All times are seconds of one clock, that of ``time.monotonic`` in a process.
+    All times are in seconds, on the clock of ``time.monotonic``.
     """
 
     def __init__(self, rate: float, buffer: bytearray | mmap.mmap) -> None:
@@ -56,16 +60,16 @@ class Slots:
         self._cells = memoryview(buffer).cast("d")
 
     def wait(self, now: float, *, priority: bool) -> float:
-        """Takes the next start and gives 0; or gives the seconds until it is worth asking again.
+        """Take the next start and return 0, or return the seconds to wait before asking again.
 
-        Who has ``priority`` has the next start kept for it while it waits; others go round it.
+        While a caller with ``priority`` waits, the next start is kept for it.
         """
         cells = self._cells
         factor = self._factor(now)
         span = self._span * factor
         spacing = span / self._limit
         if cells[_DUE] > now + 10 + 3 * span:
-            # The clock began anew: the machine was started again since.
+            # The machine was restarted, and its monotonic clock began again.
             cells[:] = memoryview(bytes(cells.nbytes)).cast("d")
         oldest = cells[_TIMES + int(cells[_HEAD])]
         start = max(cells[_DUE], oldest + span if oldest else 0.0)
@@ -82,16 +86,16 @@ class Slots:
         return 0.0
 
     def move(self, start: float, to: float) -> None:
-        """A start that was made later than it was given."""
+        """Move a start to the later time at which its call left."""
         for place in range(_TIMES, len(self._cells)):
             if self._cells[place] == start:
                 self._cells[place] = to
                 return
 
     def slow_down(self, now: float) -> None:
-        """The service throttled: nobody starts anything for a second, and then all go slower.
+        """Stop all starts for a second and slow down the following ones, after a throttled call.
 
-        Calls that are throttled within one second count once.
+        Calls that are throttled within the same second count once.
         """
         if abs(now - self._cells[_SLOWED_AT]) >= THROTTLED:
             factor = self._factor(now)
@@ -100,7 +104,7 @@ class Slots:
         self._cells[_DUE] = max(self._cells[_DUE], now + THROTTLED)
 
     def _factor(self, now: float) -> float:
-        """By how much everything is slower; falls back to 1 while the service throttles nothing."""
+        """The current slow-down factor; returns to 1 while no call is throttled."""
         departed = max(0.0, 1 - (now - self._cells[_SLOWED_AT]) / RECOVERY)
         return 1 + max(0.0, self._cells[_FACTOR] - 1) * departed
 
@@ -109,17 +113,17 @@ class Slots:
 
 
 def starts_in_a_span(rate: float) -> int:
-    """How many starts are counted together: those of a second, one at least."""
+    """Return how many starts are tracked: those of one second, but at least one."""
     return max(1, math.floor(rate))
 
 
 def buffer_size(rate: float) -> int:
-    """Bytes."""
+    """Return the size in bytes of the buffer of ``Slots``."""
     return 8 * (_TIMES + starts_in_a_span(rate))
 
 
 class Pacer:
-    """Gives starts in the order in which they are asked for; for one process alone."""
+    """Paces the calls of one process, in the order in which they ask."""
 
     def __init__(
         self,
@@ -129,20 +133,27 @@ class Pacer:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``rate`` is in starts per second, and above 0. With ``priority`` it goes before
-        those who deliver batches."""
+        """``rate`` is in starts per second and must be above 0.
+
+        Pacers with ``priority`` go before those without it, such as those of batches.
+        """
         self._rate = rate
         self._priority = priority
         self.started: Callable[[], None] | None = None
-        """Is called for each start."""
+        """Optional callback, called for each start."""
         self._now = now
         self._sleep = sleep
-        # One of a process asks at a time: those who go first find few before them.
+        # One caller of a process asks at a time, so that a pacer with priority in another process
+        # competes with few others.
         self._turn = asyncio.Lock()
         self._buffer = bytearray(buffer_size(rate))
 
     async def acquire(self) -> float:
-        """Returns when the next start may be made, which is to be made at once; gives the time."""
+        """Wait until the next start is due, take it and return its time.
+
+        The caller must start its call at once. Raises ``StorageError`` if the pacer's file cannot
+        be used.
+        """
         async with self._turn:
             while True:
                 now, wait = await self._ask()
@@ -153,7 +164,7 @@ class Pacer:
                 await self._sleep(wait)
 
     async def departed(self, start: float, lag: float) -> None:
-        """A call leaves ``lag`` seconds after its start was given."""
+        """Report that a call leaves ``lag`` seconds after its start, which ``acquire`` returned."""
         if lag > LATE:
             await self._move(start, lag)
 
@@ -162,17 +173,17 @@ class Pacer:
             slots.move(start, start + lag)
 
     async def throttled(self) -> None:
-        """The service refused a start as one too many."""
+        """Report that the service refused a call because of its rate limit."""
         with self._slots() as slots:
             slots.slow_down(self._now())
 
     async def close(self) -> None:
-        """Frees what it holds, if anything."""
+        """Release any resources that the pacer holds."""
 
     async def _ask(self) -> tuple[float, float]:
-        """The time, and the seconds until it is worth asking again: 0 when the start is given."""
+        """Return the time, and the seconds to wait before asking again: 0 if the start is taken."""
         with self._slots() as slots:
-            now = self._now()  # asked with the file's lock held: starts are in order
+            now = self._now()  # read while the file is locked, so that starts are in order
             return now, slots.wait(now, priority=self._priority)
 
     @contextmanager
@@ -185,9 +196,10 @@ class Pacer:
 
 
 class SharedPacer(Pacer):
-    """For all processes of this machine that name the same file.
+    """Paces the calls of all processes of this machine that use the same file.
 
-    The file is made where it is missing; its folder must be there. Raises ``StorageError``.
+    The file is created if it is missing; its folder must exist. ``acquire``, ``departed`` and
+    ``throttled`` raise ``StorageError`` if the file cannot be used.
     """
 
     def __init__(self, rate: float, path: Path, *, priority: bool = False) -> None:
@@ -196,7 +208,7 @@ class SharedPacer(Pacer):
 
     @contextmanager
     def _slots(self) -> Generator[Slots]:
-        # Opened for each start, which takes some ten microseconds: nothing is left to be closed.
+        # Opening the file takes about ten microseconds, so it is not kept open between starts.
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -212,12 +224,12 @@ class SharedPacer(Pacer):
             os.close(handle)
 
     def _mapped(self, handle: int) -> mmap.mmap:
-        """The file's numbers in memory, for us alone until the file is closed."""
+        """Map the file into memory, with an exclusive lock until the file is closed."""
         size = buffer_size(self._rate)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             if os.fstat(handle).st_size != size:
-                os.ftruncate(handle, 0)  # made for another rate, or never filled
+                os.ftruncate(handle, 0)  # a new file, or one for another rate
                 os.ftruncate(handle, size)
             return mmap.mmap(handle, size)
         except OSError as error:

@@ -1,6 +1,6 @@
-"""Fixtures for people who test against the emulator: in pytest, without an account.
+"""pytest fixtures for testing a client against the emulator, without an account.
 
-::
+Example::
 
     def test_upload(faceid_emulator):
         client = make_my_client(faceid_emulator.url, faceid_emulator.secret_id, ...)
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def faceid_emulator_server() -> "Iterator[Emulator]":
-    """One emulator for the whole session, on a free port of this machine."""
+    """An emulator that runs for the whole test session, on a free local port."""
     from faceid.emulator import Emulator
 
     with Emulator() as emulator:
@@ -29,7 +29,7 @@ def faceid_emulator_server() -> "Iterator[Emulator]":
 
 @pytest.fixture
 def faceid_emulator(faceid_emulator_server: "Emulator") -> "Iterator[Emulator]":
-    """The emulator as at its start. A planned fault that never fired fails the test."""
+    """The emulator, reset to its initial state. The test fails if a planned fault never fired."""
     faceid_emulator_server.reset()
     yield faceid_emulator_server
     idle = [fault for fault in faceid_emulator_server.faults() if not fault["fired"]]

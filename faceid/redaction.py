@@ -1,7 +1,7 @@
-"""What must never be written: presigned URLs, keys, signatures; and the filter that sees to it.
+"""Redaction of presigned URLs, keys, tokens and signatures in texts and log records.
 
-Our own errors and log lines carry none of these to begin with. This module is the second line:
-libraries below us log URLs, and a service's message may quote one.
+This library keeps them out of its own errors and log messages. Redaction is the second line of
+defence: other libraries log URLs, and a message of the service may quote one.
 """
 
 import logging
@@ -11,9 +11,9 @@ from typing import Any
 
 HIDDEN = "[redacted]"
 
-# Order matters: whole URLs first, so that what is left of a cut-off one is caught by the others.
+# Order matters: whole URLs come first; the other patterns catch the remains of truncated ones.
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    # A URL with a query string: what stands there is a bearer's right. The host may stay.
+    # A URL with a query, which may grant access to anyone. The host may be shown.
     (
         re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s/?#\"'<>]+)/?[^\s?\"'<>]*\?[^\s\"'<>]*"),
         rf"\1/{HIDDEN}",
@@ -36,13 +36,13 @@ _secrets: set[str] = set()
 
 
 def protect(secret: str) -> None:
-    """Names a literal text, a secret key or a token, that must be hidden wherever it shows up."""
-    if len(secret) >= 8:  # anything shorter would black out ordinary words
+    """Register a literal text, such as a secret key or a token, to be redacted everywhere."""
+    if len(secret) >= 8:  # shorter texts could occur in ordinary words
         _secrets.add(secret)
 
 
 def redact(text: str) -> str:
-    """``text`` without URLs that open something, keys, tokens and signatures."""
+    """Return a text without presigned URLs, keys, tokens and signatures."""
     for secret in _secrets:
         text = text.replace(secret, HIDDEN)
     for pattern, replacement in _PATTERNS:
@@ -51,10 +51,10 @@ def redact(text: str) -> str:
 
 
 def install() -> None:
-    """Makes every log record of this process, of any logger, pass ``redact``. Idempotent.
+    """Apply ``redact`` to every log record of this process, including tracebacks. Idempotent.
 
-    A record factory and not a filter: filters on a logger do not see what child loggers
-    propagate, and handlers that are added later have none. Tracebacks are redacted as well.
+    Uses a record factory and not a filter, because a logger's filters do not apply to records that
+    child loggers propagate, and handlers that are added later would have no filter.
     """
     current = logging.getLogRecordFactory()
     if getattr(current, "redacts", False):
@@ -65,12 +65,12 @@ def install() -> None:
         try:
             message = record.getMessage()
         except Exception:
-            return record  # a wrong format string: logging itself reports it
+            return record  # an invalid format string, which logging itself reports
         redacted = redact(message)
         if redacted != message:
             record.msg, record.args = redacted, None
         if record.exc_info and record.exc_info[0] is not None:
-            # A formatter prints `exc_text` where it is set, and does not format again.
+            # If `exc_text` is set, formatters print it and do not format the exception again.
             record.exc_text = redact("".join(traceback.format_exception(*record.exc_info))).rstrip()
             record.exc_info = None
         return record

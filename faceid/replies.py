@@ -1,9 +1,7 @@
-"""Reading what the service sent: the API's JSON envelope, the store's XML, an answer's verdict.
+"""Parsing of replies: the API's JSON envelope, the store's XML errors and an answer's verdict.
 
-Pure functions of bytes. Every reply whatsoever ends as exactly one of: a ``Reply`` (the action
-answered, or gave a verdict as an error code), or one class of ``faceid.errors``.
-
-Sources: fact sheet §1 (envelope), §3.5 (store), §0.3 and §6 (verdicts in two channels).
+These are pure functions of bytes. Every reply of the API becomes either a ``Reply`` (an answer, or
+a verdict that came as an error code) or exactly one class of ``faceid.errors``.
 """
 
 from datetime import UTC, datetime
@@ -25,13 +23,14 @@ from faceid.models import Reply, UploadTicket, Verdict
 
 
 def read_reply(status: int, body: bytes, host: str) -> Reply:
-    """The API's answer. Raises the error that its code stands for.
+    """Parse a reply of the API.
 
-    Anything but the documented envelope under HTTP 200 is ``NoAnswer``: a gateway spoke, or the
-    answer was damaged, and whether the action was done is unknown.
+    Raises the ``FaceIdError`` that corresponds to the reply's error code. Anything else than the
+    documented envelope with HTTP 200 raises ``NoAnswer``: it came from a gateway or was damaged,
+    and whether the action was executed is unknown.
     """
     if status != 200:
-        raise NoAnswer(f"HTTP {status}", "the API did not answer, a gateway did", host=host)
+        raise NoAnswer(f"HTTP {status}", "the reply came from a gateway, not the API", host=host)
     try:
         response: Any = orjson.loads(body)["Response"]
         request_id = response["RequestId"]
@@ -43,7 +42,9 @@ def read_reply(status: int, body: bytes, host: str) -> Reply:
             (failure["Code"], failure.get("Message", "")) if failure is not None else ("", "")
         )
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise NoAnswer("MalformedReply", "the reply is not the API's", host=host) from None
+        raise NoAnswer(
+            "MalformedReply", "the reply does not have the API's format", host=host
+        ) from None
     if failure is None:
         fields = {name: value for name, value in response.items() if name != "RequestId"}
         return Reply(tencent_request_id=request_id, fields=fields)
@@ -63,14 +64,17 @@ class _TicketFields(BaseModel):
 
 
 def read_ticket(reply: Reply, field: str, *, issued_at: datetime, host: str) -> UploadTicket:
-    """The upload ticket in a reply of CreateUploadUrl; ``NoAnswer`` where it lacks a field."""
+    """Parse the upload ticket in a reply of CreateUploadUrl.
+
+    Raises ``NoAnswer`` if a field is missing or malformed.
+    """
     try:
         fields = _TicketFields.model_validate(reply.fields)
         expires_at = datetime.fromtimestamp(fields.ExpiredTimestamp, UTC)
     except (ValidationError, OverflowError, ValueError, OSError):
         raise NoAnswer(
             "MalformedReply",
-            "the reply of CreateUploadUrl lacks a field",
+            "a field in the reply of CreateUploadUrl is missing or malformed",
             tencent_request_id=reply.tencent_request_id,
             host=host,
         ) from None
@@ -85,22 +89,23 @@ def read_ticket(reply: Reply, field: str, *, issued_at: datetime, host: str) -> 
 
 
 def read_store_refusal(status: int, body: bytes, host: str) -> FaceIdError:
-    """The error that a reply of the object store other than 2xx stands for."""
-    code, message = f"HTTP {status}", "the object store refused"
+    """Return the error for a reply of the object store whose status is not 2xx."""
+    code, message = f"HTTP {status}", "the object store refused the request"
     try:
-        root = ElementTree.fromstring(body)  # noqa: S314 - expat itself bounds entity expansion
+        root = ElementTree.fromstring(body)  # noqa: S314 - expat limits entity expansion
         code = root.findtext("Code") or code
         message = root.findtext("Message") or message
     except ElementTree.ParseError:
-        pass  # a gateway's page, or no body at all
+        pass  # an HTML page of a gateway, or an empty body
     return store_error_class(status, code, message)(code, message, host=host)
 
 
 def read_verdict(action: TargetAction, reply: Reply) -> Verdict:
-    """The verdict of an answer, whichever of its two channels it came through.
+    """Return the verdict of an answer.
 
-    Raises the error for values of ``Result`` that are no verdicts (a register that is down, a
-    download that failed), and ``NoAnswer`` for an answer without the ``Result`` it should have.
+    The service gives a verdict either as an error code or in the field ``Result``. Raises a
+    ``FaceIdError`` for values of ``Result`` that report a failure (an unavailable register, a
+    failed download), and ``NoAnswer`` if an answer lacks the ``Result`` that it should have.
     """
     if reply.code is not None:
         return Verdict(passed=False, result=reply.code, description=reply.message or None)
@@ -128,7 +133,7 @@ def read_verdict(action: TargetAction, reply: Reply) -> Verdict:
 def _raise_unless_verdict(
     action: TargetAction, reply: Reply, result: str, description: str
 ) -> None:
-    # `Result` is an open string: only what is known to be no verdict is treated as an error.
+    # The values of `Result` are not all documented: only known failures are treated as errors.
     code = action.reading.error_codes.get(result, result)
     kind = known_error_class(code)
     if kind is not None:
@@ -140,7 +145,7 @@ def _text(value: Any) -> str | None:
 
 
 def field_of(reply: Reply, path: str) -> Any:
-    """A field of an answer by its dotted name; ``None`` where the answer has none."""
+    """Return the field of an answer with a dotted name, or ``None`` if there is none."""
     value: Any = reply.fields
     for name in path.split("."):
         if not isinstance(value, dict):

@@ -1,6 +1,7 @@
-"""Settings from the environment: the vendor's names for credentials, ours for the rest.
+"""Settings from environment variables: ``TENCENTCLOUD_*`` for credentials, ``FACEID_*`` for others.
 
-``FaceIdSettings.load()`` looks at every call whether they have changed. See the table in README.md.
+``FaceIdSettings.load()`` picks up changes of the environment on every call. README.md lists all
+variables.
 """
 
 import json
@@ -38,23 +39,26 @@ LIVE_DOMAIN = "tencentcloudapi.com"
 
 
 def service_of(endpoint: str) -> Service:
-    """``live`` for the vendor's hosts, else ``emulator``."""
+    """Return ``live`` if the endpoint is one of the vendor's hosts, otherwise ``emulator``."""
     host = urlsplit(endpoint).hostname or ""
     return "live" if host == LIVE_DOMAIN or host.endswith("." + LIVE_DOMAIN) else "emulator"
 
 
 def base_url(endpoint: str) -> str:
-    """The endpoint without what may stand behind its port. Raises ``ValueError``."""
+    """Return the endpoint as ``scheme://host[:port]``, without a trailing slash.
+
+    Raises ``ValueError`` if the URL has anything else, such as a path, a query or user info.
+    """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
         raise ValueError("must look like https://host or http://127.0.0.1:8600")
     if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("must be a scheme, a host and a port, and nothing else")
+        raise ValueError("must consist of a scheme, a host and a port only")
     return f"{parts.scheme}://{parts.netloc}"
 
 
 class FaceIdSettings(BaseSettings):
-    """All settings of design §5.3 that the library needs."""
+    """The settings that the library needs."""
 
     model_config = SettingsConfigDict(
         env_prefix="FACEID_", extra="ignore", frozen=True, populate_by_name=True
@@ -70,21 +74,21 @@ class FaceIdSettings(BaseSettings):
     endpoint: Annotated[str, AfterValidator(base_url)] = LIVE_ENDPOINT
     account: str = Field("default", pattern=ACCOUNT_PATTERN)
     rates: dict[str, float] = {}
-    """Action to requests per second, for accounts with a raised quota."""
+    """Maps actions to requests per second, for accounts with a raised quota."""
     expiry_margin: float = Field(60, ge=0)
-    """Seconds that must be left in a window; never more than a tenth of the ticket's life."""
+    """Seconds that a window must have left; at most a tenth of the ticket's lifetime is used."""
     storage: str = ""
-    """fsspec URL of records and cached steps; empty: the folder ``faceid`` in Prefect's home."""
+    """fsspec URL of records and cached steps; if empty, the application chooses a local folder."""
     data_key: SecretStr = SecretStr("")
     """Fernet keys, newest first, comma-separated."""
     locks: str = ""
-    """``redis://…`` where several machines share the storage; empty: files, for one machine."""
+    """``redis://…`` if several machines share the storage; if empty, lock files of one machine."""
     wait_in_run: float = Field(60, ge=0)
-    """Seconds that a run waits for an unavailable action before it leaves it to a later one."""
+    """Seconds that a run waits for an unavailable action before leaving it to a follow-up run."""
     give_up_after: float = Field(86400, ge=0)
     """Seconds after which a request that cannot be delivered fails as ``unavailable``."""
     resource_roots: Annotated[tuple[str, ...], NoDecode] = ()
-    """Folders and URL prefixes that locations may point into: see ``roots``."""
+    """Folders and URL prefixes that locations may point into: see ``Roots.of``."""
     actions: Path | None = None
 
     _deployed: bool = PrivateAttr(False)
@@ -92,7 +96,7 @@ class FaceIdSettings(BaseSettings):
     @field_validator("resource_roots", mode="before")
     @classmethod
     def _split_roots(cls, value: Any) -> Any:
-        # Colons stand in URLs, so a comma separates.
+        # Comma-separated and not, like PATH, colon-separated, because URLs contain colons.
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
     @field_validator("rates")
@@ -104,9 +108,10 @@ class FaceIdSettings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """From the environment. Raises ``InvalidInput`` that names the variable.
+        """Load the settings from the environment.
 
-        Cheap: they are read again when the environment has changed.
+        Cheap: they are parsed again only if the environment has changed. Raises ``InvalidInput``,
+        naming the variable, if a value is invalid.
         """
         ours = ("FACEID_", "TENCENTCLOUD_")
         seen = tuple(item for item in os.environ.items() if item[0].upper().startswith(ours))
@@ -114,7 +119,7 @@ class FaceIdSettings(BaseSettings):
 
     @classmethod
     @lru_cache(maxsize=1)
-    def _read(cls, environment: tuple[tuple[str, str], ...]) -> Self:  # noqa: ARG003 - its key
+    def _read(cls, environment: tuple[tuple[str, str], ...]) -> Self:  # noqa: ARG003 - the cache key
         try:
             return cls()  # pyright: ignore[reportCallIssue]  # all have defaults, by alias
         except ValidationError as error:
@@ -123,19 +128,22 @@ class FaceIdSettings(BaseSettings):
                 "Configuration", f"{_variable(first['loc'])}: {first['msg']}"
             ) from None
         except (json.JSONDecodeError, ValueError):
-            # pydantic-settings: a variable that should hold JSON does not
+            # pydantic-settings raises these for a variable that should hold JSON but does not
             raise InvalidInput(
                 "Configuration", 'FACEID_RATES: must be JSON, such as {"VideoLivenessCompare": 40}'
             ) from None
 
     def deployed(self) -> Self:
-        """For a run of a deployment: others than this machine's owner may have asked for it."""
+        """Return a copy for runs that others than this machine's owner may have started.
+
+        With it, locations may only point into the configured resource roots: see ``Roots.of``.
+        """
         settings = self.model_copy()
         settings._deployed = True
         return settings
 
     def roots(self) -> Roots:
-        """What locations may point into, looked up now: see ``Roots.of``."""
+        """Return the roots that locations may point into, resolved now: see ``Roots.of``."""
         return Roots.of(self.resource_roots, deployed=self._deployed)
 
     @property
@@ -144,11 +152,14 @@ class FaceIdSettings(BaseSettings):
 
     @property
     def host(self) -> str:
-        """Host and port of the endpoint."""
+        """The host and port of the endpoint."""
         return urlsplit(self.endpoint).netloc
 
     def credentials(self) -> Credentials:
-        """Raises ``InvalidInput`` when the environment has none: nothing is chosen silently."""
+        """Return the credentials of the environment.
+
+        Raises ``InvalidInput`` if there are none, as there is no default.
+        """
         if not self.secret_id or not self.secret_key.get_secret_value():
             missing = "TENCENTCLOUD_SECRET_KEY" if self.secret_id else "TENCENTCLOUD_SECRET_ID"
             raise InvalidInput(
@@ -163,11 +174,14 @@ class FaceIdSettings(BaseSettings):
         )
 
     def target_actions(self) -> dict[str, TargetAction]:
-        """The table, with what ``FACEID_ACTIONS`` adds."""
+        """Return the table of target actions, including those added by ``FACEID_ACTIONS``.
+
+        Raises ``InvalidInput`` if that file cannot be read or is invalid.
+        """
         return load_actions(self.actions) if self.actions else TARGET_ACTIONS
 
     def rate(self, action: str) -> float | None:
-        """Requests per second that the account may make of this action; ``None``: unknown."""
+        """Return the requests per second allowed for an action, or ``None`` if unknown."""
         if action in self.rates:
             return self.rates[action]
         if action == CREATE_UPLOAD_URL:

@@ -1,10 +1,10 @@
-"""TC3-HMAC-SHA256, the signature of Tencent Cloud's API, as pure functions.
+"""TC3-HMAC-SHA256, the signature method of Tencent Cloud's API, as pure functions.
 
-The client signs with it and the emulator verifies with it. Nothing here reads a clock, the
-environment or the network: everything that enters a signature is an argument.
+The client uses it to sign requests, and the emulator to verify them. Nothing here reads a clock,
+the environment or the network: everything that is signed is an argument.
 
-Source: "Signature Method v3" of the API documentation; the published vectors and vectors made
-with the vendor's SDK are in ``tests/faceid/test_signing.py``.
+Source: "Signature Method v3" of the API documentation. ``tests/faceid/test_signing.py`` contains
+the published test vectors, and others generated with the vendor's SDK.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ CONTENT_TYPE = "application/json"
 
 @dataclass(frozen=True)
 class Scope:
-    """What a signature is valid for: a UTC date (``YYYY-MM-DD``) and a service."""
+    """The credential scope of a signature: a UTC date (``YYYY-MM-DD``) and a service."""
 
     date: str
     service: str
 
     @classmethod
     def at(cls, timestamp: int, service: str) -> "Scope":
-        """The scope of a request with this ``X-TC-Timestamp`` (Unix seconds)."""
+        """Return the scope of a request with this ``X-TC-Timestamp`` (Unix seconds)."""
         return cls(datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d"), service)
 
     def __str__(self) -> str:
@@ -43,10 +43,10 @@ def canonical_request(
     query: str = "",
     unsigned_payload: bool = False,
 ) -> str:
-    """The text whose hash is signed.
+    """Return the canonical request: the text whose hash is signed.
 
-    ``headers`` maps lower-case names to values as sent; ``signed_headers`` are the names that
-    enter, in the order in which they stand in ``Authorization``. Raises ``KeyError`` when a
+    ``headers`` maps lower-case names to the values that are sent. ``signed_headers`` are the names
+    of the signed headers, in the order of the ``Authorization`` header. Raises ``KeyError`` if a
     signed header is not among the headers.
     """
     payload = UNSIGNED_PAYLOAD.encode() if unsigned_payload else body
@@ -64,12 +64,12 @@ def canonical_request(
 
 
 def _canonical_value(name: str, value: str) -> str:
-    # The newer edition of the documentation signs the action's name, and lower-cases it.
+    # The newer edition of the documentation signs the action's name in lower case.
     return value.strip().lower() if name == "x-tc-action" else value.strip()
 
 
 def signature(secret_key: str, timestamp: int, scope: Scope, canonical: str) -> str:
-    """The signature of a canonical request: 64 hexadecimal digits."""
+    """Return the signature of a canonical request: 64 hexadecimal digits."""
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     string_to_sign = f"{ALGORITHM}\n{timestamp}\n{scope}\n{digest}"
     key = _hmac(("TC3" + secret_key).encode(), scope.date)
@@ -85,7 +85,7 @@ def _hmac(key: bytes, message: str) -> bytes:
 def authorization(
     secret_id: str, scope: Scope, signed_headers: tuple[str, ...], signature: str
 ) -> str:
-    """The value of the ``Authorization`` header."""
+    """Return the value of the ``Authorization`` header."""
     return (
         f"{ALGORITHM} Credential={secret_id}/{scope}, "
         f"SignedHeaders={';'.join(signed_headers)}, Signature={signature}"
@@ -94,7 +94,7 @@ def authorization(
 
 @dataclass(frozen=True)
 class Authorization:
-    """An ``Authorization`` header, taken apart."""
+    """A parsed ``Authorization`` header."""
 
     secret_id: str
     scope: Scope
@@ -103,7 +103,10 @@ class Authorization:
 
     @classmethod
     def parse(cls, value: str) -> "Authorization":
-        """Raises ``ValueError`` when the header has not the form of ``authorization``."""
+        """Parse the value of an ``Authorization`` header.
+
+        Raises ``ValueError`` if it does not have the format that ``authorization`` returns.
+        """
         algorithm, _, rest = value.partition(" ")
         fields = {
             name: text
@@ -116,7 +119,7 @@ class Authorization:
             or len(credential) != 4
             or credential[3] != "tc3_request"
         ):
-            raise ValueError("the Authorization header has not the form of TC3-HMAC-SHA256")
+            raise ValueError("the Authorization header is not in the format of TC3-HMAC-SHA256")
         return cls(
             secret_id=credential[0],
             scope=Scope(date=credential[1], service=credential[2]),
@@ -139,10 +142,10 @@ def sign_request(
     body: bytes,
     content_type: str = CONTENT_TYPE,
 ) -> dict[str, str]:
-    """All headers of a signed POST of ``body`` to ``/``.
+    """Return all headers of a signed POST of ``body`` to ``/``.
 
-    ``timestamp`` is in Unix seconds. ``host`` is what will be sent as ``Host``, with the port
-    where the URL has one. The same two headers are signed as by the vendor's SDK.
+    ``timestamp`` is in Unix seconds. ``host`` is the value of the ``Host`` header, including the
+    port if the URL has one. Like the vendor's SDK, it signs the headers Content-Type and Host.
     """
     signed = ("content-type", "host")
     scope = Scope.at(timestamp, service)

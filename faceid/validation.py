@@ -1,4 +1,4 @@
-"""Checking a request whole, before anything is sent: its form, its parameters, its files."""
+"""Validation of a request before anything is sent: its fields, its parameters and its files."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -15,7 +15,10 @@ from faceid.settings import FaceIdSettings
 
 
 def read_request(**fields: Any) -> Request:
-    """A ``Request`` from what a caller gave. Raises ``InvalidInput`` that names the field."""
+    """Build a ``Request`` from a caller's fields.
+
+    Raises ``InvalidInput``, naming the field, if one is missing, unknown or malformed.
+    """
     try:
         return Request(**fields)
     except ValidationError as error:
@@ -29,42 +32,50 @@ def read_request(**fields: Any) -> Request:
 
 @frozen
 class ValidatedRequest:
-    """A request of which everything was checked but its files."""
+    """A request that has passed every check except those of its files."""
 
     request: Request
     action: TargetAction
     parameters: dict[str, Any]
-    """As they are sent."""
+    """The target action's parameters as they are sent, without the resources."""
     locations: dict[str, str]
-    """By field, as ``faceid.files.resources.open_location`` takes them."""
+    """Maps resource fields to locations that ``faceid.files.resources.open_location`` accepts."""
 
 
 @frozen
 class RequestValidator:
-    """What the form of requests is checked against, read once for many of them.
+    """Validates requests against the table of target actions and the resource roots.
 
-    Make new ones for each pass: see ``Roots``.
+    Both are loaded once for many requests. Create a new validator for each pass over a manifest,
+    because ``roots`` caches where symbolic links lead.
     """
 
     actions: Mapping[str, TargetAction]
     roots: Roots
     from_manifest: bool
-    """Then a request stands in a file of the caller's, and not in Prefect's database, and may say
-    more: a location may have a query or user info (a presigned link), and parameters may carry a
-    person's data."""
+    """Whether the requests come from a manifest. These may contain more than others, because they
+    are kept in a file of the caller and in no database: locations may be presigned URLs (with a
+    query or user info), and parameters may hold personal data."""
 
     @classmethod
     def load(cls, settings: FaceIdSettings, *, from_manifest: bool = False) -> Self:
-        """Raises ``InvalidInput`` when ``FACEID_ACTIONS`` is wrong."""
+        """Create a validator from the settings.
+
+        Raises ``InvalidInput`` if the file of ``FACEID_ACTIONS`` cannot be read or is invalid.
+        """
         return cls(settings.target_actions(), settings.roots(), from_manifest)
 
     def check(self, request: Request, base: str = "") -> ValidatedRequest:
-        """As ``validate_request``; relative locations start from the folder ``base``."""
+        """Check everything about a request except its files, without opening a file.
+
+        Relative locations are resolved against the folder ``base``, or the working folder if it is
+        empty. Raises ``InvalidInput``, which says what is wrong, where, and what is expected.
+        """
         action = find_action(request.target_action, self.actions)
         if request.region not in action.regions:
             raise InvalidInput(
                 "UnsupportedRegion",
-                f"region {request.region!r}: {action.name} can be used in "
+                f"region {request.region!r} is not supported: {action.name} can be used in "
                 f"{', '.join(action.regions)}",
             )
         _check_fields(action, request.resources)
@@ -94,7 +105,10 @@ class RequestValidator:
 
 
 def personal_parameters(action: TargetAction) -> frozenset[str]:
-    """The parameters that carry a person's data: taken from a manifest only."""
+    """Return the names of an action's parameters that hold personal data.
+
+    They are accepted only from a manifest.
+    """
     inline = [field.inline for field in action.resources if field.inline]
     own = {parameter.name for parameter in action.parameters}
     return frozenset((*action.personal_parameters, *inline)) - own
@@ -103,17 +117,18 @@ def personal_parameters(action: TargetAction) -> frozenset[str]:
 def validate_request(
     request: Request, settings: FaceIdSettings, *, from_manifest: bool = False
 ) -> ValidatedRequest:
-    """Checks what can be checked without opening a file.
+    """Check everything about a request except its files, without opening a file.
 
-    Raises ``InvalidInput`` that says what, where and what would be right.
+    Raises ``InvalidInput``, which says what is wrong, where, and what is expected.
     """
     return RequestValidator.load(settings, from_manifest=from_manifest).check(request)
 
 
 def check_files(validated: ValidatedRequest) -> CheckedRequest:
-    """Opens each file and measures it, once.
+    """Read each file of a request, and check its size and format.
 
-    Reads them whole: call it from a worker thread. Raises ``InvalidInput`` by the field.
+    Blocks while it reads the files completely: call it from a worker thread. Raises
+    ``InvalidInput``, naming the field, if a file cannot be read or is not accepted.
     """
     return CheckedRequest(
         request=validated.request,
@@ -136,13 +151,13 @@ def _check_fields(action: TargetAction, resources: dict[str, str]) -> None:
             )
         raise InvalidInput(
             "InvalidResource",
-            f"resource {name} is none of {action.name}: it wants {_wanted(action)}",
+            f"{action.name} has no resource {name}: it takes {_wanted(action)}",
         )
     for field in action.resources:
         if field.required and field.name not in resources:
             raise InvalidInput(
                 "MissingResource",
-                f"resource {field.name} is missing: {action.name} wants {_wanted(action)}",
+                f"resource {field.name} is missing: {action.name} takes {_wanted(action)}",
             )
 
 

@@ -1,8 +1,8 @@
-"""A local Face ID service and its object store, which behave as the real ones do, expiry included.
+"""An emulator of the Face ID service and its object store, including the expiry of uploads.
 
-``Emulator`` runs one in this process, ``serve`` as a process of its own, ``EmulatorControl`` talks
-to one that runs anywhere. What it does is either documented, observed or assumed, and marked so
-beside each rule, with the section of the fact sheet on Tencent's Face ID that it comes from.
+``Emulator`` runs one within this process, ``serve`` runs one as the process itself, and
+``EmulatorControl`` controls one that runs anywhere. Comments say where its behaviour comes from:
+"documented" by the vendor, "observed" on the live service, or "assumed".
 """
 
 from faceid.emulator.app import create_app

@@ -1,4 +1,4 @@
-"""``python -m faceid.emulator``: an emulator set up by the environment alone."""
+"""``python -m faceid.emulator``: an emulator configured by environment variables only."""
 
 import sys
 
@@ -7,7 +7,7 @@ from faceid.emulator.server import CannotListen, serve
 
 
 def main() -> int:
-    """The exit code: 0 when it was told to end, 2 when it could not begin."""
+    """Run the emulator and return the exit code: 0 if it was ended, 2 if it could not start."""
     try:
         serve(EmulatorOptions.read())
     except (BadOption, CannotListen) as error:

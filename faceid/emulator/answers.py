@@ -1,7 +1,7 @@
-"""What each target action says: the fields of its documented samples (fact sheet §5.2).
+"""The answers of the target actions, with the fields of the documented samples.
 
-Files that an answer points to are real objects of the store, under URLs with a window of their
-own (observed §3.2). What a negative verdict leaves empty is assumed (§8.3).
+Files that an answer links to are real objects of the store, and their URLs have a window of their
+own (observed). Which fields are empty with a negative verdict is assumed.
 """
 
 import base64
@@ -29,7 +29,7 @@ _NOBODY = {
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a call that has no error. ``result`` is empty where the action gives none."""
+    """The answer to a successful call. ``result`` is empty if the action gives no ``Result``."""
 
     emulation: Emulation
     call: Call
@@ -37,11 +37,11 @@ class Answer:
     positive: bool
 
     def fields(self) -> dict[str, Any]:
-        """Raises ``Refusal``."""
+        """Return the fields of the answer. Raises ``Refusal`` if a parameter is invalid."""
         return _BY_ACTION.get(self.call.name, Answer._verdict)(self)
 
     def _verdict(self) -> dict[str, Any]:
-        """All there is to say for an action that ``FACEID_ACTIONS`` has added."""
+        """Return ``Result`` and ``Description``, all that a ``FACEID_ACTIONS`` action returns."""
         if not self.result:
             return {}
         description = (
@@ -50,10 +50,10 @@ class Answer:
         return {"Result": self.result, "Description": description}
 
     def _similarity(self, score: float) -> float:
-        return score if self.positive else 0.0  # as the one negative sample has it
+        return score if self.positive else 0.0  # as in the only documented negative sample
 
     def _file(self, suffix: str, data: bytes, content_type: str) -> tuple[str, str]:
-        """Puts a file of the answer into the store: its URL and MD5."""
+        """Put a file of the answer into the store, and return its URL and MD5."""
         emulation, call = self.emulation, self.call
         key = answer_key(call.name, f"{call.request_id}_{suffix}")
         start = int(emulation.clock.now())
@@ -67,14 +67,14 @@ class Answer:
         return self._file("BestFrame", JPEG, "image/jpeg")
 
     def video_liveness_compare(self) -> dict[str, Any]:
-        best_frame = None  # may be null: documented
+        best_frame = None  # documented: may be null
         if self.positive:
             url, md5 = self._best_frame()
             best_frame = {"Url": url, "MD5": md5, "Size": len(JPEG)}
         return {**self._verdict(), "BestFrame": best_frame, "Sim": self._similarity(89.88)}
 
     def detect_reflect_liveness_and_compare(self) -> dict[str, Any]:
-        url, md5 = self._best_frame() if self.positive else ("", "")  # not null: documented
+        url, md5 = self._best_frame() if self.positive else ("", "")  # documented: not null
         return {
             **self._verdict(),
             "BestFrameUrl": url,

@@ -1,4 +1,4 @@
-"""The emulator as an ASGI application: API, object store and control under one address."""
+"""The emulator's ASGI application: API, object store and control calls at one address."""
 
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
@@ -14,10 +14,10 @@ _CONTROL = PREFIX.encode() + b"/"
 
 
 def create_app(emulation: Emulation) -> Callable[..., Any]:
-    """The application. It has to run on ``server.EmulatorProtocol`` for faults that cut lines.
+    """Create the application. Faults that cut connections require ``server.EmulatorProtocol``.
 
-    One function tells the three apart, not a router: the store needs the path as it came, and
-    the API has to be quick.
+    It dispatches by itself and without a router, because the store needs the undecoded path and the
+    API has to be fast.
     """
     gateway, store, control = Gateway(emulation), Store(emulation), Control(emulation).app()
     clock = emulation.clock
@@ -37,7 +37,7 @@ def create_app(emulation: Emulation) -> Callable[..., Any]:
         if raw_path != b"/":
             await store.handle(exchange)
             return
-        with suppress(ClientGone):  # nobody to answer, and nothing has reached an action
+        with suppress(ClientGone):  # nobody to answer, and no action was called
             await gateway.handle(exchange)
 
     return app

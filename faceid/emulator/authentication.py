@@ -1,4 +1,4 @@
-"""Who calls: TC3-HMAC-SHA256, verified (fact sheet §2)."""
+"""Authentication of API calls: verifies their TC3-HMAC-SHA256 signature."""
 
 import hmac
 import re
@@ -11,13 +11,13 @@ from faceid.emulator.refusals import Refusal
 from faceid.signing import UNSIGNED_PAYLOAD, Authorization, Scope, canonical_request, signature
 
 MAX_SKEW = 300
-"""Seconds between timestamp and server time (documented §1)."""
+"""Maximum difference in seconds between the timestamp and the server's time (documented)."""
 
-_LEAST_SIGNED = frozenset({"content-type", "host"})  # documented §2
+_LEAST_SIGNED = frozenset({"content-type", "host"})  # documented
 
 
 def authenticate(emulation: Emulation, exchange: Exchange, body: bytes) -> None:
-    """Raises ``Refusal`` when the call is not signed by the emulator's account, now."""
+    """Verify the signature of a call; raise ``Refusal`` unless it is valid and recent."""
     headers = exchange.headers
     try:
         claim = Authorization.parse(headers.get("authorization", ""))
@@ -28,7 +28,8 @@ def authenticate(emulation: Emulation, exchange: Exchange, body: bytes) -> None:
     if claim.secret_id != emulation.secret_id:
         raise Refusal("AuthFailure.SecretIdNotFound")
     timestamp = _timestamp(headers)
-    # Real time, not the clock that can be moved: clients go on working when it is moved.
+    # Compared with real time and not with the movable clock, so that clients can still sign calls
+    # after the clock was moved.
     if abs(emulation.clock.real() - timestamp) > MAX_SKEW:
         raise Refusal("AuthFailure.SignatureExpire")
     scope = Scope.at(timestamp, SERVICE)
@@ -41,10 +42,10 @@ def authenticate(emulation: Emulation, exchange: Exchange, body: bytes) -> None:
             query=exchange.query,
             unsigned_payload=headers.get("x-tc-content-sha256") == UNSIGNED_PAYLOAD,
         )
-    except KeyError:  # a header that was signed has not come
+    except KeyError:  # a signed header is missing
         raise Refusal("AuthFailure.SignatureFailure") from None
     expected = signature(emulation.secret_key, timestamp, scope, canonical)
-    # Another day or service in the credential scope: assumed to be the same code.
+    # A wrong date or service in the credential scope gets the same code (assumed).
     if claim.scope != scope or not hmac.compare_digest(expected.encode(), claim.signature.encode()):
         raise Refusal("AuthFailure.SignatureFailure")
     token = headers.get("x-tc-token")
@@ -53,7 +54,7 @@ def authenticate(emulation: Emulation, exchange: Exchange, body: bytes) -> None:
 
 
 def required(headers: Mapping[str, str], name: str) -> str:
-    """A header's value. Raises ``Refusal``; that it is this code is assumed."""
+    """Return a header's value; raise ``Refusal`` if it is missing (its code is assumed)."""
     if value := headers.get(name):
         return value
     raise Refusal("MissingParameter", f"The request is missing the header {name}.")

@@ -1,4 +1,4 @@
-"""A call of the API, once it has passed every check of the gateway."""
+"""API calls that have passed every check of the gateway, and the action CreateUploadUrl."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +12,24 @@ class Call:
     name: str
     request_id: str
     host: str
-    """As the client named the emulator: URLs of answers carry it."""
+    """The ``Host`` header of the call, which is used in the URLs of the answer."""
     region: str
-    """Empty where the action needs none and none was given."""
+    """Empty if the action requires no region and none was given."""
     parameters: dict[str, Any]
 
 
 def ticket_key(emulation: Emulation, call: Call) -> str:
-    """The key that a CreateUploadUrl hands out; its last segment is the reply's RequestId."""
+    """Return the object key of a call's upload ticket; it ends with the reply's RequestId."""
     return upload_key(
         call.parameters["TargetAction"], call.request_id, emulation.options.key_segments
     )
 
 
 def create_upload_url(emulation: Emulation, call: Call, *, ended: bool) -> dict[str, Any]:
-    """A ticket: both URLs with the same window (documented §3.2, §4). ``ended``: it is over."""
+    """Return the fields of an upload ticket: both URLs have the same window (documented).
+
+    With ``ended``, the window is already over.
+    """
     window, key = emulation.options.window, ticket_key(emulation, call)
     start = int(emulation.clock.now()) - (window if ended else 0)
 

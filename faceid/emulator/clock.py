@@ -1,39 +1,39 @@
 """The emulator's clock, which can be moved.
 
-Windows, objects and the ``Date`` header follow ``now``, which a test moves by hours at once.
-The timestamps of signed requests are compared with ``real``, which cannot be moved: a client
-signs with its own clock, and must go on working when windows are made to run out. ``skew`` puts
-the whole server off, both times alike.
+Windows, objects and the ``Date`` header follow ``now``, which tests can move by hours. Timestamps
+of signed calls are compared with ``real``, which cannot be moved: clients sign with their own
+clocks, and must be able to go on after a test has let windows expire. ``skew`` shifts both times.
 """
 
 import time
 from email.utils import formatdate
 from functools import lru_cache
 
-# Unix seconds have 10 digits between these, as the API documents its ExpiredTimestamp.
+# Between these, Unix seconds have 10 digits, as documented for ExpiredTimestamp.
 EARLIEST = 1_000_000_000
 LATEST = 9_000_000_000
 
 
 class Clock:
-    """Times are seconds since 1970, as floats."""
+    """A clock with an offset. All times are Unix seconds, as floats."""
 
     def __init__(self, skew: float = 0) -> None:
         self._skew = skew
         self._moved = 0.0
 
     def real(self) -> float:
-        """The server's idea of the real time."""
+        """Return the real time, including ``skew``."""
         return time.time() + self._skew
 
     def now(self) -> float:
-        """The time by which windows and objects end."""
+        """Return the time that decides when windows and objects expire."""
         return time.time() + self._skew + self._moved
 
     def advance(self, seconds: float) -> float:
-        """Moves ``now``, and returns it. Backwards, too: what has ended does not come back.
+        """Move ``now`` by some seconds, and return it.
 
-        Raises ``ValueError`` when the clock would leave the years 2001 to 2255.
+        The clock may be moved backwards, but expired objects do not come back. Raises
+        ``ValueError`` if the new time is not within the years 2001 to 2255.
         """
         moved = self.now() + seconds
         if not EARLIEST <= moved <= LATEST:
@@ -45,7 +45,7 @@ class Clock:
         self._moved = 0.0
 
     def date(self) -> bytes:
-        """The value of the ``Date`` header."""
+        """Return the value of the ``Date`` header."""
         return _http_date(int(self.now()))
 
 

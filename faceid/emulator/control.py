@@ -1,7 +1,7 @@
-"""``/_emulator/...``: looking into the emulator and moving it, JSON in and out (design §5.6).
+"""Control calls under ``/_emulator/``, which inspect and change the emulator's state.
 
-Nothing of it is part of the faked service. A wrong request gets 400 and ``{"error": "..."}``, in
-one line that says what is allowed.
+They are not part of the emulated service. Requests and replies are JSON. An invalid request is
+answered with HTTP 400 and ``{"error": "..."}``, which says in one line what is allowed.
 """
 
 import math
@@ -90,7 +90,7 @@ class Control:
         wanted = dict(request.query_params)
         for name in wanted:
             if name not in FILTERS:
-                raise _Wrong(f"{name!r} is no filter; there are {', '.join(FILTERS)}")
+                raise _Wrong(f"{name!r} is not a filter; the filters are {', '.join(FILTERS)}")
         return _json(self._emulation.journal.entries(wanted))
 
     async def _clock(self, _: Request) -> Response:
@@ -147,7 +147,7 @@ class Control:
 
 def _by_method(methods: dict[str, Callable[[Request], Any]]) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
-        # Starlette answers HEAD wherever there is a GET.
+        # Starlette also routes HEAD to endpoints that have GET.
         return await methods["GET" if request.method == "HEAD" else request.method](request)
 
     return endpoint

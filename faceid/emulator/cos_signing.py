@@ -1,7 +1,7 @@
-"""The signature of the object store's URLs, as pure functions.
+"""The signature of the object store's presigned URLs, as pure functions.
 
-Only the emulator needs it: a client takes the URLs as they are. Source: fact sheet §3.1 and the
-vectors of §3.3, which are in ``tests/emulator/test_cos_signing.py``.
+Only the emulator needs it: clients use the URLs as they are. Source: the documentation of the
+vendor's object store (COS); test vectors are in ``tests/emulator/test_cos_signing.py``.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _ELEVEN_DIGITS = 10**10
 def http_string(
     method: str, path: str, params: Mapping[str, str], headers: Mapping[str, str]
 ) -> str:
-    """What of a request is signed. ``path`` is percent-decoded, with its leading slash."""
+    """Return the HttpString of a request. ``path`` is percent-decoded and begins with a slash."""
     return f"{method.lower()}\n{path}\n{_pairs(params)}\n{_pairs(headers)}\n"
 
 
@@ -34,12 +34,12 @@ def string_to_sign(sign_time: str, http: str) -> str:
 
 @lru_cache(maxsize=1024)
 def sign_key(secret_key: str, key_time: str) -> str:
-    """All tickets of one second share it."""
+    """Return the SignKey; cached, because all tickets of the same second share it."""
     return _hmac(secret_key, key_time)
 
 
 def signature(secret_key: str, key_time: str, to_sign: str) -> str:
-    """40 hexadecimal digits."""
+    """Return the signature of a StringToSign: 40 hexadecimal digits."""
     return _hmac(sign_key(secret_key, key_time), to_sign)
 
 
@@ -50,9 +50,9 @@ def _hmac(key: str, message: str) -> str:
 def presigned_query(
     method: str, host: str, path: str, *, secret_id: str, secret_key: str, start: int, end: int
 ) -> str:
-    """The query string of a presigned URL that signs the host and nothing else.
+    """Return the query of a presigned URL of which only the ``Host`` header is signed.
 
-    ``start`` and ``end`` are Unix seconds. Form: fact sheet §3.2.
+    ``start`` and ``end`` are Unix seconds. The order of its parts is that of the service's URLs.
     """
     window = f"{start};{end}"
     http = f"{method.lower()}\n{path}\n\nhost={quote(host, safe='')}\n"
@@ -66,7 +66,7 @@ def presigned_query(
 
 @dataclass(frozen=True)
 class Grant:
-    """What a presigned URL, or an ``Authorization`` header of the store, says of itself."""
+    """The parsed query of a presigned URL, or ``Authorization`` header of the store."""
 
     secret_id: str
     sign_time: str
@@ -79,7 +79,7 @@ class Grant:
 
     @classmethod
     def parse(cls, query: str) -> "Grant":
-        """Raises ``ValueError`` when a part is missing or is not of the form of §3.1."""
+        """Parse a query or header. Raises ``ValueError`` if a part is missing or malformed."""
         fields = {
             name: unquote(value)
             for name, _, value in (part.partition("=") for part in query.split("&"))
@@ -107,10 +107,10 @@ class Grant:
     def http_string(
         self, method: str, path: str, query: str, headers: Mapping[str, str], host: str
     ) -> str:
-        """The server's own HttpString of a request with this grant.
+        """Return the HttpString that the server computes for a request with this grant.
 
-        Parameters and headers that are listed but not there count as empty: the signature of a
-        client that sent them does not fit then.
+        Listed parameters and headers that are missing count as empty. If the client signed them
+        with other values, its signature does not match.
         """
         params: dict[str, str] = {}
         if self.param_list:
@@ -122,7 +122,7 @@ class Grant:
         return http_string(method, path, params, named)
 
     def fits(self, secret_key: str, http_strings: Iterable[str]) -> bool:
-        """Whether the signature is that of one of these HttpStrings."""
+        """Return whether the signature matches one of these HttpStrings."""
         return any(
             hmac.compare_digest(
                 signature(secret_key, self.key_time, string_to_sign(self.sign_time, http)).encode(),

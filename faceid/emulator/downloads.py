@@ -1,8 +1,9 @@
-"""Fetches what a target action was given: really over HTTP, from the emulator's own store.
+"""Downloads of the files that a target action was given, over HTTP from the emulator's own store.
 
 Only URLs that the emulator's own store has signed are fetched, and always from the emulator's own
-address, whatever host they name: it cannot be used to reach into a network. Every failure is
-``DownLoadError`` (assumed §8.2), too slow a download ``DownLoadTimeoutError`` (documented §6.2).
+address, whatever host they name, so that the emulator cannot be used to access other servers. A
+failed download gets the code ``DownLoadError`` (assumed), a slow one ``DownLoadTimeoutError``
+(documented).
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from faceid.emulator.emulation import Emulation
 from faceid.emulator.refusals import Refusal
 
 DOWNLOAD_SECONDS = 4.0
-"""Where an action has no documented budget of its own (§4: 3 to 4 s)."""
+"""Seconds allowed for a download if the action documents no limit (others: 3 to 4 seconds)."""
 
 _PIECE = 256 * 1024
 _HEAD = 16
@@ -26,22 +27,22 @@ class Fetched:
     size: int
     md5: str
     head: bytes
-    """The first bytes, by which a format is told."""
+    """The first bytes, which identify the format."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """A URL of the emulator's own store, taken apart."""
+    """A parsed URL of the emulator's own store."""
 
     host: str
     target: str
-    """Path and query as they stand in the request line."""
+    """Path and query, as in the request line."""
     key: str
     region: str | None
 
     @classmethod
     def parse(cls, url: str, emulation: Emulation) -> "Location | None":
-        """``None``: not a URL of the store."""
+        """Parse a URL; return ``None`` if it is not one of the emulator's store."""
         if not url.isascii() or not url.isprintable() or " " in url:
             return None
         try:
@@ -62,15 +63,16 @@ class Location:
 async def fetch(
     emulation: Emulation, url: str, *, region: str | None, seconds: float, most: int | None
 ) -> Fetched:
-    """Downloads within ``seconds``; not more than ``most`` bytes and a bit, where that is given.
+    """Download a file within ``seconds``.
 
-    Raises ``Refusal``. A file that is too large comes back with its full ``size``.
+    If the file has more than ``most`` bytes, only its size is returned. Raises ``Refusal`` if the
+    download fails or takes too long.
     """
     location = Location.parse(url, emulation)
     if location is None:
         raise Refusal("FailedOperation.DownLoadError")
     if region and location.region and location.region != region:
-        raise Refusal("FailedOperation.DownLoadError")  # documented §0.8; the code is assumed
+        raise Refusal("FailedOperation.DownLoadError")  # documented; the code is assumed
     try:
         async with asyncio.timeout(seconds):
             return await _get(emulation.address, location, most)

@@ -1,4 +1,4 @@
-"""Everything one emulator knows and has: its parts share this, and a reset puts it back."""
+"""The state of one emulator, which its parts share."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -17,7 +17,11 @@ from faceid.emulator.tickets import STORE_KEYS, StoreKey, object_url
 
 @dataclass
 class Emulation:
-    """``folder`` keeps the objects; ``address`` is where the emulator itself can be reached."""
+    """The state of one emulator.
+
+    ``folder`` holds the objects. ``address`` is the host and port at which the emulator can reach
+    itself. ``ending`` is set when the server shuts down.
+    """
 
     options: EmulatorOptions
     folder: Path
@@ -38,7 +42,7 @@ class Emulation:
         )
 
     def accept_key_of(self, options: EmulatorOptions) -> None:
-        """From now on the account has that key, and no other."""
+        """Make the key of these options the only one that the account has."""
         self.secret_id = options.secret_id
         self.secret_key = options.secret_key.get_secret_value()
         self.token = options.token.get_secret_value()
@@ -46,7 +50,7 @@ class Emulation:
         self.store_keys = {key.secret_id: key for key in (*STORE_KEYS.values(), own)}
 
     def reset(self) -> None:
-        """Everything as at the start; objects that were there at the start are gone, too."""
+        """Restore the initial state, and remove all objects, including those of earlier runs."""
         self.accept_key_of(self.options)
         self.clock.reset()
         self.journal.clear()
@@ -57,7 +61,7 @@ class Emulation:
     def presigned_url(
         self, method: str, host: str, key: str, *, region: str | None, start: int
     ) -> str:
-        """A URL to an object, valid for a window from ``start``."""
+        """Return a presigned URL of an object, valid for a window from ``start`` (Unix seconds)."""
         pair = STORE_KEYS.get(region or "", next(iter(STORE_KEYS.values())))
         query = presigned_query(
             method,

@@ -1,7 +1,7 @@
-"""One HTTP request and its answer: reading the body, answering, and answering wrongly on order.
+"""One HTTP exchange: reads the body of a request and sends the reply, with a fault if planned.
 
-The faults that happen on the wire (``reset``, ``stall``, ``truncate``, ...) are here; what they
-are to happen to is decided by ``faults``.
+Faults of the connection (``reset``, ``stall``, ``truncate``, ...) are carried out here. Which
+requests they happen to is decided by ``faults``.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ if sys.platform != "win32":
     import termios
 
 TRANSPORT = "faceid.transport"
-"""Under this name of the scope stands the connection's ``asyncio.Transport``."""
+"""Key of the ASGI scope for the connection's ``asyncio.Transport``."""
 CUT_OFF = "faceid.cut_off"
-"""Is in the scope when the client has stopped sending in the middle of the body."""
+"""Key of the ASGI scope that is present if the client stopped sending before the body's end."""
 
 Scope = dict[str, Any]
 _PIECE = 256 * 1024
-# What an answer without a body promises, and does not keep, when it is to be truncated.
+# Content-Length that a truncated reply announces if it has no body.
 _PROMISED = 64
 _DRAIN_SECONDS = 10
 _DELIVERY_TRIES = 200
@@ -35,14 +35,14 @@ _LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class ClientGone(Exception):
-    """The client has closed the connection before its request was complete."""
+    """Raised if the client closed the connection before its request was complete."""
 
 
 @dataclass
 class Reply:
-    """An answer: its body is ``body``, or ``length`` bytes of ``file`` from where it stands.
+    """An HTTP reply. Its body is ``body``, or the next ``length`` bytes of ``file``.
 
-    The answer to a HEAD has a length and no body.
+    The reply to a HEAD has a length but no body.
     """
 
     status: int
@@ -56,7 +56,10 @@ class Reply:
             self.length = len(self.body)
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from ``start`` to ``end``; of a file, which is read on, each only once."""
+        """Yield the bytes from ``start`` to ``end``. A file is read sequentially, without seeking.
+
+        For a file, ``start`` must therefore be the end of the previous call.
+        """
         if self.file is None:
             if start < end:
                 yield self.body[start:end]
@@ -75,19 +78,20 @@ class Reply:
 
 
 def trouble(status: int) -> Reply:
-    """What stands between client and service has answered: neither an envelope nor XML."""
+    """Return the reply of a gateway between client and service: neither an envelope nor XML."""
     page = f"<html><body><h1>{status}</h1></body></html>\n".encode()
     headers = [(b"content-type", b"text/html")]
     if status < 400:
-        # A client that follows it is caught: that path takes neither files nor calls.
+        # A client that follows the redirect is noticed: this path accepts neither files nor calls.
         headers.append((b"location", b"/_emulator/health"))
     return Reply(status, headers, page)
 
 
 class Exchange:
-    """``receive`` and ``send`` are ASGI's; ``date`` gives the value of the ``Date`` header.
+    """One HTTP request and its reply.
 
-    ``ending`` is set when the server is to end: nothing sleeps on after that.
+    ``receive`` and ``send`` are those of ASGI, and ``date`` returns the value of the ``Date``
+    header. ``ending`` is set when the server shuts down, and ends all pauses.
     """
 
     def __init__(
@@ -124,7 +128,7 @@ class Exchange:
         return CUT_OFF in self._scope
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """The body, as it comes. Raises ``ClientGone``."""
+        """Yield the body in chunks. Raises ``ClientGone``."""
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
@@ -136,7 +140,10 @@ class Exchange:
                 return
 
     async def body(self, limit: int) -> bytes | None:
-        """The whole body; ``None`` if it is longer, and then it has been read and dropped."""
+        """Read the whole body; return ``None`` if it has more than ``limit`` bytes.
+
+        Raises ``ClientGone``.
+        """
         parts: list[bytes] = []
         size = 0
         async for chunk in self.chunks():
@@ -148,10 +155,10 @@ class Exchange:
         return b"".join(parts) if size <= limit else None
 
     async def drain(self) -> None:
-        """Reads what is left of the body, for so long.
+        """Read the rest of the body, for a limited time.
 
-        Before an answer with which the connection ends: a client that is still sending then
-        would be reset, and would not see the answer.
+        Needed before a reply after which the connection is closed: closing it while the client is
+        still sending would reset it, and the client would not see the reply.
         """
         with suppress(ClientGone, TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
@@ -160,13 +167,13 @@ class Exchange:
                         pass
 
     async def pause(self, seconds: float) -> None:
-        """Waits, unless the server ends."""
+        """Wait for some seconds, or until the server shuts down."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ending.wait()
 
     async def answer(self, reply: Reply, fault: Fault = NO_FAULT) -> None:
-        """Sends the reply, in the way that the fault wants."""
+        """Send the reply, with the fault if there is one."""
         with reply.closing():
             match fault.kind:
                 case "commit-then-reset":
@@ -175,7 +182,7 @@ class Exchange:
                     self._transport.set_write_buffer_limits(high=0)
                     await self._start(reply, reply.length)
                     await self._body(reply, 0, min(int(fault.amount), reply.length))
-                    await self._part(b"")  # comes back when nothing is buffered in this process
+                    await self._part(b"")  # returns when this process has nothing left to send
                     await self._delivered()
                     await self.reset()
                 case "truncate":
@@ -198,7 +205,7 @@ class Exchange:
                         await self._part(b"", last=True)
 
     async def reset(self) -> None:
-        """Cuts the connection with a TCP reset, whatever is still to be read or sent."""
+        """Cut the connection at once with a TCP reset."""
         connection: socket.socket | None = self._transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
@@ -206,9 +213,10 @@ class Exchange:
         await self._closed()
 
     async def _delivered(self) -> None:
-        """Waits until the client's system has all that was sent: a reset takes the rest from it.
+        """Wait until the client's system has received everything: a reset discards the rest.
 
-        Only where the system tells, and only for so long: a client need not read.
+        Waits for a limited time, as the client may not read at all, and only on systems that tell
+        how much is still unsent.
         """
         connection: socket.socket | None = self._transport.get_extra_info("socket")
         if sys.platform == "win32" or connection is None:
@@ -225,7 +233,7 @@ class Exchange:
         return self._scope[TRANSPORT]
 
     async def _closed(self) -> None:
-        # The server complains of an answer that was not completed, unless the client is gone.
+        # uvicorn logs an error for an incomplete reply, unless the client has disconnected.
         while (await self._receive())["type"] != "http.disconnect":
             pass
 

@@ -1,14 +1,14 @@
-"""Faults on order: an ordered list of rules, of which the first that matches fires.
+"""Planned faults: an ordered list of rules, of which the first one that matches fires.
 
-A rule is ``{"op", "do", "times", "match"}`` (design §5.6). ``times`` is how often it fires, 1
-unless given, and 0 or null for always. ``match`` narrows it down; all of its keys must hold:
+A rule is ``{"op", "do", "times", "match"}``. ``times`` is how often it fires: once by default,
+always if it is 0 or null. ``match`` restricts it to certain requests; all of its keys must match:
 
-- ``target_action``: the ticket's, the object's, or the target action that is called
-- ``key``: the object's key, as a glob; for a target action any of the keys it is to fetch
-- ``md5``: 32 hexadecimal digits: a PUT's Content-MD5, an object's MD5, any ``*Md5`` field
-- ``nth``: fires from the n-th request on that the rest of the rule matches, counted from 1
+- ``target_action``: the target action of the ticket, of the object, or that is called
+- ``key``: a glob for the object's key; for a target action, for any of the keys that it fetches
+- ``md5``: 32 hexadecimal digits: a PUT's Content-MD5, an object's MD5, or any ``*Md5`` field
+- ``nth``: the rule fires from the n-th request on that matches the rest of it, counted from 1
 
-Faults fire once a request has passed authentication, parameters and rate.
+Faults fire after a request has passed the checks of authentication, parameters and rate.
 """
 
 import math
@@ -40,25 +40,27 @@ _MATCH_KEYS = ("target_action", "key", "md5", "nth")
 
 
 class BadRule(ValueError):
-    """A rule that cannot be; the message says what is allowed."""
+    """Raised for an invalid rule; the message says what is allowed."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is to go wrong: ``do``, taken apart."""
+    """A fault: the parsed ``do`` of a rule."""
 
     kind: str
     code: str = ""
-    """Of ``api`` and ``result``."""
+    """The code of ``api`` and ``result``."""
     amount: float = 0
     """The status of ``http``, the bytes of ``reset-after``, the seconds of ``delay``, ``stall``."""
 
     @property
     def drops_answer(self) -> bool:
+        """Whether the request is carried out but its answer is not sent."""
         return self.kind == "commit-then-reset"
 
     @classmethod
     def parse(cls, text: str) -> "Fault":
+        """Parse the ``do`` of a rule. Raises ``BadRule``."""
         kind, colon, argument = text.partition(":")
         match kind:
             case "api" if _CODE.fullmatch(argument):
@@ -74,7 +76,7 @@ class Fault:
             case _ if not colon and _FORMS.get(kind) == kind:
                 return cls(kind)
             case _:
-                raise BadRule(f"do: {text!r} is none of {', '.join(_FORMS.values())}")
+                raise BadRule(f"do: {text!r} is not one of {', '.join(_FORMS.values())}")
 
 
 NO_FAULT = Fault("")
@@ -90,7 +92,7 @@ def _seconds(text: str) -> float | None:
 
 @dataclass(frozen=True)
 class Traits:
-    """What of a request a rule can match."""
+    """The properties of a request that rules can match."""
 
     target_action: str | None
     keys: tuple[str, ...] = ()
@@ -99,13 +101,15 @@ class Traits:
 
 @dataclass
 class Rule:
+    """A rule, with the number of times that it has fired."""
+
     op: str
     do: str
     times: int = 1
     match: dict[str, Any] = field(default_factory=dict[str, Any])
     fired: int = 0
     seen: int = 0
-    """Requests that all of the rule but ``nth`` matched."""
+    """Number of requests that matched everything but ``nth``."""
 
     def __post_init__(self) -> None:
         self.fault = Fault.parse(self.do)
@@ -129,7 +133,7 @@ class Rule:
         )
 
     def ready_for(self, op: str, traits: Traits) -> bool:
-        """Whether the rule would fire now. Counts the request."""
+        """Return whether the rule would fire for this request, and count the request."""
         if not self._matches(op, traits):
             return False
         self.seen += 1
@@ -138,7 +142,10 @@ class Rule:
 
 
 class Faults:
-    """``ops`` are the operations that a rule may name, ``verdicts`` those that have a result."""
+    """The rules of an emulator.
+
+    ``ops`` are the operations that a rule may name, ``verdicts`` those of them that give a verdict.
+    """
 
     def __init__(self, ops: Collection[str], verdicts: Collection[str]) -> None:
         self.rules: list[Rule] = []
@@ -146,7 +153,7 @@ class Faults:
         self._verdicts = verdicts
 
     def add(self, given: object) -> None:
-        """Appends one rule or a list of them, all or none. Raises ``BadRule``."""
+        """Append one rule or a list of rules. Raises ``BadRule``, and then adds none of them."""
         items = cast("list[object]", given) if isinstance(given, list) else [given]
         self.rules += [self._rule(item) for item in items]
 
@@ -154,11 +161,11 @@ class Faults:
         self.rules.clear()
 
     def next_for(self, op: str, traits: Callable[[], Traits]) -> Fault:
-        """The fault for a request. ``traits`` is asked only when there are rules."""
+        """Return the fault for a request. ``traits`` is called only if there are rules."""
         if not self.rules:
             return NO_FAULT
         known = traits()
-        # Every rule has to count the request, also those behind the one that fires.
+        # Every rule must count the request, including those after the one that fires.
         ready = [rule for rule in self.rules if rule.ready_for(op, known)]
         if not ready:
             return NO_FAULT
@@ -172,7 +179,7 @@ class Faults:
         _only(fields, _RULE_KEYS, "a rule")
         op, do, times = fields.get("op"), fields.get("do"), fields.get("times", 1)
         if not isinstance(op, str) or op not in self._ops:
-            raise BadRule(f"op: {op!r} is none of {', '.join(self._ops)}")
+            raise BadRule(f"op: {op!r} is not one of {', '.join(self._ops)}")
         if not isinstance(do, str):
             raise BadRule(f"do: must be one of {', '.join(_FORMS.values())}")
         times = 0 if times is None else times
@@ -184,7 +191,7 @@ class Faults:
             with_result = ", ".join(self._verdicts)
             raise BadRule(f"do: {op} has no Result; result:<Code> is for {with_result}")
         if kind == "bad-etag" and op not in STORE_OPS:
-            raise BadRule(f"do: {op} answers no ETag; bad-etag is for {', '.join(STORE_OPS)}")
+            raise BadRule(f"do: {op} returns no ETag; bad-etag is for {', '.join(STORE_OPS)}")
         if kind == "truncate" and op == "HeadObject":
             raise BadRule("do: a HEAD has no body to truncate")
         return rule
@@ -207,9 +214,9 @@ def _checked_match(given: object) -> dict[str, Any]:
     _only(match, _MATCH_KEYS, "match")
     for name, value in match.items():
         if name == "nth" and not _is_count(value, least=1):
-            raise BadRule("match: nth must be a whole number from 1 on")
+            raise BadRule("match: nth must be a whole number of at least 1")
         if name != "nth" and not isinstance(value, str):
-            raise BadRule(f"match: {name} must be a text")
+            raise BadRule(f"match: {name} must be a string")
     if not re.fullmatch("[0-9A-Fa-f]{32}", match.get("md5", "0" * 32)):
         raise BadRule("match: md5 must be 32 hexadecimal digits")
     return match

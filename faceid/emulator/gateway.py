@@ -1,9 +1,8 @@
-"""``POST /``: the API. Who calls, what they want, whether they may, and the envelope around it.
+"""The API at ``/``: authenticates and checks calls, carries them out, and wraps their answers.
 
-The order of the checks is that of fact sheet §7.4 (assumed §8.11: the real order is not known):
-Authorization, secret ID, timestamp, signature, token, version and action, region, parameters,
-rate. Every answer is HTTP 200 with content type exactly ``application/json`` (documented §1;
-the vendor's SDK overlooks errors otherwise, §0.6).
+The checks are made in this order (assumed): Authorization, secret ID, timestamp, signature, token,
+version and action, region, parameters, rate. Every answer has HTTP status 200 and the content type
+``application/json`` without parameters (documented; the vendor's SDK misses errors otherwise).
 """
 
 import re
@@ -27,11 +26,11 @@ from faceid.emulator.refusals import API_MESSAGES, Refusal, limit_message
 from faceid.emulator.target_actions import OFFLINE, call_target_action
 
 MAX_BODY = 10 * 1024 * 1024
-"""Bytes of a POST (documented §1)."""
+"""Maximum size in bytes of a POST's body (documented)."""
 MAX_QUERY = 32 * 1024
-"""Bytes of a GET's query (documented §1)."""
+"""Maximum size in bytes of a GET's query (documented)."""
 
-# documented §5.1 for two; of CheckIdCardInformation nothing is known (§8.6)
+# Documented for the first two, assumed for CheckIdCardInformation.
 _REGION_OPTIONAL = frozenset({"LivenessCompare", "IdCardOCRVerification", "CheckIdCardInformation"})
 _PLAIN_NAME = re.compile("[A-Za-z]{1,64}")
 _HEADERS = [(b"content-type", b"application/json")]
@@ -44,7 +43,7 @@ class Gateway:
         self._forms = {name: ValidatedRequest(action) for name, action in emulation.actions.items()}
 
     async def handle(self, exchange: Exchange) -> None:
-        """Answers one request. Raises ``ClientGone`` when its body does not come whole."""
+        """Answer one request. Raises ``ClientGone`` if its body is incomplete."""
         emulation = self._emulation
         request_id = str(uuid.uuid4())
         entry = Entry(
@@ -80,16 +79,16 @@ class Gateway:
             emulation.journal.refuse(entry, refusal.code)
             reply = _envelope(refusal.as_json(), request_id)
         if fault.kind == "truncate":
-            # Whole as HTTP, cut as JSON; a body that is cut as HTTP is what reset-after makes.
+            # Complete as HTTP, but truncated JSON; `reset-after` truncates the HTTP body.
             reply, fault = Reply(200, _HEADERS, reply.body[: reply.length // 2]), NO_FAULT
         entry.status = None if fault.drops_answer else reply.status
         await exchange.answer(reply, fault)
 
     def _admit(self, exchange: Exchange, body: bytes | None, request_id: str) -> Call:
-        """Raises ``Refusal``."""
+        """Check a request and return its call. Raises ``Refusal``."""
         headers = exchange.headers
         if exchange.method not in ("GET", "POST"):
-            raise Refusal("UnsupportedProtocol")  # documented §6.1
+            raise Refusal("UnsupportedProtocol")  # documented
         if body is None or len(exchange.query) > MAX_QUERY:
             raise Refusal("RequestSizeLimitExceeded")
         authenticate(self._emulation, exchange, body)
@@ -121,10 +120,7 @@ class Gateway:
         return region
 
     def _reach(self, call: Call) -> Fault:
-        """Counts a call that is in order, within its rate, and asks for its fault.
-
-        Raises ``Refusal`` when it is throttled.
-        """
+        """Count a valid call, and return its fault. Raises ``Refusal`` if it is throttled."""
         emulation, moment = self._emulation, time.monotonic()
         if over := emulation.rates.take(call.name, moment):
             emulation.journal.count_throttled(call.name)
@@ -145,7 +141,7 @@ class Gateway:
         return Traits(call.name, keys=self._keys(call), md5s=tuple(md5s))
 
     def _keys(self, call: Call) -> tuple[str, ...]:
-        """The keys of the objects that a call points to."""
+        """Return the keys of the objects that a call's URLs point to."""
         action = self._emulation.actions[call.name]
         urls = [call.parameters.get(field.name, "") for field in action.resources]
         locations = [Location.parse(url, self._emulation) for url in urls]
@@ -171,7 +167,7 @@ def _name_for_log(action: str) -> str:
 
 
 def _parameters(exchange: Exchange, body: bytes) -> dict[str, Any]:
-    """The business parameters; null is as good as not given. Raises ``Refusal``."""
+    """Return the parameters of a call; null counts as missing. Raises ``Refusal``."""
     if exchange.method == "GET":
         return _from_query(exchange.query)
     content_type = exchange.headers.get("content-type", "").partition(";")[0].strip()
@@ -188,7 +184,7 @@ def _parameters(exchange: Exchange, body: bytes) -> dict[str, Any]:
 
 
 def _from_query(query: str) -> dict[str, Any]:
-    """Documented §1: GET exists, too. ``A.B=`` is member B of A; all values come as texts."""
+    """Return the parameters of a GET (documented): ``A.B=`` is member B of A, values are texts."""
     given: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         parent, dot, member = name.partition(".")

@@ -1,7 +1,7 @@
-"""What has happened: the request log, the counts and the peaks.
+"""The request log, and the counts and peak rates of the requests.
 
-Nothing in it opens anything: no URL, no signature, no body. Peaks are exact: the largest number
-of calls in any second that starts at a call.
+The log contains no URLs, signatures or bodies. Peaks are exact: the largest number of calls within
+any second.
 """
 
 from collections import Counter, defaultdict, deque
@@ -10,34 +10,36 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 KEPT = 100_000
-"""Entries of the log; older ones are dropped, the counts go on."""
+"""Maximum number of log entries; older ones are dropped, but remain in the counts."""
 
 _SECOND = 1.0
 
 
 @dataclass(slots=True)
 class Entry:
-    """One request, as the log shows it."""
+    """The log entry of one request."""
 
     at: float
-    """When it came, by the clock that can be moved."""
+    """Time of arrival in Unix seconds, on the movable clock."""
     op: str
     target_action: str | None = None
     key: str | None = None
     status: int | None = None
-    """The HTTP status; null without an answer: not yet, or the connection was cut."""
+    """The HTTP status; ``None`` if there is no answer yet or the connection was cut."""
     code: str | None = None
-    """The error's, if it was answered with one."""
+    """The error code, if the request was answered with an error."""
     tencent_request_id: str | None = None
-    """For the store the value of ``x-cos-request-id``."""
+    """For requests to the store, the value of ``x-cos-request-id``."""
     bytes: int = 0
-    """Of a file, received or sent; of an API call, its body's."""
+    """Size of the file that was received or sent, or of the body of an API call."""
 
 
 FILTERS = ("op", "target_action", "key", "status", "code", "tencent_request_id")
 
 
 class Journal:
+    """The log and the counts of one emulator."""
+
     def __init__(self) -> None:
         self.clear()
 
@@ -50,7 +52,7 @@ class Journal:
         self._recent: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def count_call(self, op: str, moment: float) -> None:
-        """A request has reached its action or object, at this moment of ``time.monotonic``."""
+        """Count a request that reached its action or object, at a time of ``time.monotonic``."""
         self._calls[op] += 1
         recent = self._recent[op]
         recent.append(moment)
@@ -63,11 +65,11 @@ class Journal:
         self._throttled[op] += 1
 
     def begin(self, entry: Entry) -> None:
-        """A request has come. Its entry is filled in as it goes on."""
+        """Add the entry of a new request, which is completed later."""
         self._entries.append(entry)
 
     def refuse(self, entry: Entry, code: str) -> None:
-        """A request is about to be answered with an error."""
+        """Record that a request is answered with an error."""
         entry.code = code
         self._errors[code] += 1
 
@@ -80,9 +82,9 @@ class Journal:
         }
 
     def entries(self, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The log, oldest first; of every entry the fields named in ``wanted`` are as they say.
+        """Return the log entries that match all filters, oldest first.
 
-        ``wanted`` has names of ``FILTERS`` only; an empty text stands for null.
+        ``wanted`` maps names of ``FILTERS`` to values; an empty value matches ``None``.
         """
         return [asdict(entry) for entry in self._entries if _is(entry, wanted)]
 

@@ -1,8 +1,8 @@
-"""The objects of the store: a file each, with a description in JSON behind the object's bytes.
+"""The objects of the store. Each is a file with the object's bytes, followed by a JSON description.
 
-A large video costs no memory: it goes to disk as it comes. What is in the folder at the start is
-there again, so that an emulator with a folder of its own goes on where it stopped. Bytes and
-description are one file because a rename puts both in place at once.
+Objects are written to disk as they arrive, so that large videos need no memory. Objects that are in
+the folder at the start are loaded, so that an emulator with a permanent folder continues where it
+stopped. Bytes and description are in one file so that a rename stores both atomically.
 """
 
 import hashlib
@@ -19,24 +19,26 @@ import orjson
 
 from faceid.emulator.clock import Clock
 
-# How long the description is stands behind it, in so many digits.
+# The file ends with the length of the description, as a decimal number of this many digits.
 _LENGTH_DIGITS = 8
 
 
 @dataclass(frozen=True)
 class StoredObject:
+    """The description of an object in the store."""
+
     key: str
     size: int
     md5: str
     crc64: int
     content_type: str
     modified: float
-    """By the clock that can be moved, as ``expires``."""
+    """Unix seconds on the movable clock, as are those of ``expires``."""
     expires: float
 
 
 class Incoming:
-    """A body on its way into the store: gone when the ``with`` ends, unless it was kept."""
+    """A body that is being received; discarded at the end of the ``with`` unless it was kept."""
 
     def __init__(self, folder: Path) -> None:
         handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
@@ -57,7 +59,7 @@ class Incoming:
         return self._md5.hexdigest()
 
     def describe(self, description: bytes) -> None:
-        """Ends it: nothing can be written after this."""
+        """Append the description and close the file."""
         self._file.write(description + b"%0*d" % (_LENGTH_DIGITS, len(description)))
         self._file.close()
 
@@ -75,6 +77,8 @@ class Incoming:
 
 
 class Objects:
+    """The objects of a store, with their windows."""
+
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder / "objects"
         self._clock = clock
@@ -87,7 +91,7 @@ class Objects:
         for path in self._folder.glob("*.object"):
             try:
                 self._remember(_described(path))
-            except (OSError, ValueError, TypeError):  # torn when the machine stopped, or not ours
+            except (OSError, ValueError, TypeError):  # incomplete, or not written by the emulator
                 path.unlink()
 
     def incoming(self) -> Incoming:
@@ -96,7 +100,7 @@ class Objects:
     def keep(
         self, incoming: Incoming, key: str, *, content_type: str, expires: float
     ) -> StoredObject:
-        """Makes a body the object of this key, in place of one that was there (documented §3.4)."""
+        """Store a body as the object of a key, replacing any previous one (documented)."""
         self.drop_expired()
         stored = StoredObject(
             key=key,
@@ -125,21 +129,21 @@ class Objects:
         return self._path(stored.key).open("rb")
 
     def end_now(self, key: str) -> None:
-        """Lets the window of this key run out at once, whatever its URLs say."""
+        """End the window of a key at once, regardless of its URLs."""
         self._over.add(key)
         self._drop(key)
 
     def ended(self, key: str) -> bool:
-        """Whether ``end_now`` was said of it."""
+        """Return whether ``end_now`` was called for a key."""
         return key in self._over
 
     def drop_expired(self) -> None:
-        """Objects are gone at the end of their window (documented §4: kept for two hours)."""
+        """Remove the objects whose window is over (documented: they are kept for two hours)."""
         now = self._clock.now()
         while self._ends and self._ends[0][0] <= now:
             _, key = heapq.heappop(self._ends)
             stored = self._index.get(key)
-            if stored and stored.expires <= now:  # else it was put again, into a later window
+            if stored and stored.expires <= now:  # else it was replaced, with a later window
                 self._drop(key)
 
     def clear(self) -> None:
@@ -157,7 +161,7 @@ class Objects:
             self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        # A key is a client's text, a file's name is not to be.
+        # Hashed, because clients choose keys and must not choose file names.
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
         return self._folder / f"{name}.object"
 

@@ -1,7 +1,7 @@
-"""How the emulator is set up: the flags of ``faceid emulator``, each also an environment variable.
+"""The options of the emulator, from the command line or from environment variables.
 
-Every option is read from ``FACEID_EMULATOR_<NAME>`` unless it is given. A bad value refuses the
-start with one line that names the variable.
+An option that is not given is read from ``FACEID_EMULATOR_<NAME>``. With an invalid value, the
+emulator does not start, and says so in one line that names the variable.
 """
 
 import json
@@ -17,21 +17,21 @@ from faceid.errors import InvalidInput
 
 PREFIX = "FACEID_EMULATOR_"
 
-# Published on purpose: they open nothing but an emulator. Any others are refused with the
-# service's own code, so that a client's handling of a wrong key can be tried.
+# Not secret: they only give access to an emulator. Other keys are refused with the service's code,
+# so that a client's handling of wrong keys can be tested.
 DEFAULT_SECRET_ID = "AKIDEXAMPLEfaceidEmulatorEXAMPLE0001"  # noqa: S105
 DEFAULT_SECRET_KEY = "EXAMPLEfaceidEmulatorSecretKey01"  # noqa: S105
 
 
 class BadOption(ValueError):
-    """An option has a value that cannot be; the message is one line and names the variable."""
+    """Raised for an invalid option; the message is one line and names the variable."""
 
 
 class EmulatorOptions(BaseSettings):
-    """Options of one emulator.
+    """The options of one emulator.
 
-    ``EmulatorOptions(port=0)`` reads the rest from the environment; ``read`` does the same and
-    turns every complaint into one ``BadOption``.
+    ``EmulatorOptions(port=0)`` reads all other options from the environment. ``read`` does the
+    same, but raises ``BadOption`` for every error.
     """
 
     model_config = SettingsConfigDict(
@@ -44,27 +44,27 @@ class EmulatorOptions(BaseSettings):
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8600, ge=0, le=65535)
-    """0: any free port."""
+    """Port to listen on; 0 picks a free one."""
     window: int = Field(default=7200, ge=1, le=604_800)
-    """Seconds that an upload ticket, its object and a file of an answer live."""
+    """Seconds until upload tickets, their objects and files of answers expire."""
     rates: dict[str, float] = {}
-    """Action to requests in any second, instead of the API's own."""
+    """Maps actions to requests per second, to override the API's limits."""
     skew: float = Field(default=0, ge=-315_360_000, le=315_360_000, allow_inf_nan=False)
     """Seconds by which the whole server's clock is ahead of this machine's."""
     data: Path | None = None
-    """Folder of the objects; without it a temporary one, removed at the end."""
+    """Folder for the objects; if not set, a temporary one, removed when the emulator ends."""
     secret_id: str = Field(default=DEFAULT_SECRET_ID, pattern=r"^[A-Za-z0-9_-]{1,128}$")
     secret_key: SecretStr = Field(default=SecretStr(DEFAULT_SECRET_KEY), min_length=1)
     token: SecretStr = SecretStr("")
-    """If set, a request's ``X-TC-Token`` must be this one; else any is taken."""
+    """The only ``X-TC-Token`` that is accepted; if empty, any is."""
     key_segments: Literal[3, 4] = 3
-    """Segments of an object's key; with 4 the third is an AppId (fact sheet §3.2)."""
+    """Number of segments of an object key. With 4 segments, the third is an AppId (observed)."""
     download_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """How long a target action may take to fetch a file; ``None``: as the API's table says."""
+    """Seconds in which a target action must fetch a file; ``None``: as in the table of actions."""
     actions: Path | None = Field(
         default=None, validation_alias=AliasChoices("actions", f"{PREFIX}ACTIONS", "FACEID_ACTIONS")
     )
-    """JSON file that adds target actions, as the client's ``FACEID_ACTIONS``."""
+    """JSON file with further target actions, in the format of ``FACEID_ACTIONS``."""
 
     @field_validator("key_segments", mode="before")
     @classmethod
@@ -80,9 +80,9 @@ class EmulatorOptions(BaseSettings):
 
     @classmethod
     def read(cls, **given: Any) -> Self:
-        """The options given, which win, and the environment for the rest.
+        """Return the given options, with all others read from the environment.
 
-        Raises ``BadOption``.
+        Raises ``BadOption`` if a value is invalid.
         """
         try:
             options = cls(**given)
@@ -102,7 +102,10 @@ class EmulatorOptions(BaseSettings):
         return options
 
     def target_actions(self) -> dict[str, TargetAction]:
-        """The target actions that are served. Raises ``InvalidInput``."""
+        """Return the target actions of the emulator.
+
+        Raises ``InvalidInput`` if the file of ``actions`` cannot be read or is invalid.
+        """
         return load_actions(self.actions) if self.actions else TARGET_ACTIONS
 
 

@@ -1,7 +1,7 @@
-"""Checks the parameters of an API call against the table of actions.
+"""Checks of an API call's parameters against the table of actions.
 
-Which code a wrong call gets is documented in general (§6.1: undefined parameters are rejected)
-and assumed in detail (§8.11): missing before unknown before wrong type before wrong value.
+That undefined parameters are rejected is documented. The order of the checks is assumed: missing
+parameters, unknown parameters, wrong types, wrong values.
 """
 
 import json
@@ -12,12 +12,12 @@ from typing import Any
 from faceid.actions import CREATE_UPLOAD_URL, Parameter, TargetAction
 from faceid.emulator.refusals import Refusal
 
-_MD5 = re.compile("[0-9A-Fa-f]{32}")  # documented §5.1; upper case is taken, too (assumed)
+_MD5 = re.compile("[0-9A-Fa-f]{32}")  # documented; upper case is accepted, too (assumed)
 _TYPES = {"string": str, "json-text": str, "boolean": bool, "object": dict}
 
 
 class ValidatedRequest:
-    """What a call of one action may and must hold."""
+    """Checks the parameters of the calls of one action."""
 
     def __init__(self, action: TargetAction) -> None:
         self._action = action
@@ -30,7 +30,7 @@ class ValidatedRequest:
         } | set(action.personal_parameters)
 
     def check(self, given: Mapping[str, Any]) -> None:
-        """Raises ``Refusal``."""
+        """Check the parameters of a call. Raises ``Refusal``."""
         for name in self._missing(given):
             raise missing(name)
         for name in given:
@@ -51,7 +51,7 @@ class ValidatedRequest:
         personal = self._action.personal_parameters
         if not (personal and all(name in given for name in personal)):
             for field in self._action.resources:
-                # documented §5.2: of a URL and its inline form, one
+                # documented: either the URL or the inline field is required
                 if field.required and field.name not in given and field.inline not in given:
                     yield field.name
                 if field.md5_field and field.name in given and field.md5_field not in given:
@@ -75,7 +75,7 @@ def wrong_value(name: str) -> Refusal:
 
 
 def _pattern(parameter: Parameter, given: Mapping[str, Any]) -> str | None:
-    """What the value must match; empty where there must be none; ``None`` where nothing is said."""
+    """Return the pattern for a value: empty if none is allowed, ``None`` if any value is."""
     on = parameter.depends_on
     return parameter.patterns.get(str(given.get(on, "")) if on else "")
 
@@ -101,7 +101,10 @@ def _is_json_object(text: str) -> bool:
 
 
 def check_create_upload_url(given: Mapping[str, Any], actions: Mapping[str, Any]) -> None:
-    """Raises ``Refusal``. Documented §4; an unknown ``TargetAction``: assumed §8.1."""
+    """Check the parameters of CreateUploadUrl.
+
+    Raises ``Refusal``; its code for an unknown ``TargetAction`` is assumed.
+    """
     if "TargetAction" not in given:
         raise missing("TargetAction")
     for name in given:

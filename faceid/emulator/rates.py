@@ -1,8 +1,7 @@
-"""The API's limits: so many calls of an action in any second, then ``RequestLimitExceeded``.
+"""The API's rate limits: calls of an action beyond its limit get ``RequestLimitExceeded``.
 
-Counted per account and action (assumed §8.10: whether the region counts is not documented). The
-window slides (assumed §8.10: its alignment is not documented): of any second, wherever it
-starts, no more than the limit is let through. What was refused does not count (assumed).
+Calls are counted per account and action, whatever their region (assumed). The limit applies to any
+period of one second, wherever it starts (assumed). Refused calls do not count (assumed).
 """
 
 from collections import defaultdict, deque
@@ -12,15 +11,16 @@ from faceid.actions import CREATE_UPLOAD_URL, CREATE_UPLOAD_URL_RATE, TargetActi
 
 
 class Rates:
-    """``overrides`` maps actions to requests per second, instead of what the table says.
+    """The rate limits of all actions.
 
-    A rate of less than 1 means one call in ``1 / rate`` seconds.
+    ``overrides`` maps actions to requests per second, and takes precedence over the table. A rate
+    below 1 allows one call in ``1 / rate`` seconds.
     """
 
     def __init__(self, actions: Mapping[str, TargetAction], overrides: Mapping[str, float]) -> None:
         rates: dict[str, float | None] = {
-            CREATE_UPLOAD_URL: CREATE_UPLOAD_URL_RATE,  # documented §4
-            # documented §5.1; where none is documented, none is enforced
+            CREATE_UPLOAD_URL: CREATE_UPLOAD_URL_RATE,  # documented
+            # documented; an action without a documented limit is not limited
             **{name: action.rate for name, action in actions.items()},
             **overrides,
         }
@@ -33,9 +33,10 @@ class Rates:
         self._taken: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def take(self, action: str, moment: float) -> tuple[int, int] | None:
-        """Takes one call at this moment of ``time.monotonic``.
+        """Count a call at a time of ``time.monotonic``, and return ``None``.
 
-        Where none is left, nothing is taken, and (calls it would have been, limit) comes back.
+        If the call exceeds the limit, it is not counted, and (calls including this one, limit) is
+        returned.
         """
         if action not in self._limits:
             return None

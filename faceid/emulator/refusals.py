@@ -1,16 +1,16 @@
-"""How the service says no: the API's error codes and the object store's, with their texts.
+"""Error replies: the codes and messages of the API and of the object store.
 
-Texts marked *published* or *observed* are the service's own (fact sheet §1, §3.5); the others are
-ours, as nobody has written them down (§8.8, §8.11).
+Messages marked as published or observed are the service's own. The others are not documented, and
+were written for the emulator.
 """
 
 from typing import Any
 
 API_MESSAGES = {
-    # published §1
+    # published
     "AuthFailure.SignatureFailure": "The provided credentials could not be validated. "
     "Please check your signature is correct.",
-    # ours from here on
+    # the following were written for the emulator
     "AuthFailure.InvalidAuthorization": "The Authorization header is not valid.",
     "AuthFailure.SecretIdNotFound": "The SecretId does not exist.",
     "AuthFailure.SignatureExpire": "The signature has expired: timestamp and server time are "
@@ -35,7 +35,7 @@ API_MESSAGES = {
 
 
 def limit_message(calls: int, limit: int) -> str:
-    """Observed §1 (of another product)."""
+    """Return the message of ``RequestLimitExceeded`` (observed with another product)."""
     return (
         f"Your current request times equals to `{calls}` in a second, which exceeds the frequency "
         f"limit `{limit}` for a second. Please reduce the frequency of calls."
@@ -43,7 +43,7 @@ def limit_message(calls: int, limit: int) -> str:
 
 
 class Refusal(Exception):
-    """The API's answer is an error."""
+    """Raised to answer an API call with an error."""
 
     def __init__(self, code: str, message: str | None = None) -> None:
         super().__init__(code)
@@ -54,7 +54,7 @@ class Refusal(Exception):
         return {"Error": {"Code": self.code, "Message": self.message}}
 
 
-# Code to HTTP status and text. Statuses: documented §3.5; texts there: known or ours.
+# Maps codes to HTTP statuses (documented) and messages (observed if marked, otherwise assumed).
 _STORE: dict[str, tuple[int, str]] = {
     "SignatureDoesNotMatch": (403, "The Signature you specified is invalid."),  # observed
     "AccessDenied": (403, "Access Denied."),  # observed
@@ -78,24 +78,27 @@ _STORE: dict[str, tuple[int, str]] = {
     "RequestTimeout": (400, "The client has not sent data for too long."),
     "UserNetworkTooSlow": (400, "The client sends too slowly."),
     "MethodNotAllowed": (405, "The specified method is not allowed against this resource."),
-    "InvalidRange": (416, "The requested range cannot be satisfied."),  # assumed: not in §3.5
+    "InvalidRange": (416, "The requested range cannot be satisfied."),  # status and code assumed
     "SlowDown": (503, "Please reduce your request rate."),
     "InternalError": (500, "We encountered an internal error. Please try again."),
     "ServiceUnavailable": (503, "Please reduce your request rate."),
 }
 
 EXPIRED = "Request has expired"
-"""The text of an ``AccessDenied`` that means too late. Observed §3.5."""
+"""The message of an ``AccessDenied`` for an expired URL (observed)."""
 
 
 class StoreRefusal(Exception):
-    """The store's answer is an error. ``details`` are further elements of its XML."""
+    """Raised to answer a request to the store with an error.
+
+    ``details`` maps further elements of its XML to their texts.
+    """
 
     def __init__(
         self, code: str, message: str | None = None, *, details: dict[str, str] | None = None
     ) -> None:
         super().__init__(code)
-        # A code that is not documented has no documented status: 400 (assumed).
+        # The status of an undocumented code is assumed to be 400.
         self.status, text = _STORE.get(code, (400, f"The emulator was told to say {code}."))
         self.code = code
         self.message = message or text

@@ -1,6 +1,6 @@
-"""What the emulator hands out: a drawn picture of nobody, and sequence data that means nothing."""
+"""The content of files in answers: a plain grey image, and meaningless sequence data."""
 
-# The smallest honest JPEG: 16 by 16 grey pixels, baseline, one table of each kind.
+# A minimal valid JPEG: 16 by 16 grey pixels, baseline, one table of each kind.
 JPEG = b"".join(
     (
         b"\xff\xd8",  # start of image
@@ -26,6 +26,6 @@ MAGIC = {
 
 
 def has_format(head: bytes, name: str) -> bool:
-    """Whether a file that begins so is of this format, by its magic bytes."""
+    """Return whether a file with these first bytes has a format, judged by its magic bytes."""
     offset, marks = MAGIC[name]
     return head[offset:].startswith(marks)

@@ -1,4 +1,4 @@
-"""Runs the emulator: as a process of its own (``serve``) or inside this one (``Emulator``)."""
+"""Running the emulator: as the whole process (``serve``) or in a thread of it (``Emulator``)."""
 
 import asyncio
 import json
@@ -23,21 +23,21 @@ from faceid.emulator.exchange import CUT_OFF, TRANSPORT
 from faceid.emulator.options import PREFIX, BadOption, EmulatorOptions
 from faceid.emulator.remote import EmulatorControl
 
-# A connection that a client keeps for its next call is not closed under its hands.
+# Long, so that the server does not close an idle connection that a client is about to reuse.
 _KEEP_ALIVE_SECONDS = 120
 _GRACE_SECONDS = 1
 _WAITING = 2048
 
 
 class CannotListen(RuntimeError):
-    """The address is taken, or is none of this machine; the message is one line."""
+    """Raised if the address is in use or not available; the message is one line."""
 
 
 class EmulatorProtocol(HttpToolsProtocol):
-    """Lets the application cut the connection, and answer a client that stops in mid-body."""
+    """Lets the application cut connections, and answer clients that stop sending within a body."""
 
-    # uvicorn types a scope as a closed TypedDict, and asyncio's `eof_received` as returning
-    # nothing, where both take more: hence what pyright is told to ignore here.
+    # The pyright comments are needed because uvicorn types a scope as a closed TypedDict, and
+    # asyncio types `eof_received` as returning nothing; in fact, both allow more.
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -48,8 +48,8 @@ class EmulatorProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if not cycle or cycle.response_complete or not cycle.more_body:
             return None
-        # The rest of the body will not come; the client may still read (documented §3.5:
-        # IncompleteBody). What it is told is then the last on this connection.
+        # The rest of the body will not arrive, but the client may still read the answer
+        # (documented: IncompleteBody), after which the connection is closed.
         scope: dict[str, Any] = cycle.scope  # pyright: ignore[reportAssignmentType]
         scope[CUT_OFF] = True
         cycle.more_body = cycle.keep_alive = False
@@ -66,10 +66,11 @@ class _Server(uvicorn.Server):
                 loop="asyncio",
                 ws="none",
                 lifespan="off",
-                # Not even a log may hold a URL. What uvicorn complains of goes to stderr.
+                # URLs must not be logged. uvicorn's warnings and errors go to stderr.
                 access_log=False,
                 log_config=None,
-                # Date follows the clock that can be moved; Server is the store's own.
+                # The application sends these itself: Date follows the movable clock, and Server
+                # is that of the real store.
                 date_header=False,
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
@@ -84,7 +85,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._emulation.ending.set()
-        # A client that never finishes its request is cut off; uvicorn would cancel, and complain.
+        # Cut off clients that do not finish their requests; uvicorn would cancel them with errors.
         asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._cut_off)
         await super().shutdown(sockets=sockets)
 
@@ -94,12 +95,15 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        # uvicorn raises a signal again once it is down; `serve` ends cleanly instead.
+        # uvicorn raises signals again after its shutdown; `serve` returns normally instead.
         yield
 
 
 class _Listening:
-    """A bound socket, a folder and an emulation on them; all gone when closed."""
+    """A listening socket, a folder for the objects, and the emulation that uses them.
+
+    Closing it closes the socket and removes the folder if it is a temporary one.
+    """
 
     def __init__(self, options: EmulatorOptions) -> None:
         with ExitStack() as stack:
@@ -112,7 +116,8 @@ class _Listening:
                 )
                 folder = Path(stack.enter_context(temporary))
             port: int = self.socket.getsockname()[1]
-            # What listens on every address is reached on the loopback one; nothing is bound here.
+            # A server that listens on all addresses is reached at the loopback address. (S104 is
+            # about binding to all interfaces, which does not happen here.)
             host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # noqa: S104
             self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             try:
@@ -135,8 +140,8 @@ class _Listening:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named because asyncio sends without delay only where it is: else each
-    # answer, which goes out in two parts, would wait 40 ms for the client's acknowledgement.
+    # asyncio sets TCP_NODELAY only if the protocol is given explicitly. Otherwise each answer,
+    # which is sent in two parts, would wait 40 ms for the client's acknowledgement.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
@@ -151,11 +156,12 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def serve(options: EmulatorOptions, ready_file: Path | None = None) -> None:
-    """Runs an emulator until SIGINT or SIGTERM, and then returns.
+    """Run an emulator until SIGINT or SIGTERM is received, and then return.
 
-    Once it listens, one JSON line ``{"url", "secret_id", "secret_key"}`` goes to stdout and into
-    the ready file, which is not there before. For a process's main thread. Raises
-    ``CannotListen``, and ``BadOption`` when the folder for the objects cannot be used.
+    When it is ready, it writes one line of JSON, ``{"url", "secret_id", "secret_key"}``, to stdout
+    and to the ready file, which it removes at the start. Must be called in the main thread. Raises
+    ``CannotListen`` if the address cannot be used, and ``BadOption`` if the folder for the objects
+    cannot be used.
     """
     if ready_file:
         ready_file.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +200,7 @@ def _ending_on_signals(server: uvicorn.Server) -> Generator[None]:
 
 
 def _write_at_once(path: Path, text: str) -> None:
-    """Whoever sees the file sees all of it."""
+    """Write a file atomically, so that no reader sees a part of it."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
@@ -204,14 +210,15 @@ def _write_at_once(path: Path, text: str) -> None:
 class Emulator(EmulatorControl):
     """An emulator in a thread of this process, on a free port unless the options name one.
 
-    ::
+    Example::
 
         with Emulator() as emulator:
             emulator.add_fault("PutObject", "api:SlowDown")
             ...  # talk to emulator.url with emulator.secret_id and emulator.secret_key
             emulator.advance(7200)
 
-    When the ``with`` begins, it listens. Raises ``CannotListen`` and ``BadOption``.
+    Entering the context starts the emulator and waits until it is ready. That raises
+    ``CannotListen`` if the address cannot be used, and ``BadOption`` if an option is invalid.
     """
 
     def __init__(self, options: EmulatorOptions | None = None) -> None:
@@ -221,6 +228,7 @@ class Emulator(EmulatorControl):
         self.secret_key = self.options.secret_key.get_secret_value()
 
     def start(self) -> None:
+        """Start the emulator, and wait until it is ready. Raises like entering the context."""
         ready = threading.Event()
         self._listening = _Listening(self.options)
         self._server = _Server(self._listening.emulation, ready.set)
@@ -236,11 +244,11 @@ class Emulator(EmulatorControl):
 
     @property
     def folder(self) -> Path:
-        """Where the objects are; a temporary one is gone when the emulator ends."""
+        """The folder of the objects; a temporary one is removed when the emulator ends."""
         return self._listening.emulation.folder
 
     def stop(self) -> None:
-        """Ends it and waits for its end. A second time it does nothing."""
+        """Stop the emulator, and wait until it has ended. May be called more than once."""
         self._server.should_exit = True
         self._thread.join()
         self._listening.close()

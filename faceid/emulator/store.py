@@ -1,7 +1,7 @@
-"""``PUT``, ``GET`` and ``HEAD /<key>``: the object store, as far as presigned URLs reach.
+"""The object store: ``PUT``, ``GET`` and ``HEAD /<key>`` with presigned URLs.
 
-Signature and window are checked for real (fact sheet §3.1), in this order (assumed): is there a
-signature, is its key known, does it fit, is it in time. Answers: §3.4; errors, as XML: §3.5.
+Signatures and windows are verified. The checks are made in this order (assumed): presence of a
+signature, its key, its validity, its window. Replies and XML errors are as documented.
 """
 
 import base64
@@ -22,24 +22,26 @@ from faceid.emulator.store_replies import common_headers, describing, error_repl
 from faceid.emulator.tickets import target_action_of
 
 MAX_BYTES = 5 * 1024**3
-"""Of one PUT (documented §3.4)."""
+"""Maximum size in bytes of the body of a PUT (documented)."""
 
 _OPS = {"PUT": "PutObject", "GET": "GetObject", "HEAD": "HeadObject"}
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 class _Cut(Exception):
-    """The connection is to be cut now, by a fault."""
+    """Raised to cut the connection, because of a fault."""
 
 
 class Store:
+    """Answers the requests to the object store."""
+
     def __init__(self, emulation: Emulation) -> None:
         self._emulation = emulation
 
     async def handle(self, exchange: Exchange) -> None:
-        """Answers one request."""
+        """Answer one request."""
         emulation = self._emulation
-        # documented §3.2: split on the raw path, then decode once
+        # documented: split on the raw path, then decode once
         key = unquote(exchange.raw_path[1:])
         request_id = opaque(16)
         entry = Entry(
@@ -56,7 +58,7 @@ class Store:
             fault = self._reach(exchange, entry, key)
             reply = await self._perform(exchange, entry, grant, fault)
         except ClientGone:
-            return  # there is nobody to answer, and nothing is kept
+            return  # nobody to answer, and nothing was stored
         except _Cut:
             await exchange.reset()
             return
@@ -71,11 +73,11 @@ class Store:
         await exchange.answer(reply, fault)
 
     def _verify(self, exchange: Exchange, key: str) -> Grant:
-        """Raises ``StoreRefusal``."""
+        """Verify the signature and the window of a request. Raises ``StoreRefusal``."""
         if exchange.method not in _OPS:
             raise StoreRefusal("MethodNotAllowed")
         try:
-            # The vendor's store SDK signs in the header what a presigned URL has in its query.
+            # The vendor's store SDK sends in a header what a presigned URL has in its query.
             grant = Grant.parse(exchange.headers.get("authorization") or exchange.query)
         except ValueError:
             raise StoreRefusal("AccessDenied") from None
@@ -83,10 +85,10 @@ class Store:
         if pair is None:
             raise StoreRefusal("InvalidAccessKeyId")
         host = exchange.headers.get("host", "")
-        # documented §3.3: the vendor's store SDK signs the host without its port
+        # documented: the vendor's store SDK signs the host without its port
         hosts = dict.fromkeys((host, host.rsplit(":", 1)[0]))
-        # Whether a GET's URL is good for a HEAD is not known (§8.8); assumed that it is, as the
-        # API hands out no other way to ask for one.
+        # A URL signed for GET is accepted for HEAD (assumed), because the API returns no URL that
+        # is signed for HEAD.
         methods = ("HEAD", "GET") if exchange.method == "HEAD" else (exchange.method,)
         http_strings = [
             grant.http_string(method, f"/{key}", exchange.query, exchange.headers, name)
@@ -102,7 +104,7 @@ class Store:
                 },
             )
         now = self._emulation.clock.now()
-        # At exactly the end it is over (assumed §8.2).
+        # A window does not include its end (assumed).
         if not grant.start <= now < grant.end or self._emulation.objects.ended(key):
             raise self._expired()
         return grant
@@ -116,7 +118,7 @@ class Store:
         )
 
     def _reach(self, exchange: Exchange, entry: Entry, key: str) -> Fault:
-        """Counts a request that may touch its object, and asks for its fault."""
+        """Count a request that has been verified, and return its fault."""
         self._emulation.journal.count_call(entry.op, time.monotonic())
 
         def traits() -> Traits:
@@ -131,7 +133,7 @@ class Store:
         return self._emulation.faults.next_for(entry.op, traits)
 
     async def _perform(self, exchange: Exchange, entry: Entry, grant: Grant, fault: Fault) -> Reply:
-        """Raises ``StoreRefusal``, ``ClientGone`` and ``_Cut``."""
+        """Carry out a request. Raises ``StoreRefusal``, ``ClientGone`` and ``_Cut``."""
         key = entry.key or ""
         match fault.kind:
             case "reset":
@@ -162,7 +164,7 @@ class Store:
         headers = exchange.headers
         declared = headers.get("content-length")
         if declared is None and "chunked" not in headers.get("transfer-encoding", "").lower():
-            raise StoreRefusal("MissingContentLength")  # documented §3.4
+            raise StoreRefusal("MissingContentLength")  # documented
         if int(declared or 0) > MAX_BYTES:
             raise StoreRefusal("EntityTooLarge")
         wanted = None
@@ -212,7 +214,7 @@ async def _receive(
     async for chunk in exchange.chunks():
         incoming.write(chunk)
         entry.bytes = incoming.size
-        if incoming.size > MAX_BYTES:  # a chunked body has no length to look at before
+        if incoming.size > MAX_BYTES:  # the length of a chunked body is not known in advance
             raise StoreRefusal("EntityTooLarge")
         if cut_after is not None and incoming.size >= cut_after:
             raise _Cut
@@ -221,7 +223,7 @@ async def _receive(
 
 
 def _content_md5(text: str) -> bytes | None:
-    """The 16 bytes of a Content-MD5 header; ``None`` if it is none (documented §3.4)."""
+    """Return the 16 bytes of a Content-MD5 header, or ``None`` if it is invalid (documented)."""
     try:
         digest = base64.b64decode(text, validate=True)
     except ValueError:
@@ -230,10 +232,10 @@ def _content_md5(text: str) -> bytes | None:
 
 
 def _asked_range(header: str, size: int) -> tuple[int, int, int]:
-    """Status, start and end of what a ``Range`` asks for (documented §3.4: 206).
+    """Return the status, start and end for a ``Range`` header (documented: status 206).
 
-    One that is malformed or names several parts is ignored, and one outside the object is
-    ``InvalidRange``, as HTTP has it (assumed).
+    As in HTTP, a header that is malformed or has several ranges is ignored, and a range outside the
+    object is answered with ``InvalidRange`` (assumed).
     """
     asked = _RANGE.fullmatch(header.strip())
     if asked is None or asked.groups() == ("", ""):

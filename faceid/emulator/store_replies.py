@@ -1,4 +1,4 @@
-"""What the object store's answers look like: headers (fact sheet §3.4) and errors (§3.5)."""
+"""Headers and error bodies of the object store's replies."""
 
 import base64
 import secrets
@@ -10,7 +10,10 @@ from faceid.emulator.refusals import StoreRefusal
 
 
 def describing(stored: StoredObject) -> list[tuple[bytes, bytes]]:
-    """Documented §3.4: the MD5 in double quotes, the CRC-64 as an unsigned decimal."""
+    """Return the checksum headers of an object, in their documented formats.
+
+    They are the MD5 in double quotes, and the CRC-64 as an unsigned decimal number.
+    """
     return [
         (b"etag", f'"{stored.md5}"'.encode()),
         (b"x-cos-hash-crc64ecma", str(stored.crc64).encode()),
@@ -18,6 +21,7 @@ def describing(stored: StoredObject) -> list[tuple[bytes, bytes]]:
 
 
 def common_headers(exchange: Exchange, request_id: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers that all replies have."""
     return [
         (b"x-cos-request-id", request_id.encode()),
         (b"server", b"tencent-cos"),
@@ -26,11 +30,12 @@ def common_headers(exchange: Exchange, request_id: str) -> list[tuple[bytes, byt
 
 
 def opaque(size: int) -> str:
-    """Request and trace IDs look like base64 (observed §3.5)."""
+    """Return a random request or trace ID; they look like base64 (observed)."""
     return base64.b64encode(secrets.token_hex(size).encode()).decode()
 
 
 def error_reply(refusal: StoreRefusal, resource: str, request_id: str) -> Reply:
+    """Return the reply for an error, with an XML body."""
     trace_id = opaque(24)
     elements = {
         "Code": refusal.code,

@@ -1,7 +1,7 @@
-"""What a target action does with its files: fetches them, checks them, and is then content.
+"""Target actions: fetch the files of a call, check them, and give a verdict.
 
-The emulator looks at sizes, MD5s and magic bytes, not at pixels; a negative verdict comes only on
-order. Sources: fact sheet §5.2 (which file wins), §5.3 (limits), §6.3 (an action's codes).
+The emulator checks sizes, MD5s and magic bytes, and does not look at the images themselves. The
+verdict is positive unless a fault asks for another one.
 """
 
 import asyncio
@@ -16,26 +16,30 @@ from faceid.emulator.emulation import Emulation
 from faceid.emulator.refusals import Refusal
 from faceid.emulator.samples import has_format
 
-# Withdrawn, and answered so (assumed §8.5). ApplyWebVerificationToken, which is withdrawn as
-# well, is served: people know it from the documentation's samples.
+# Withdrawn actions that get ActionOffline (assumed). ApplyWebVerificationToken is withdrawn, too,
+# but is served, because people know it from the documentation's samples.
 OFFLINE = frozenset({"ApplyCardVerification"})
 
-# documented §5.2: an inline image may be larger there than one by URL
+# Inline images that may be larger than images given by URL (documented).
 _INLINE_LIMITS = {("CheckIdCardInformation", "ImageBase64"): 7 * MB}
 
-# These two do not list ImageSizeTooLarge (documented §6.3).
+# These two actions have a code of their own in place of ImageSizeTooLarge (documented).
 _OWN_IMAGE_SIZE_CODE = frozenset({"VideoLivenessCompare", "LivenessCompare"})
 
 
 async def call_target_action(
     emulation: Emulation, action: TargetAction, call: Call, result: str | None
 ) -> dict[str, Any]:
-    """The fields of the answer. ``result`` is the verdict on order. Raises ``Refusal``."""
+    """Carry out a call and return the fields of its answer.
+
+    ``result`` is the value of ``Result`` that a fault asks for, if any. Raises ``Refusal`` if a
+    file cannot be fetched or is not accepted.
+    """
     files = [field for field in action.resources if field.name in _wanted(action, call.parameters)]
     fetched = await asyncio.gather(
         *(_read(emulation, action, call, field) for field in files), return_exceptions=True
     )
-    for outcome in fetched:  # the first field's complaint is the answer's (assumed)
+    for outcome in fetched:  # the error of the first field is returned (assumed)
         if isinstance(outcome, BaseException):
             raise outcome
     passed = action.reading.passed
@@ -48,10 +52,10 @@ async def call_target_action(
 
 
 def _wanted(action: TargetAction, given: dict[str, Any]) -> set[str]:
-    """The resources that a call gives, by URL or inline."""
+    """Return the names of the resources that a call gives by URL or inline."""
     personal = action.personal_parameters
     if personal and all(name in given for name in personal):
-        return set()  # documented §5.2: these come before any image
+        return set()  # documented: these take precedence over images
     return {
         field.name for field in action.resources if field.name in given or field.inline in given
     }
@@ -60,9 +64,9 @@ def _wanted(action: TargetAction, given: dict[str, Any]) -> set[str]:
 async def _read(
     emulation: Emulation, action: TargetAction, call: Call, field: ResourceField
 ) -> None:
-    """Fetches a resource, or decodes its inline form, and checks it. Raises ``Refusal``."""
+    """Fetch a resource, or decode its inline form, and check it. Raises ``Refusal``."""
     given = call.parameters
-    # documented §5.2: which of the two wins when both are given
+    # documented: which of the two is used if both are given
     if field.inline in given and (field.inline_wins or field.name not in given):
         fetched = _decode(field, given[field.inline])
         limit = _INLINE_LIMITS.get((action.name, field.inline), field.max_base64_bytes)
@@ -72,17 +76,17 @@ async def _read(
             emulation,
             given[field.name],
             region=call.region,
-            # documented §5.3
+            # documented
             seconds=emulation.options.download_seconds
             or field.download_seconds
             or DOWNLOAD_SECONDS,
             most=field.max_bytes,
         )
-    # documented §5.3: the limit is on the length after base64
+    # documented: the limit is on the length after base64
     if limit is not None and (fetched.size + 2) // 3 * 4 > limit:
         raise Refusal(_size_code(action, field))
     if field.md5_field and fetched.md5 != given[field.md5_field].lower():
-        raise Refusal("FailedOperation.DownLoadError")  # assumed §8.2
+        raise Refusal("FailedOperation.DownLoadError")  # assumed
     if field.formats and not any(has_format(fetched.head, name) for name in field.formats):
         raise Refusal(_decode_code(field))
 
@@ -101,12 +105,12 @@ def _is_video(field: ResourceField) -> bool:
 
 def _size_code(action: TargetAction, field: ResourceField) -> str:
     if _is_video(field):
-        return "FailedOperation.LipSizeError"  # documented §6.3
+        return "FailedOperation.LipSizeError"  # documented
     if action.name in _OWN_IMAGE_SIZE_CODE:
-        return "FailedOperation.LifePhotoSizeError"  # documented §6.3
-    return "FailedOperation.ImageSizeTooLarge"  # documented §6.3
+        return "FailedOperation.LifePhotoSizeError"  # documented
+    return "FailedOperation.ImageSizeTooLarge"  # documented
 
 
 def _decode_code(field: ResourceField) -> str:
-    # documented §6.2 as codes; that these actions use them is assumed
+    # the codes are documented; that these actions use them is assumed
     return f"FailedOperation.{'Video' if _is_video(field) else 'Image'}DecodeFailed"

@@ -1,9 +1,9 @@
-"""Keys of objects and the presigned URLs to them.
+"""Object keys, the presigned URLs of objects, and the key pairs that sign them.
 
-The emulator remembers no ticket: a URL is valid by its signature and window alone, so that it
-outlives a restart. What the real store's bucket says, the region, is said here by the key pair
-that signed: each region has its own (assumed; the URLs observed have another account per region,
-§3.2), and a caller's own key opens everything, as it would in a bucket of their own (§4).
+The emulator stores no tickets: whether a URL is valid depends only on its signature and window, so
+that it remains valid after a restart. The real service has a bucket for each region. Here, each
+region has a key pair of its own instead (assumed; observed URLs have a different account for each
+region), and the caller's own key gives access to all objects, as with a bucket of their own.
 """
 
 from dataclasses import dataclass
@@ -12,18 +12,21 @@ from urllib.parse import quote
 from faceid.actions import UPLOAD_REGIONS
 
 APP_ID = "1300000001"
-"""The third of four segments: 10 digits, the caller's AppId (observed §3.2, meaning inferred)."""
+"""The third of four segments: 10 digits, presumably the caller's AppId (observed)."""
 
 
 @dataclass(frozen=True)
 class StoreKey:
+    """A key pair that signs URLs of the store."""
+
     secret_id: str
     secret_key: str
     region: str | None
-    """``None``: objects of any region."""
+    """The region of the objects, or ``None`` for all regions."""
 
 
-# Of the form in the service's own URLs: 36 characters that start with AKID (observed §3.2).
+# Secret IDs have the format of those in the service's URLs: 36 characters beginning with AKID
+# (observed).
 STORE_KEYS: dict[str, StoreKey] = {
     region: StoreKey(
         secret_id=f"AKIDEXAMPLEstore{region.removeprefix('ap-'):0<20}",
@@ -35,23 +38,23 @@ STORE_KEYS: dict[str, StoreKey] = {
 
 
 def upload_key(target_action: str, request_id: str, segments: int) -> str:
-    """Three segments: documented §3.2; four: observed there."""
+    """Return the object key of a ticket: three segments (documented) or four (observed)."""
     if segments == 4:
         return f"faceid/{target_action}/{APP_ID}/{request_id}"
     return f"faceid/{target_action}/{request_id}"
 
 
 def answer_key(target_action: str, name: str) -> str:
-    """Of a file that an answer points to (observed §3.2)."""
+    """Return the object key of a file that an answer links to (observed)."""
     return f"faceid-tmp/{target_action}/{name}"
 
 
 def target_action_of(key: str) -> str | None:
-    """The action in a key of ours."""
+    """Return the target action in an object key, or ``None`` for keys of other formats."""
     folder, _, rest = key.partition("/")
     return rest.partition("/")[0] or None if folder in ("faceid", "faceid-tmp") else None
 
 
 def object_url(host: str, key: str, query: str) -> str:
-    """The whole key is one segment of the path (documented §3.2)."""
+    """Return the URL of an object; the whole key is one segment of its path (documented)."""
     return f"http://{host}/{quote(key, safe='')}?{query}"

@@ -1,4 +1,4 @@
-"""Where files may lie, and how they are read: roots, resources, links.
+"""Access to files: the roots that locations may point into, resources, and ``http(s)`` links.
 
-Knows errors, models and settings, and nothing of requests that consist of files.
+This package does not depend on requests or manifests.
 """

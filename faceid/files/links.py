@@ -1,7 +1,7 @@
-"""Files behind ``http(s)://`` links, such as an object store presigns them.
+"""Reading files from ``http(s)://`` URLs, such as presigned URLs of an object store.
 
-One GET and no more: such a link is signed for that, and not for HEAD. No redirect is followed, as
-it might lead out of the roots. What goes wrong is told without the link.
+A file is read with a single GET, because a presigned URL may not be valid for HEAD. Redirects are
+not followed, because they could lead outside the roots. Errors do not contain the URL.
 """
 
 import base64
@@ -16,13 +16,15 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from faceid import __version__
 
 SECONDS = 60.0
-"""How long to wait for the next bytes."""
+"""Timeout in seconds for connecting and for each read."""
 
-# What a URL may hold as it is; all else is percent-encoded, and what is encoded stays.
+# Characters that stay as they are in a URL; all others are percent-encoded. "%" is among them, so
+# that what is already encoded is not encoded again.
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
 
 
 def is_link(location: str) -> bool:
+    """Return whether a location is an ``http`` or ``https`` URL."""
     return location.partition("://")[0].lower() in ("http", "https")
 
 
@@ -35,9 +37,12 @@ _OPENER = build_opener(_NoRedirects)
 
 
 def open_link(url: str) -> IO[bytes]:
-    """Raises ``OSError``, as reading then does."""
+    """Open an ``http(s)`` URL for reading bytes.
+
+    Both this function and reading from the file raise only ``OSError``.
+    """
     try:
-        # Only links come here, and where they may point was checked: see ``faceid.files.roots``.
+        # Only http(s) URLs get here, and ``faceid.files.roots`` has checked where they point.
         response: HTTPResponse = _OPENER.open(_request(url), timeout=SECONDS)
     except HTTPError as error:
         error.close()
@@ -61,7 +66,7 @@ def _request(url: str) -> Request:
 
 
 class _Body(io.RawIOBase):
-    """The answer's body; one that is cut off is no whole file."""
+    """The body of an HTTP response; raises ``OSError`` if it is cut off."""
 
     def __init__(self, response: HTTPResponse) -> None:
         self._response = response

@@ -1,7 +1,7 @@
-"""Files that callers name: opening them, measuring them once.
+"""Opening the files that callers name, and measuring their size, MD5 and format.
 
-A location is a local path or any fsspec URL, as ``faceid.files.roots`` let it pass. What goes wrong
-is said by the resource's field, not by its path: paths stay out of logs and states.
+A location is a local path or an fsspec URL that ``faceid.files.roots`` has accepted. Errors name
+the resource's field and not its path, so that paths do not get into logs.
 """
 
 import hashlib
@@ -10,8 +10,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from errno import EACCES, EIO, ENOENT
 from pathlib import Path
-
-# pathlib takes ten times as long, and a manifest may hold a million locations
 from typing import IO, Any, cast
 
 import fsspec
@@ -22,30 +20,36 @@ from faceid.files.links import is_link, open_link
 from faceid.models import ResourceFile
 
 CHUNK = 1024 * 1024
-"""Bytes in memory at a time while a file is measured."""
+"""Size in bytes of the chunks in which a file is measured."""
 
 _S3 = ("s3", "s3a")
 
 
 class NoReaderError(OSError):
-    """Nothing that is installed reads such a location. Its text says what would."""
+    """Raised if no installed package can read a location; the message may name one that can."""
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path there. Raises ``NoReaderError``."""
+    """Return the file system of a URL and the path within it.
+
+    Raises ``NoReaderError`` if no installed package supports the URL's scheme.
+    """
     scheme = url.partition("://")[0].lower()
     try:
-        # A listing that is remembered would hide what came since.
+        # A cached listing would hide newer files.
         options = {"use_listings_cache": False} if scheme in _S3 else {}
         return cast("tuple[Any, str]", cast("Any", fsspec).url_to_fs(url, **options))
     except (ImportError, ValueError):
-        what = "nothing that is installed reads such locations"
+        what = "no installed package reads such locations"
         more = ": s3:// needs faceid-flows[s3], see make s3" if scheme in _S3 else ""
         raise NoReaderError(EIO, what + more) from None
 
 
 def open_location(location: str) -> IO[bytes]:
-    """Opens what ``faceid.files.roots`` gave. Raises ``OSError``, as reading then does."""
+    """Open a location that ``faceid.files.roots`` has accepted, for reading bytes.
+
+    Both this function and reading from the file raise only ``OSError``.
+    """
     if "://" not in location:
         return Path(location).open("rb")
     if is_link(location):
@@ -56,7 +60,7 @@ def open_location(location: str) -> IO[bytes]:
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file on another file system, whose errors are told as a local file's are."""
+    """A file on a remote file system that raises the same errors as a local one."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -78,9 +82,10 @@ class _RemoteFile(io.RawIOBase):
 
 @contextmanager
 def plain_errors() -> Generator[None]:
-    """Turns any error of another file system into an ``OSError`` in our own words.
+    """Convert any exception of a remote file system into an ``OSError`` without its message.
 
-    Each has errors of its own, and many of them carry the URL, with the query that opens it.
+    Every file system has its own exceptions, and many of their messages contain the whole URL,
+    including the query that grants access.
     """
     try:
         yield
@@ -95,10 +100,14 @@ def plain_errors() -> Generator[None]:
 
 
 def measure(field: ResourceField, location: str) -> ResourceFile:
-    """Reads the file once: its size, its MD5, its format. Raises ``InvalidInput``."""
+    """Read a file once, and return its size and MD5.
+
+    Raises ``InvalidInput`` if the file cannot be read, is empty or larger than the field allows, or
+    has another format.
+    """
     try:
         if "://" not in location and not Path(location).is_file():
-            what = "is no regular file" if Path(location).exists() else "there is no such file"
+            what = "is not a regular file" if Path(location).exists() else "there is no such file"
             raise _refused(f"resource {field.name}", what)
         with open_location(location) as handle:
             return _measure(field, location, handle)
@@ -131,7 +140,7 @@ def _measure(field: ResourceField, location: str, handle: IO[bytes]) -> Resource
 
 
 def format_of(head: bytes) -> Format | None:
-    """The format that a file's first 16 bytes tell; ``None`` for any other."""
+    """Return the format of a file, given at least its first 16 bytes; ``None`` if unknown."""
     if head.startswith(b"\xff\xd8\xff"):
         return "JPG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -1,8 +1,8 @@
-"""Where the locations that people name may point: ``FACEID_RESOURCE_ROOTS``.
+"""Resource roots: where locations may point (``FACEID_RESOURCE_ROOTS``).
 
-A location is a local path or any fsspec URL. Whoever may start a run of a deployment, or write a
-manifest, names locations on a machine that is not his: no spelling of one may lead elsewhere. What
-is refused is said by the location's name, not by its path: paths stay out of logs and states.
+A location is a local path or an fsspec URL. People who may start runs or write manifests name
+locations on a machine that may not be theirs, so no spelling of a location may lead outside the
+roots. Errors name the resource and not its path, so that paths do not get into logs.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-# pathlib takes ten times as long, and a manifest may hold a million locations
+# pathlib takes ten times as long, and a manifest may contain a million locations
 from posixpath import islink, join, normpath, realpath, split
 from typing import Self
 from urllib.parse import unquote, urlsplit
@@ -19,20 +19,20 @@ from attrs import field, frozen
 
 from faceid.errors import InvalidInput
 
-# These read other files, local ones among them, and would walk around the roots. (As words: a
-# list of twenty literals, which the rule asks for, is twenty lines.)
+# These file systems read other files, including local ones, and would bypass the roots. (Split from
+# one string because the formatter would put a list on more than twenty lines.)
 WRAPPERS = frozenset(
     "async_wrapper asynclocal asyncwrapper blockcache cached dask data dir dvc filecache generic "  # noqa: SIM905
     "git jlab jupyter libarchive pyscript reference simplecache tar zip".split()
 )
 _CONTROL = re.compile(r"[\0-\x1f\x7f]")
-# To fsspec a scheme of one letter is a drive, and the location a path on this machine.
+# At least two letters: fsspec takes a single one for a drive, and the location for a local path.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")
 _HTTP = ("http", "https")
 
 
 def _real_paths() -> Callable[[str], str]:
-    """``realpath`` for paths that have folders in common: these are looked at once."""
+    """Return a ``realpath`` that resolves folders which several paths have in common only once."""
 
     def real_path(path: str) -> str:
         folder, name = split(path)
@@ -47,28 +47,28 @@ def _real_paths() -> Callable[[str], str]:
 
 @frozen
 class Roots:
-    """What locations may point into, looked up once for many of them.
+    """The folders and URLs that locations may point into, resolved once for many locations.
 
-    It remembers where links lead: make a new one for each pass.
+    An instance caches where symbolic links lead: create a new one for each pass.
     """
 
     folders: tuple[str, ...]
-    """Absolute, links followed."""
+    """Absolute paths, with symbolic links resolved."""
     urls: tuple[str, ...]
-    """Beginnings of URLs: ``s3://bucket/in``, or ``https://`` for all of these."""
+    """URL prefixes: ``s3://bucket/in``, or ``https://`` for all URLs of a scheme."""
     any_url: bool
-    """Whether any URL will do."""
+    """Whether any URL is allowed."""
     what_else: str
-    """What a file that lies in none of the folders lies outside of."""
+    """Completes the error message for a file in none of the folders: "lies outside …"."""
     _real_path: Callable[[str], str] = field(init=False, factory=_real_paths)
 
     @classmethod
     def of(cls, given: Sequence[str], *, deployed: bool = False) -> Self:
-        """Of ``FACEID_RESOURCE_ROOTS``.
+        """Create the roots from the items of ``FACEID_RESOURCE_ROOTS``.
 
-        Who runs a command can read as much without it: where no folder is given, the working
-        folder is one, and where no URL is given, any will do. With ``deployed`` there is nothing
-        but what is given.
+        Without ``deployed``, for commands of a person who can read these files anyway, there are
+        defaults: the working folder if no folder is given, and any URL if no URL is given. With
+        ``deployed``, only the given folders and URLs are allowed.
         """
         folders = [root for root in given if "://" not in root]
         urls = tuple(root for root in given if "://" in root)
@@ -84,13 +84,13 @@ class Roots:
         )
 
     def resolve(self, what: str, location: str, *, base: str = "", links: bool = False) -> str:
-        """The location as ``faceid.files.resources.open_location`` takes it: an absolute path
-        or a URL.
+        """Check a location and return it as an absolute path or a URL, for ``open_location``.
 
-        ``what`` is its name in errors. ``base`` is the folder that a relative location starts from.
-        With ``links`` a URL may have a query or user info, which open it to whoever reads it.
-        Links of the file system are followed before the folder is compared. Raises
-        ``InvalidInput``.
+        ``what`` names the location in errors. ``base`` is the folder or URL that a relative
+        location is resolved against. With ``links``, a URL may have a query or user info, which
+        grant access to everyone who reads it. Symbolic links are resolved before a path is
+        compared with the roots. Raises ``InvalidInput`` if the location is malformed or outside
+        the roots.
         """
         scheme, separator, rest = location.partition("://")
         if not location or "\0" in location:
@@ -98,7 +98,7 @@ class Roots:
         if not self.folders and not self.urls:
             raise _refused(what, "FACEID_RESOURCE_ROOTS, which says what runs may read, is not set")
         if "::" in location or (separator and scheme.lower() in WRAPPERS):
-            raise _refused(what, "a location inside another file is not taken")
+            raise _refused(what, "a location inside another file is not accepted")
         if separator and scheme.lower() not in ("file", "local"):
             return self._remote(what, location, links=links)
         if "://" in base:
@@ -108,7 +108,10 @@ class Roots:
         return self._local(what, join(base, rest if separator else location))
 
     def resolve_folder(self, name: str, location: str) -> Path:
-        """A folder to write to, under the same rule as what is read. Raises ``InvalidInput``."""
+        """Check the location of a folder to write to, which must lie within the same roots.
+
+        Raises ``InvalidInput`` if it does not, or if it is a URL.
+        """
         resolved = self.resolve(f"resource {name}", location)
         if "://" in resolved:
             raise _refused(f"resource {name}", "must be a folder on this machine")
@@ -119,11 +122,11 @@ class Roots:
             location.encode()
             parts = urlsplit(location)
         except ValueError:
-            raise _refused(what, "the location is no URL") from None
+            raise _refused(what, "the location is not a valid URL") from None
         if _CONTROL.search(location) or not _SCHEME.fullmatch(location.partition("://")[0]):
-            raise _refused(what, "the location is no URL")
+            raise _refused(what, "the location is not a valid URL")
         if not links and (parts.query or parts.username is not None):
-            raise _refused(what, "a link with a query or a password is not taken here")
+            raise _refused(what, "a link with a query or a password is not accepted here")
         if not self.any_url and not any(_is_below(location, root) for root in self.urls):
             raise _refused(what, "the location is outside FACEID_RESOURCE_ROOTS")
         return location
@@ -133,8 +136,8 @@ class Roots:
             resolved = self._real_path(path)
             resolved.encode()
         except (OSError, ValueError, RecursionError):
-            # a name that no file can have
-            raise _refused(what, "the location is no path") from None
+            # no file can have such a name
+            raise _refused(what, "the location is not a valid path") from None
         if not any(_is_in(resolved, folder) for folder in self.folders):
             raise _refused(what, f"the file lies outside {self.what_else}")
         return resolved
@@ -150,27 +153,31 @@ def _is_below(location: str, root: str) -> bool:
 
 
 def _steps(location: str) -> list[str]:
-    """As a server may read them, and not as they are written."""
+    """Return the segments of a location's path, decoded in the way that a server may do it."""
     scheme, _, path = location.partition("://")
     if scheme.lower() in _HTTP:
         path = urlsplit(location).path
-    # Elsewhere a ? or # is a sign like others. Some servers decode once more than they should.
+    # With other schemes, ? and # are ordinary characters. Decoded repeatedly, because some servers
+    # decode once more than they should.
     while (decoded := unquote(path)) != path:
         path = decoded
     return re.split(r"[/\\]", path)
 
 
 def _leads_up(step: str) -> bool:
-    """``..``, or what some servers take for it: ``..;x``, ``.. ``, ``...``."""
+    """Return whether a segment is ``..`` or a variant that some servers treat the same way.
+
+    Such variants are ``..;x``, ``.. `` (with a space) and ``...``.
+    """
     return re.fullmatch(r"\.{2,}", step.partition(";")[0].strip()) is not None
 
 
 def _join(base: str, location: str) -> str:
-    """A relative location on another file system; never above its host or bucket."""
+    """Join a relative location to a base URL; the result never leaves the base's host or bucket."""
     scheme, _, rest = base.partition("://")
     host, _, folder = rest.partition("/")
     path, mark, query = location.partition("?")
-    # "/./", as two slashes at the beginning would stay two
+    # "/./", because `normpath` keeps two slashes at the beginning
     return f"{scheme}://{host}{normpath(f'/./{folder}/{path}')}{mark}{query}"
 
 

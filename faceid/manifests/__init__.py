@@ -1,4 +1,4 @@
-"""Many requests: manifests read and checked line by line, and kept while a batch is at work.
+"""Manifests: reading and checking them line by line, and keeping a snapshot while a batch runs.
 
-Rests on ``faceid.validation``, which checks one request, and on ``faceid.files``.
+Builds on ``faceid.validation``, which checks single requests, and on ``faceid.files``.
 """

@@ -1,10 +1,10 @@
-"""A batch's manifest: finding it, and reading it line by line.
+"""Finding the manifests of a batch, and reading them line by line.
 
-A manifest lists requests, as JSONL or CSV, in one file or in those that a glob matches. It may be
-larger than memory, and is read as a stream. ``faceid.manifests.snapshot`` takes it in whole.
+A manifest lists requests as JSONL or CSV, in one file or in all files that a glob matches. It is
+read as a stream, as it may be larger than memory. ``faceid.manifests.snapshot`` keeps its requests.
 
-A manifest may hold what belongs in no log: links that open files, people's data. What is said
-about a line is in our own words, with no more of it than a valid request ID.
+A manifest may contain presigned URLs and personal data, which must not be logged. Messages about a
+line therefore quote nothing of it but a valid request ID.
 """
 
 import csv
@@ -35,17 +35,19 @@ from faceid.models import REQUEST_ID_PATTERN, Request
 from faceid.validation import RequestValidator, personal_parameters, read_request
 
 MAX_LINE = 1024 * 1024
-"""Bytes of a line, or of a CSV record, which may run over several lines."""
+"""Maximum size in bytes of a line, or of a CSV record, which may span several lines."""
 MAX_RECORD_LINES = 1000
-"""Lines of a CSV record: what runs on for longer is a quote that nobody closed."""
+"""Maximum number of lines of a CSV record: a longer one is assumed to have an unclosed quote."""
 
 _NEEDED = ("request_id", "target_action", "region")
 _FIELDS = (*_NEEDED, "resources", "action_parameters")
 _TOO_LONG = f"is longer than {MAX_LINE:,} bytes"
 _NOT_UTF8 = "is not UTF-8"
-_NOT_CSV = "is not CSV: a quote is not closed, or not at its cell's end, or a CR is no line's end"
-_LONG_CELL = f"a cell has more than {csv.field_size_limit():,} signs, or a quote is not closed"
-_UNKNOWN = "a name that no target action has"
+_NOT_CSV = (
+    "is not CSV: a quote is not closed or not at the end of its cell, or a CR does not end a line"
+)
+_LONG_CELL = f"a cell has more than {csv.field_size_limit():,} characters, or a quote is not closed"
+_UNKNOWN = "contains a name that no target action uses"
 _GLOB = re.compile(r"[*?[]")
 _JSON = (".jsonl", ".ndjson", ".json")
 _BOM = b"\xef\xbb\xbf"
@@ -53,40 +55,44 @@ _BOM = b"\xef\xbb\xbf"
 
 @frozen
 class Entry:
-    """A line that holds a request: its form is right, its locations are absolute."""
+    """A line with a valid request, whose locations are absolute."""
 
     manifest: str
-    """The file's name, without its folder."""
+    """File name of the manifest, without its folder."""
     line: int
+    """Line number, starting at 1; for a CSV record, its first line."""
     request: Request = field(repr=False)
 
 
 @frozen
 class BadLine:
-    """A line that holds no right request."""
+    """A line without a valid request."""
 
     manifest: str
-    """The file's name, without its folder."""
+    """File name of the manifest, without its folder."""
     line: int
-    """From 1; of a CSV record, the line where it begins."""
+    """Line number, starting at 1; for a CSV record, its first line."""
     reason: str
     request_id: str = ""
-    """Empty where the line has no valid one."""
+    """Empty if the line has no valid request ID."""
 
     def __str__(self) -> str:
         return f"{self.manifest}, line {self.line}: {self.reason}"
 
 
 def find_manifests(location: str, roots: Roots) -> list[str]:
-    """The files that a location stands for, absolute, links followed, sorted.
+    """Return the manifests at a location: a sorted list of URLs and absolute paths.
 
-    A glob (``*``, ``**``, ``?``, ``[…]``; in a URL no ``?``, which begins a query) may match none.
-    Files and folders whose names begin with a dot are matched only by a pattern that does.
-    The roots are those of resources, and hold for the location and for whatever it matches.
-    Raises ``InvalidInput``, also for a plain location where there is no file.
+    Symbolic links are resolved. The location may be a glob (``*``, ``**``, ``?``, ``[…]``; in URLs
+    ``?`` is not supported, because it begins a query), which may match no file. Names that begin
+    with a dot are matched only by a pattern that begins with one. The location and all matches must
+    lie within the roots. Raises ``InvalidInput`` if a location is not allowed or cannot be listed,
+    or if it is not a glob and there is no such file.
     """
     if "{" in location:
-        raise _unusable("the location holds a { that nothing filled; only {date} is known")
+        raise _unusable(
+            "the location contains a { that was not filled in; only {date} is supported"
+        )
     resolved = _resolve(roots, location)
     pattern = _GLOB.search(location)
     if pattern is None or isfile(resolved):
@@ -94,7 +100,7 @@ def find_manifests(location: str, roots: Roots) -> list[str]:
     else:
         cut = location.rfind("/", 0, pattern.start()) + 1
         if ".." in location[cut:].split("/"):
-            raise _unusable("a pattern cannot go up with ..")
+            raise _unusable("a pattern must not contain ..")
         folder = _resolve(roots, location[:cut] or ".")
         found = [_resolve(roots, match) for match in _matches(folder, location[cut:])]
     for manifest in found:
@@ -112,9 +118,9 @@ def _resolve(roots: Roots, location: str) -> str:
 def _matches(folder: str, pattern: str) -> list[str]:
     try:
         if "://" not in folder:
-            # a folder that it may not read is an empty one to `glob`
+            # `glob` treats an unreadable folder as empty; `scandir` raises an error
             os.scandir(folder).close()
-            names = glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - hides .files
+            names = glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - unlike glob, Path.glob matches dotfiles
             return [path for name in names if not isdir(path := join(folder, name))]
         with plain_errors(), _listing(folder + pattern) as (system, path):
             found = system.glob(path, detail=True)
@@ -122,7 +128,7 @@ def _matches(folder: str, pattern: str) -> list[str]:
         return []
     except OSError as error:
         raise _unusable(f"the folder cannot be listed ({error.strerror})") from None
-    # What a file system leaves away from a URL (scheme, host) is put back.
+    # File systems return paths without the URL's scheme, and some without its host: restore them.
     start = (folder + pattern).removesuffix(path)
     return [
         start + name
@@ -133,8 +139,10 @@ def _matches(folder: str, pattern: str) -> list[str]:
 
 @contextmanager
 def _listing(url: str) -> Generator[tuple[Any, str]]:
-    """The file system of a URL, and the path there; its cache of listings is empty before and
-    after. A file that came after a listing would not be found, and a worker may live for weeks."""
+    """Yield the file system of a URL and the path within it, without cached listings.
+
+    A cached listing would hide newer files, and a process may run for weeks.
+    """
     system, path = file_system(url)
     system.invalidate_cache()
     try:
@@ -145,7 +153,7 @@ def _listing(url: str) -> Generator[tuple[Any, str]]:
 
 def _check_is_file(location: str) -> None:
     if is_link(location):
-        return  # it may be asked for once
+        return  # not checked, as a presigned URL may be valid for a single request only
     try:
         if "://" in location:
             with plain_errors(), _listing(location) as (system, path):
@@ -157,7 +165,7 @@ def _check_is_file(location: str) -> None:
     except OSError as error:
         raise _unusable(f"the file cannot be read ({error.strerror})") from None
     if not is_file:
-        raise _unusable("is no regular file")
+        raise _unusable("is not a regular file")
 
 
 def _unusable(reason: str) -> InvalidInput:
@@ -165,17 +173,18 @@ def _unusable(reason: str) -> InvalidInput:
 
 
 def name_of(location: str) -> str:
-    """A manifest's name, without its folder, as it may stand in a line of text."""
+    """Return a manifest's file name, with unprintable characters replaced by ``?``."""
     name = location.rpartition("/")[2]
     return "".join(sign if sign.isprintable() else "?" for sign in name)
 
 
 def read_manifest(location: str, validator: RequestValidator) -> Iterator[Entry | BadLine]:
-    """Line by line, what ``find_manifests`` gave. Opens none of the files that it names.
+    """Read and check a manifest line by line, without opening the files that its requests name.
 
-    ``validator`` are those for manifests. JSONL or CSV is told by the name, else by the first
-    character; a compressed file by its name. Duplicates are not seen here. Raises ``InvalidInput``
-    when the file cannot be read.
+    ``location`` is a result of ``find_manifests``, and ``validator`` one with ``from_manifest``.
+    Whether the manifest is JSONL or CSV is determined by its file name, or else by its first
+    character; whether it is compressed, by its file name. Duplicate request IDs are not detected.
+    Raises ``InvalidInput`` if the file cannot be read.
     """
     name = name_of(location)
     folder = location[: location.rindex("/") + 1]
@@ -194,11 +203,12 @@ def read_manifest(location: str, validator: RequestValidator) -> Iterator[Entry 
 
 @frozen
 class _Names:
-    """What the resources and the parameters of the target actions, of any of them, are called."""
+    """The names of the resources and parameters of all target actions."""
 
     resources: frozenset[str]
-    """MD5 fields, too: they are refused later, with a reason."""
+    """Includes the MD5 fields, which the validator refuses with a reason of their own."""
     all: frozenset[str]
+    """The names of both resources and parameters."""
 
     @classmethod
     def of(cls, actions: Mapping[str, TargetAction]) -> Self:
@@ -214,10 +224,13 @@ class _Names:
 def _read_request(
     fields: dict[str, Any], names: _Names, validator: RequestValidator, base: str
 ) -> Request:
-    """Looks first at whatever others would repeat in their errors."""
+    """Build and check the request of a line.
+
+    Whatever the errors of other functions would quote from the line is checked here first.
+    """
     for name in fields:
         if name not in _FIELDS:
-            raise _bad(f"a key is none of {', '.join(_FIELDS)}")
+            raise _bad(f"a key is not one of {', '.join(_FIELDS)}")
     for name in _FIELDS[:-1]:
         if name not in fields:
             raise _bad(f"{name} is missing")
@@ -243,9 +256,9 @@ def _request_id(fields: dict[str, Any]) -> str:
 
 
 _Line = tuple[int, bytes | None]
-"""Its number, and its bytes; ``None`` when it is too long."""
+"""A line's number and its bytes, or ``None`` if it is too long."""
 _Record = tuple[int, dict[str, Any] | str]
-"""The number of its first line, and its fields, or what is wrong with it."""
+"""The number of a record's first line, and its fields or the reason why it is invalid."""
 
 
 def _records(location: str, name: str, names: _Names) -> Iterator[_Record]:
@@ -264,7 +277,7 @@ def _lines(location: str, name: str) -> Iterator[_Line]:
         with ExitStack() as opened:
             file = opened.enter_context(open_location(location))
             if codec := infer_compression(location):
-                # as ours: not every codec has a `readline` with a limit
+                # buffered, because not every codec supports a size limit for `readline`
                 file = io.BufferedReader(
                     cast("Any", fsspec).compression.compr[codec](file, mode="rb")
                 )
@@ -281,7 +294,7 @@ def _lines(location: str, name: str) -> Iterator[_Line]:
                     line = file.readline(MAX_LINE)
                     is_whole = not line or line.endswith(b"\n")
     except Exception as error:
-        # each codec has errors of its own
+        # every codec and file system has its own exceptions
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise InvalidInput("InvalidManifest", f"{name} cannot be read ({reason})") from None
 
@@ -302,17 +315,17 @@ def _json_object(line: bytes) -> dict[str, Any] | str:
     except UnicodeDecodeError:
         return _NOT_UTF8
     except UnicodeEncodeError:
-        return "holds half a character: a \\u that stands for nothing alone"
+        return "contains half a character: a \\u escape that is invalid on its own"
     except json.JSONDecodeError as error:
         return f"is not JSON (column {error.colno})"
     except RecursionError:
         return "is nested too deeply"
     except _TwiceError:
-        return "a key stands there twice"
+        return "contains the same key twice"
     except ValueError:
-        return "holds a number with too many digits"
+        return "contains a number with too many digits"
     if not isinstance(value, dict):
-        return "is no JSON object; there must be one on each line"
+        return "is not a JSON object; each line must be one"
     return cast("dict[str, Any]", value)
 
 
@@ -360,8 +373,11 @@ def _csv_records(lines: Iterator[_Line], names: _Names) -> Iterator[_Record]:
 
 
 class _Feed(Iterator[str]):
-    """The lines that a CSV reader asks for. Remembers those of one record: where that is broken
-    off, only its first line is bad, and the rest may hold records of their own."""
+    """Feeds lines to a CSV reader, and remembers those of the current record.
+
+    If the record turns out to be invalid, only its first line is reported, and the other lines are
+    read again, because they may be valid records.
+    """
 
     def __init__(self, lines: Iterator[_Line]) -> None:
         self._lines = lines
@@ -370,17 +386,17 @@ class _Feed(Iterator[str]):
         self._size = 0
 
     def begin(self) -> None:
-        """With the next line begins a record."""
+        """Mark the next line as the first of a record."""
         self._record = []
         self._size = 0
 
     @property
     def first(self) -> int:
-        """The number of the record's first line."""
+        """Number of the current record's first line."""
         return self._record[0][0]
 
     def go_back(self) -> None:
-        """To the record's second line."""
+        """Continue with the current record's second line."""
         self._again.extendleft(reversed(self._record[1:]))
 
     def __next__(self) -> str:
@@ -403,13 +419,16 @@ def _csv_reason(error: Exception) -> str:
 
 
 def _wrong_header(header: list[str], names: _Names) -> str:
-    """What is wrong with it, or nothing. A file without a header shows people's data here."""
+    """Return what is wrong with a CSV header, or an empty string.
+
+    Never quotes a cell: in a file without a header, the first line may hold personal data.
+    """
     for name in _NEEDED:
         if name not in header:
             return f"the header has no column {name} (columns are separated by commas)"
     for number, name in enumerate(header, 1):
         if name not in _NEEDED and name not in names.all:
-            return f"the header's column {number} is no resource and no parameter"
+            return f"the header's column {number} is neither a resource nor a parameter"
         if name in header[: number - 1]:
             return f"the header has the column {name} twice"
     return ""

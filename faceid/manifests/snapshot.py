@@ -1,7 +1,7 @@
-"""Taking a batch in: its manifest is checked whole and kept, before anything is sent.
+"""Snapshots of manifests: all requests of a batch are checked and kept before anything is sent.
 
-What is delivered is what was checked, even if the manifest changes meanwhile. Nothing here grows
-with the manifest but files.
+A batch delivers exactly the requests that were checked, even if the manifest changes in the
+meantime. Memory use does not depend on the size of the manifest.
 """
 
 import os
@@ -24,17 +24,17 @@ from faceid.settings import FaceIdSettings
 from faceid.validation import RequestValidator
 
 LINES_KEPT = 100
-"""Bad lines that are told one by one; of the others, only how many there are."""
+"""Number of bad lines that are kept; further ones are only counted."""
 
 _REQUESTS = "requests.jsonl"
 _OFFSETS = "requests.offsets"
-"""Where each line of the requests begins: 8 bytes, the lowest first."""
+"""The offset of each line in the file of requests: 8 bytes each, little-endian."""
 _SUMMARY = "summary.json"
 _SEEN = "seen.sqlite"
 
 
 class BadManifest(InvalidInput):
-    """A manifest whose form is wrong: the first of its bad lines, and how many there are."""
+    """Raised for manifests with bad lines: ``lines`` are the first ones, ``total`` their number."""
 
     def __init__(self, lines: Sequence[BadLine], total: int) -> None:
         self.lines = tuple(lines)
@@ -45,33 +45,37 @@ class BadManifest(InvalidInput):
 
 @frozen
 class ManifestSnapshot:
-    """The requests of a batch as they were checked, in a private folder on this machine.
+    """The checked requests of a batch, in a private folder on this machine.
 
-    They may carry links that open files, and people's data, in clear: whoever made the folder
-    removes it when the batch is done.
+    They may contain presigned URLs and personal data in plain text: the caller, who created the
+    folder, must remove it when the batch is done.
     """
 
     folder: Path
     per_action: dict[str, int]
-    """Target action to number of requests."""
+    """Maps target actions to their number of requests."""
     resources: int
-    """How many there are: each is uploaded once, if no window runs out."""
+    """Number of resources of all requests. Each is uploaded once, unless its window expires."""
 
     @property
     def count(self) -> int:
-        """How many requests there are."""
+        """Number of requests."""
         return sum(self.per_action.values())
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What ``take_snapshot`` left in a folder. Raises ``StorageError``."""
+        """Load a snapshot that ``take_snapshot`` has written to a folder.
+
+        Raises ``StorageError`` if it cannot be read.
+        """
         with _storage_errors():
             return cls(folder=folder, **orjson.loads((folder / _SUMMARY).read_bytes()))
 
     def entries(self, start: int = 0, count: int | None = None) -> Iterator[Request]:
-        """Requests ``start`` to ``start + count``, in the manifest's order, counted from 0.
+        """Yield ``count`` requests (default: all) from number ``start`` on, counted from 0.
 
-        Reads no others. Raises ``StorageError``.
+        They come in the manifest's order; no other requests are read. Raises ``StorageError`` if
+        the snapshot cannot be read.
         """
         left = max(0, self.count - start)
         left = left if count is None else min(left, count)
@@ -89,13 +93,13 @@ class ManifestSnapshot:
 
 
 def take_snapshot(location: str, settings: FaceIdSettings, folder: Path) -> ManifestSnapshot:
-    """Reads the manifests that a location stands for once, checks them whole, and keeps them.
+    """Read and check all manifests at a location, and write their requests to a snapshot.
 
-    ``folder`` is there, private and empty, and is left with nothing in it after an error. Opens
-    none of the files that the requests name. A glob that matches nothing gives no requests. About
-    a minute for a million lines: call it from a worker thread. Raises ``BadManifest`` with the bad
-    lines, ``InvalidInput`` when a manifest cannot be found or read, ``StorageError`` when the
-    folder cannot be written.
+    ``folder`` must exist, be private and be empty; it is empty again after an error. The files that
+    the requests name are not opened. A glob that matches no file gives an empty snapshot. Blocks
+    for about a minute per million lines: call it from a worker thread. Raises ``BadManifest`` if
+    there are bad lines, ``InvalidInput`` if a manifest cannot be found or read, and
+    ``StorageError`` if the folder cannot be written.
     """
     manifests = find_manifests(location, settings.roots())
     validator = RequestValidator.load(settings, from_manifest=True)
@@ -126,10 +130,10 @@ def _take_in(
         else:
             where = "" if first[0] == number else f"{name_of(manifests[first[0]])}, "
             where = f"{where}line {first[1]}"
-            reason = f"request ID {request_id} stands in {where} already"
+            reason = f"request ID {request_id} is already used in {where}"
             bad.add(BadLine(found.manifest, found.line, reason, request_id))
     if found is None:
-        bad.add(BadLine(name_of(manifests[number]), 1, "holds no request"))
+        bad.add(BadLine(name_of(manifests[number]), 1, "contains no request"))
 
 
 class _BadLines:
@@ -144,13 +148,14 @@ class _BadLines:
 
 
 class _Spool:
-    """Writes what ``ManifestSnapshot`` reads."""
+    """Writes the files that ``ManifestSnapshot`` reads."""
 
     def __init__(self, requests: IO[bytes], offsets: IO[bytes], seen: sqlite3.Connection) -> None:
         self._requests = requests
         self._offsets = offsets
         self._seen = seen
-        # Thrown away at the end; a table in a file, as there may be more than fit in memory.
+        # In a file, because there may be more request IDs than fit in memory. The file is temporary
+        # and needs no protection against crashes.
         seen.executescript(
             """
             PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32768;
@@ -163,7 +168,7 @@ class _Spool:
         self.resources = 0
 
     def first_place(self, request_id: str, manifest: int, line: int) -> tuple[int, int] | None:
-        """The number of the manifest, and the line, where the ID stood before, if it did."""
+        """Register a request ID; return where it was used before, as (manifest number, line)."""
         place = (request_id, manifest, line)
         if self._seen.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", place).rowcount:
             return None
@@ -203,7 +208,7 @@ def _spooling(folder: Path) -> Generator[_Spool]:
 
 
 def _create(path: Path) -> IO[bytes]:
-    """A new file that only its owner can read."""
+    """Create a file that only its owner can access."""
     path.unlink(missing_ok=True)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
@@ -215,5 +220,5 @@ def _storage_errors() -> Generator[None]:
     except (OSError, sqlite3.Error, ValidationError, orjson.JSONDecodeError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise StorageError(
-            "CannotSpool", f"what was checked of the manifest cannot be kept or read ({reason})"
+            "CannotSpool", f"the snapshot of the manifest cannot be written or read ({reason})"
         ) from None

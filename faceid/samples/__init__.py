@@ -1,7 +1,7 @@
-"""Small real files for trying things out: drawn faces, no real person's.
+"""Small sample images and videos of drawn faces; they show no real person.
 
-``alder.jpg`` and ``alder.mp4`` show the same drawn face, ``birch.jpg`` and ``birch.mp4`` another;
-``cedar.jpg`` is a third, with no video of its own.
+``alder.jpg`` and ``alder.mp4`` show the same face, ``birch.jpg`` and ``birch.mp4`` another one, and
+``cedar.jpg`` a third one, of which there is no video.
 """
 
 from importlib.resources import files
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def copy_samples(folder: Path) -> dict[str, Path]:
-    """Copies the samples into a folder that exists; gives their paths by file name."""
+    """Copy the samples into an existing folder, and return their paths by file name."""
     copies: dict[str, Path] = {}
     for sample in files(__name__).iterdir():
         if sample.name.endswith((".jpg", ".mp4")):

@@ -100,7 +100,7 @@ def test_what_is_left_is_told_and_the_others_are_forgotten(
     name = records().name(request_id)
     assert err == (
         f"faceid: {request_id} is not forgotten: DamagedDocument: {name} is no document of ours. "
-        "Look at FACEID_STORAGE and FACEID_DATA_KEY.\n"
+        "Check FACEID_STORAGE and FACEID_DATA_KEY.\n"
         f"faceid: a run is at work on {locked}: wait for its end, or cancel it\n"
         f"1 forgotten\n{OUT_OF_REACH}"
     )
@@ -190,7 +190,7 @@ def test_nothing_is_removed_when_the_server_does_not_answer(faceid: Faceid, deli
         1,
         "",
         "faceid: PrefectUnavailable: the Prefect server cannot be asked (ConnectError). "
-        "Look at PREFECT_API_URL and PREFECT_API_AUTH_STRING, and whether the server runs.\n",
+        "Check PREFECT_API_URL and PREFECT_API_AUTH_STRING, and that the server is running.\n",
     )
     assert asyncio.run(record_of(request_id)).reply
 

@@ -248,7 +248,7 @@ def test_deliver_tells_a_conflict_with_exit_code_2(
     code, out, err = faceid(*deliver_tokens(resource=other))
     assert code == 2
     assert json.loads(out)["error"]["kind"] == "conflict"
-    assert "Use a request ID of its own for each input." in err
+    assert "Use a different request ID for each input." in err
     assert emulator.requests() == sent
 
 

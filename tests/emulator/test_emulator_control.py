@@ -78,7 +78,7 @@ def test_paths_methods_and_bodies_that_are_wrong(caller: Caller) -> None:
     assert ask("PUT", "faults")[0] == 405
     assert ask("POST", "clock", data=b"{") == (400, "the body must be JSON")
     status, error = ask("GET", "requests?colour=red")
-    assert (status, error.startswith("'colour' is no filter")) == (400, True)
+    assert (status, error.startswith("'colour' is not a filter")) == (400, True)
     assert caller.http.head(f"{caller.url}/_emulator/health").status_code == 200
 
 

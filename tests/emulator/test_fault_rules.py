@@ -359,15 +359,15 @@ def test_rules_in_a_list_and_as_they_are_shown(emulator: Emulator, caller: Calle
     ("rule", "complaint"),
     [
         ({"op": "DeleteObject", "do": "reset"}, "CreateUploadUrl"),
-        ({"do": "reset"}, "op: None is none of"),
+        ({"do": "reset"}, "op: None is not one of"),
         ({"op": "PutObject"}, "reset-after:<bytes>"),
-        ({"op": "PutObject", "do": "explode"}, "'explode' is none of api:<Code>"),
-        ({"op": "PutObject", "do": "reset:1"}, "is none of"),
-        ({"op": "PutObject", "do": "api:"}, "is none of"),
-        ({"op": "PutObject", "do": "http:99"}, "is none of"),
-        ({"op": "PutObject", "do": "delay:-1"}, "is none of"),
-        ({"op": "PutObject", "do": "stall:inf"}, "is none of"),
-        ({"op": "PutObject", "do": "reset-after:x"}, "is none of"),
+        ({"op": "PutObject", "do": "explode"}, "'explode' is not one of api:<Code>"),
+        ({"op": "PutObject", "do": "reset:1"}, "is not one of"),
+        ({"op": "PutObject", "do": "api:"}, "is not one of"),
+        ({"op": "PutObject", "do": "http:99"}, "is not one of"),
+        ({"op": "PutObject", "do": "delay:-1"}, "is not one of"),
+        ({"op": "PutObject", "do": "stall:inf"}, "is not one of"),
+        ({"op": "PutObject", "do": "reset-after:x"}, "is not one of"),
         ({"op": "PutObject", "do": "result:x"}, "VideoLivenessCompare"),
         ({"op": "GenerateReflectSequence", "do": "result:x"}, "no Result"),
         ({"op": "CreateUploadUrl", "do": "bad-etag"}, "PutObject"),
@@ -395,5 +395,5 @@ def test_rules_that_cannot_be(
 
 
 def test_the_control_says_what_is_wrong(emulator: Emulator) -> None:
-    with pytest.raises(ControlError, match="'explode' is none of"):
+    with pytest.raises(ControlError, match="'explode' is not one of"):
         emulator.add_fault("PutObject", "explode")

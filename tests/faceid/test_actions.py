@@ -47,10 +47,10 @@ def test_right_parameters_are_sent_as_given(given: dict[str, str], sent: dict[st
         ({"LivenessType": "LIP", "ValidateData": "1234\n"}, "ValidateData must be 4 digits"),
         ({"LivenessType": "ACTION", "ValidateData": "1,1"}, "ValidateData must be"),
         ({"LivenessType": "SILENT", "ValidateData": "1234"}, "ValidateData must be"),
-        ({"LivenessType": "SILENT", "Shoe": "44"}, "Shoe is no parameter of Video"),
+        ({"LivenessType": "SILENT", "Shoe": "44"}, "Shoe is not a parameter of Video"),
         ({"LivenessType": "SILENT", "ImageMd5": "0"}, "ImageMd5 is computed from the file"),
         ({"LivenessType": "SILENT", "ImageUrl": "a"}, "ImageUrl is a resource"),
-        ({"LivenessType": "SILENT", "ImageBase64": "a"}, "ImageBase64 carries a person's data"),
+        ({"LivenessType": "SILENT", "ImageBase64": "a"}, "ImageBase64 contains personal data"),
     ],
 )
 def test_wrong_parameters_are_refused_with_the_reason(given: dict[str, str], message: str):
@@ -60,7 +60,7 @@ def test_wrong_parameters_are_refused_with_the_reason(given: dict[str, str], mes
 
 @pytest.mark.parametrize("name", ["IdCard", "Name"])
 def test_a_persons_data_is_refused_as_a_parameter(name: str):
-    with pytest.raises(InvalidInput, match="a person's data") as refused:
+    with pytest.raises(InvalidInput, match="contains personal data") as refused:
         check_parameters(TARGET_ACTIONS["IdCardOCRVerification"], {name: "Kim Example"})
     assert "Kim" not in str(refused.value)
 

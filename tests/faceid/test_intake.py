@@ -64,7 +64,10 @@ def test_a_wrong_request_id_is_refused(folder: Path, request_id: str):
     ("changes", "message"),
     [
         ({"target_action": "Guess"}, "no target action 'Guess'"),
-        ({"region": "ap-tokyo"}, "region 'ap-tokyo': VideoLivenessCompare can be used in ap-bang"),
+        (
+            {"region": "ap-tokyo"},
+            "region 'ap-tokyo' is not supported: VideoLivenessCompare can be used in ap-bang",
+        ),
         ({"region": ""}, "region ''"),
         (
             {"target_action": "ApplyWebVerificationToken", "region": "ap-bangkok"},
@@ -77,7 +80,7 @@ def test_a_wrong_request_id_is_refused(folder: Path, request_id: str):
         ),
         (
             {"resources": {"ImageUrl": "alder.jpg", "VideoUrl": "alder.mp4", "Shoe": "s"}},
-            "Shoe is none of VideoLivenessCompare: it wants ImageUrl, VideoUrl",
+            "VideoLivenessCompare has no resource Shoe: it takes ImageUrl, VideoUrl",
         ),
         ({"action_parameters": {"LivenessType": "WINK"}}, "LivenessType must be"),
         ({"action_parameters": {}}, "LivenessType is missing"),
@@ -93,7 +96,7 @@ def test_a_wrong_form_is_refused(folder: Path, changes: dict[str, Any], message:
     ("location", "message"),
     [
         ("none.jpg", "ImageUrl: there is no such file"),
-        (".", "ImageUrl: is no regular file"),
+        (".", "ImageUrl: is not a regular file"),
         ("", "ImageUrl: the location is empty"),
         ("a\0b", "ImageUrl: the location is empty"),
         ("alder.mp4", "ImageUrl: the file is not JPG or PNG"),
@@ -208,7 +211,7 @@ def test_a_manifest_may_hold_links_and_peoples_data(folder: Path):
     validated = validate_request(request, settings, from_manifest=True)
     assert validated.locations == {"ImageUrl": LINK}
     assert validated.parameters == {"IdCard": "11010119900307", "Encryption": {"A": 1}}
-    with pytest.raises(InvalidInput, match="parameter IdCard carries a person's data"):
+    with pytest.raises(InvalidInput, match="parameter IdCard contains personal data"):
         validate_request(request, settings)
     with pytest.raises(InvalidInput, match="a link with a query"):
         validate_request(request.model_copy(update={"action_parameters": {}}), settings)
@@ -228,7 +231,7 @@ def test_inline_forms_are_peoples_data_by_the_tables_names():
 
 
 def test_a_manifest_cannot_hold_any_name_for_peoples_data(folder: Path):
-    with pytest.raises(InvalidInput, match="parameter SecretBase64 carries a person's data"):
+    with pytest.raises(InvalidInput, match="parameter SecretBase64 contains personal data"):
         validate_request(
             read_request(
                 request_id="r-1",

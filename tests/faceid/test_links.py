@@ -150,5 +150,5 @@ async def test_a_manifest_may_be_a_link_and_name_links(url: str, faceid_emulator
 
 def test_a_link_may_not_be_a_manifest(url: str):
     """It would stand in Prefect's database; what it names may have links."""
-    with pytest.raises(InvalidInput, match="a link with a query or a password is not taken"):
+    with pytest.raises(InvalidInput, match="a link with a query or a password is not accepted"):
         find_manifests(f"{url}/in/m.csv{SECRET}", Roots.of([]))

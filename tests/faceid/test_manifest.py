@@ -74,10 +74,11 @@ def test_the_action_decides_what_a_row_may_have():
         f"{header}{start}a.mp4,SILENT,THA,\n{start},SILENT,,\n{start}b,SILENT,,Kim\n", "c.csv"
     )
     assert shown(found) == [
-        (2, "parameter Nationality is no parameter of VideoLivenessCompare "
+        (2, "parameter Nationality is not a parameter of VideoLivenessCompare "
             "(LivenessType, ValidateData)"),
-        (3, "resource VideoUrl is missing: VideoLivenessCompare wants ImageUrl, VideoUrl"),
-        (4, "parameter Name is no parameter of VideoLivenessCompare (LivenessType, ValidateData)"),
+        (3, "resource VideoUrl is missing: VideoLivenessCompare takes ImageUrl, VideoUrl"),
+        (4, "parameter Name is not a parameter of VideoLivenessCompare "
+            "(LivenessType, ValidateData)"),
     ]  # fmt: skip
 
 
@@ -142,18 +143,18 @@ def test_csv_and_jsonl_say_the_same(batch: list[dict[str, Any]], end: str, bom: 
     [
         ("{", "is not JSON (column 2)"),
         (f'{{"{MARK}": {MARK}}}', "is not JSON (column 17)"),
-        ("[]", "is no JSON object; there must be one on each line"),
-        ('"r-1"', "is no JSON object; there must be one on each line"),
+        ("[]", "is not a JSON object; each line must be one"),
+        ('"r-1"', "is not a JSON object; each line must be one"),
         ("[" * 100_000, "is nested too deeply"),
         ('{"a":' * 100_000, "is nested too deeply"),
-        ('{"request_id": ' + "1" * 5000 + "}", "holds a number with too many digits"),
-        ('{"request_id": "a", "request_id": "b"}', "a key stands there twice"),
-        ('{"resources": {"ImageUrl": "a", "ImageUrl": "b"}}', "a key stands there twice"),
+        ('{"request_id": ' + "1" * 5000 + "}", "contains a number with too many digits"),
+        ('{"request_id": "a", "request_id": "b"}', "contains the same key twice"),
+        ('{"resources": {"ImageUrl": "a", "ImageUrl": "b"}}', "contains the same key twice"),
         (b'{"request_id": "\xff"}', "is not UTF-8"),
         ("{}", "request_id is missing"),
         (
             {"file": MARK},
-            "a key is none of request_id, target_action, region, resources, action_parameters",
+            "a key is not one of request_id, target_action, region, resources, action_parameters",
         ),
         ({"region": None}, "region: Input should be a valid string"),
         ({"region": 1}, "region: Input should be a valid string"),
@@ -163,14 +164,17 @@ def test_csv_and_jsonl_say_the_same(batch: list[dict[str, Any]], end: str, bom: 
         ({"resources": [MARK]}, "resources: Input should be a valid dictionary"),
         ({"resources": {"ImageUrl": 1}}, "resources: Input should be a valid string"),
         ({"resources": {"ImageUrl": None}}, "resources: Input should be a valid string"),
-        ({"resources": {"ImageUrl": "\ud800"}}, "holds half a character"),
-        ({"region": "\udfff"}, "holds half a character"),
-        ({"a": {"\udfff": 1}}, "holds half a character"),
+        ({"resources": {"ImageUrl": "\ud800"}}, "contains half a character"),
+        ({"region": "\udfff"}, "contains half a character"),
+        ({"a": {"\udfff": 1}}, "contains half a character"),
         ({"action_parameters": None}, "action_parameters: Input should be a valid dictionary"),
         ({"target_action": MARK}, "target_action must be ApplyCardVerification or ApplyWeb"),
         ({"region": MARK}, "region must be ap-bangkok or ap-hongkong or ap-singapore for VideoL"),
-        ({"resources": {MARK: "a"}}, "resources: a name that no target action has"),
-        ({"action_parameters": {MARK: "a"}}, "action_parameters: a name that no target action"),
+        ({"resources": {MARK: "a"}}, "resources: contains a name that no target action uses"),
+        (
+            {"action_parameters": {MARK: "a"}},
+            "action_parameters: contains a name that no target action",
+        ),
         ({"resources": {"ImageUrl": MARK}}, "resource VideoUrl is missing"),
         ({"resources": {"ImageUrl": ""}}, "resource VideoUrl is missing"),
         (
@@ -184,7 +188,7 @@ def test_csv_and_jsonl_say_the_same(batch: list[dict[str, Any]], end: str, bom: 
         ({"action_parameters": {"LivenessType": MARK}}, "parameter LivenessType must be LIP or"),
         ({"action_parameters": {"VideoMd5": MARK}}, "parameter VideoMd5 is computed from the"),
         ({"action_parameters": {"VideoUrl": MARK}}, "parameter VideoUrl is a resource, not a"),
-        ({"action_parameters": {"Name": MARK}}, "parameter Name is no parameter of VideoLiv"),
+        ({"action_parameters": {"Name": MARK}}, "parameter Name is not a parameter of VideoLiv"),
     ],
 )  # fmt: skip
 def test_a_bad_line_says_why_and_nothing_else(line: str | bytes | dict[str, Any], reason: str):
@@ -253,8 +257,8 @@ def test_cells_may_hold_commas_quotes_and_lines():
         ("request_id,target_action\n", "the header has no column region"),
         (HEADER.replace(",", ";"), "the header has no column request_id (columns are separated"),
         (ROW, "the header has no column request_id"),
-        (f"{MARK}," + HEADER, "the header's column 1 is no resource and no parameter"),
-        (HEADER.replace("ImageUrl", "imageurl"), "the header's column 4 is no resource"),
+        (f"{MARK}," + HEADER, "the header's column 1 is neither a resource nor a parameter"),
+        (HEADER.replace("ImageUrl", "imageurl"), "the header's column 4 is neither a resource"),
         ("VideoUrl," + HEADER, "the header has the column VideoUrl twice"),
         ("region," + HEADER, "the header has the column region twice"),
         (HEADER.strip() + ',"\n', "is not CSV"),
@@ -265,7 +269,7 @@ def test_cells_may_hold_commas_quotes_and_lines():
         ("x" * 2 * MAX_LINE, "is longer than"),
         (
             f"request_id,target_action,region,{'x' * 140_000}\n",
-            "a cell has more than 131,072 signs",
+            "a cell has more than 131,072 characters",
         ),
     ],
 )
@@ -287,7 +291,9 @@ def test_an_empty_cell_is_not_given():
     assert shown([bad]) == [(2, "request_id is missing")]
 
 
-NOT_CSV = "is not CSV: a quote is not closed, or not at its cell's end, or a CR is no line's end"
+NOT_CSV = (
+    "is not CSV: a quote is not closed or not at the end of its cell, or a CR does not end a line"
+)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +305,7 @@ NOT_CSV = "is not CSV: a quote is not closed, or not at its cell's end, or a CR 
         (b"r-0,\xff,c,,,,\n", "is not UTF-8"),
         (
             f"r-0,{'x' * 140_000},c,,,,\n",
-            "a cell has more than 131,072 signs, or a quote is not closed",
+            "a cell has more than 131,072 characters, or a quote is not closed",
         ),
         ("r-0,a\n", "has 2 cells where the header has 7"),
         (ROW.strip() + ",\n", "has 8 cells where the header has 7"),
@@ -323,7 +329,7 @@ def test_a_record_of_many_lines_has_the_same_limit_in_bytes():
     assert shown(found)[0] == (2, "is longer than 1,048,576 bytes")
     assert shown(found)[-1] == (22, "target_action is missing")
     fits = read(f"{header}{row.replace('x', '', 110_000)}\n", "m.csv")
-    assert shown(fits)[0][1].startswith("resource VideoUrl is none of IdCardOCRVerification")
+    assert shown(fits)[0][1].startswith("IdCardOCRVerification has no resource VideoUrl")
 
 
 PIECES = [

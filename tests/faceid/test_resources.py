@@ -65,7 +65,7 @@ def test_a_remote_file_reads_as_a_local_one(remote: Any):
         ("bad://refused/a.jpg", "RuntimeError"),
         ("bad://in/a.jpg", "RuntimeError"),
         ("bad://forbidden/a.jpg", "permission denied"),
-        ("nothing://in/a.jpg", "nothing that is installed reads such locations"),
+        ("nothing://in/a.jpg", "no installed package reads such locations"),
     ],
 )
 def test_errors_of_other_file_systems_show_no_url(location: str, reason: str):

@@ -77,7 +77,9 @@ LINKS = ["https://host/in/x.jpg?sig=1", "s3://me:pw@host/in/x.jpg"]
 
 @pytest.mark.parametrize("location", LINKS)
 def test_links_that_open_a_file_are_taken_where_that_is_said(location: str):
-    with pytest.raises(InvalidInput, match="a link with a query or a password is not taken here"):
+    with pytest.raises(
+        InvalidInput, match="a link with a query or a password is not accepted here"
+    ):
         resolve(location, links=False)
     assert resolve(location) == location
 
@@ -112,11 +114,11 @@ def test_what_lies_in_a_url_root_is_taken():
 @pytest.mark.parametrize(
     ("location", "reason"),
     [
-        ("s3://[x/a.jpg", "the location is no URL"),
-        ("https://host/in/.\t./a.jpg", "the location is no URL"),
-        ("https://host/\ud800.jpg", "the location is no URL"),
-        ("\ud800.jpg", "the location is no path"),
-        ("a/" * 3000 + "b", "the location is no path"),
+        ("s3://[x/a.jpg", "the location is not a valid URL"),
+        ("https://host/in/.\t./a.jpg", "the location is not a valid URL"),
+        ("https://host/\ud800.jpg", "the location is not a valid URL"),
+        ("\ud800.jpg", "the location is not a valid path"),
+        ("a/" * 3000 + "b", "the location is not a valid path"),
         ("asynclocal://etc/hostname", "a location inside another file"),
         ("ZIP://x", "a location inside another file"),
     ],
@@ -180,8 +182,8 @@ def test_a_folder_to_write_to_is_a_local_one(folder: Path):
 
 
 OUTSIDE = "outside FACEID_RESOURCE_ROOTS"
-PART = "a location inside another file is not taken"
-NO_URL = "the location is no URL"
+PART = "a location inside another file is not accepted"
+NO_URL = "the location is not a valid URL"
 
 # What somebody tries who may start runs of a deployment, or write a manifest.
 ATTACKS = [

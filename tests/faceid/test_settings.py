@@ -71,7 +71,11 @@ def test_everything_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch
     [
         ("FACEID_ENDPOINT", "faceid.example", "FACEID_ENDPOINT.*must look like https://host"),
         ("FACEID_ENDPOINT", "https://host/path", "FACEID_ENDPOINT.*must look like"),
-        ("FACEID_ENDPOINT", "https://me:pw@host", "FACEID_ENDPOINT.*nothing else"),
+        (
+            "FACEID_ENDPOINT",
+            "https://me:pw@host",
+            "FACEID_ENDPOINT.*a scheme, a host and a port only",
+        ),
         ("FACEID_ACCOUNT", "a/b", "FACEID_ACCOUNT"),
         ("FACEID_RATES", "fast", "FACEID_RATES.*must be JSON"),
         ("FACEID_RATES", '{"VideoLivenessCompare": 0}', "FACEID_RATES.*above 0"),

@@ -122,8 +122,10 @@ def test_a_glob_that_matches_nothing_is_an_empty_batch():
 def test_an_empty_manifest_is_a_bad_one():
     Path("a.csv").write_text(HEADER)
     Path("b.jsonl").write_text(LINE)
-    assert bad_lines("*.*") == ["a.csv, line 1: holds no request"]
-    with pytest.raises(InvalidInput, match=r"^BadManifest: 1 bad line: a\.csv, line 1: holds no r"):
+    assert bad_lines("*.*") == ["a.csv, line 1: contains no request"]
+    with pytest.raises(
+        InvalidInput, match=r"^BadManifest: 1 bad line: a\.csv, line 1: contains no r"
+    ):
         take("a.csv")
 
 
@@ -155,9 +157,9 @@ def test_a_request_id_stands_once_in_a_batch():
     Path("a.jsonl").write_text(lines("r-1", "r-2", "r-1", "R-1", "r-1"))
     Path("b.jsonl").write_text(lines("r-3", "r-2"))
     assert bad_lines("*.jsonl") == [
-        "a.jsonl, line 3: request ID r-1 stands in line 1 already",
-        "a.jsonl, line 5: request ID r-1 stands in line 1 already",
-        "b.jsonl, line 2: request ID r-2 stands in a.jsonl, line 2 already",
+        "a.jsonl, line 3: request ID r-1 is already used in line 1",
+        "a.jsonl, line 5: request ID r-1 is already used in line 1",
+        "b.jsonl, line 2: request ID r-2 is already used in a.jsonl, line 2",
     ]
 
 
@@ -166,7 +168,7 @@ def test_two_manifests_of_one_name_are_two():
         Path(name).mkdir()
         Path(name, "m.jsonl").write_text(LINE)
     assert bad_lines("[xy]/m.jsonl") == [
-        "m.jsonl, line 1: request ID r-1 stands in m.jsonl, line 1 already"
+        "m.jsonl, line 1: request ID r-1 is already used in m.jsonl, line 1"
     ]
 
 
@@ -182,7 +184,7 @@ def test_bad_lines_have_their_request_ids_too():
 
 def test_a_name_with_other_signs_stays_on_its_line():
     Path("a\nb\x1b.jsonl").write_text("")
-    assert bad_lines("a*.jsonl") == ["a?b?.jsonl, line 1: holds no request"]
+    assert bad_lines("a*.jsonl") == ["a?b?.jsonl, line 1: contains no request"]
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ async def test_a_record_that_cannot_be_read_stops_the_delivery(
     assert state.message is not None
     assert state.message.startswith("unavailable: ")
     assert said in state.message
-    assert "Look at FACEID_STORAGE and FACEID_DATA_KEY" in state.message
+    assert "Check FACEID_STORAGE and FACEID_DATA_KEY" in state.message
     assert "outcome:unavailable" in run.tags
     assert emulator.requests() == sent
     assert emulator.stats() == stats

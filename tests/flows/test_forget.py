@@ -231,7 +231,7 @@ async def test_nothing_is_removed_when_the_server_does_not_answer(
     _, _, run = await run_deliver(request_id=request_id)
     with (
         temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
-        pytest.raises(StorageError, match=r"ConnectError.*Look at PREFECT_API_URL"),
+        pytest.raises(StorageError, match=r"ConnectError.*Check PREFECT_API_URL"),
     ):
         await forgotten(request_id)
     # Nor when it goes away in between.
@@ -469,7 +469,8 @@ async def test_the_verdict_alone_can_be_kept(
     state, _, _ = await run_deliver(request_id=request_id, save_files_to="saved")
     assert state.message == (
         "verdict: passed, Success [emulator]; its files were not saved: AnswerForgotten: only the "
-        "verdict was kept. The verdict stands; what the answer pointed to is gone with it."
+        "verdict was kept. The verdict remains valid, but the files of the answer are no longer "
+        "available."
     )
     assert calls_of(emulator) == 1
     state, _, _ = await run_deliver(request_id=request_id, **OTHER_INPUT)

@@ -92,7 +92,7 @@ async def test_the_verdict_stands_when_the_files_have_expired(
     assert state.message == (
         "verdict: passed, Success [emulator]; its files were not saved: FilesExpired: "
         f"BestFrame.Url: the service has it no more ({host}). "
-        "They live two hours; the verdict stands."
+        "The files are kept for two hours; the verdict remains valid."
     )
     assert "outcome:verdict" in run.tags
     assert (await steps_of(run, 2))["save files"] == "Failed"
@@ -175,7 +175,7 @@ async def test_the_verdict_stands_when_the_folder_cannot_be_written(
     assert state.message is not None
     assert state.message.startswith(
         "verdict: passed, Success [emulator]; its files were not saved: CannotSave: BestFrame.Url "
-        "cannot be saved (File exists). Look at the folder of save_files_to."
+        "cannot be saved (File exists). Check the folder given as save_files_to."
     )
     assert (samples / "saved").read_text() == "a file where the folder should be"
     assert (await steps_of(run, 7))["save files"] == "Failed"
