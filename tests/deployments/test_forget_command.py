@@ -197,10 +197,10 @@ def test_nothing_is_removed_when_the_server_does_not_answer(faceid: Faceid, deli
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ([], "InvalidRequest: which requests? Give IDs or --older-than, not both"),
+        ([], "InvalidRequest: give either request IDs or --older-than, not both"),
         (
             ["r-1", "--older-than", "30d"],
-            "InvalidRequest: which requests? Give IDs or --older-than",
+            "InvalidRequest: give either request IDs or --older-than",
         ),
         (
             ["--older-than", "soon"],
