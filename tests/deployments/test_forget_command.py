@@ -188,7 +188,7 @@ def test_nothing_is_removed_when_the_server_does_not_answer(faceid: Faceid, deli
     assert ended == Ended(
         1,
         "",
-        "faceid: PrefectUnavailable: the Prefect server cannot be asked (ConnectError). "
+        "faceid: PrefectUnavailable: a call to the Prefect server failed (ConnectError). "
         "Look at PREFECT_API_URL and PREFECT_API_AUTH_STRING, and whether the server runs.\n",
     )
     assert asyncio.run(record_of(request_id)).reply
