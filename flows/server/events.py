@@ -35,8 +35,9 @@ def emit_event(
     """Emit the event ``faceid.<event>`` of the resource ``faceid.<kind>.<service>.<name>``.
 
     ``labels`` are named without the prefix ``faceid.``, and empty ones are left out. ``next_run``
-    is the ID of the flow run that continues. Nothing in an event may be secret: everybody with access
-    to the dashboard can read events, and nobody can delete them. A failure is logged, not raised.
+    is the ID of the flow run that continues. Nothing in an event may be secret: everybody with
+    access to the dashboard can read events, and nobody can delete them. A failure is logged, not
+    raised.
     """
     resource = {
         "prefect.resource.id": f"faceid.{kind}.{service}.{name}",

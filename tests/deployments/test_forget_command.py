@@ -100,7 +100,8 @@ def test_what_is_left_is_told_and_the_others_are_forgotten(
     assert (code, out) == (1, line(done))
     name = records().name(request_id)
     assert err == (
-        f"faceid: {request_id} is not forgotten: DamagedDocument: {name} is no document of ours. "
+        f"faceid: {request_id} is not forgotten: DamagedDocument: {name} is not a document of "
+        "faceid-flows. "
         "Look at FACEID_STORAGE and FACEID_DATA_KEY.\n"
         f"faceid: a run is at work on {acquire_lock}: wait for its end, or cancel it\n"
         f"1 forgotten\n{OUT_OF_REACH}"
@@ -148,7 +149,9 @@ def test_old_requests_are_forgotten(faceid: Faceid, delivered: Delivered, sample
     record_file(samples / "storage").write_text("damaged")
     code, out, err = faceid("forget", "--older-than", "1h")
     assert (code, out) == (1, "")
-    assert err.startswith(f"faceid: a record is left: DamagedDocument: {records().name(fresh)} is ")
+    assert err.startswith(
+        f"faceid: a record cannot be forgotten: DamagedDocument: {records().name(fresh)} is "
+    )
 
 
 def test_the_result_line_can_be_kept(faceid: Faceid, delivered: Delivered):
@@ -204,7 +207,7 @@ def test_nothing_is_removed_when_the_server_does_not_answer(faceid: Faceid, deli
         ),
         (
             ["--older-than", "soon"],
-            "InvalidRequest: 'soon' is no age: such as 30d, 12h, 90m or 45s",
+            "InvalidRequest: 'soon' is not an age such as 30d, 12h, 90m or 45s",
         ),
     ],
 )

@@ -209,7 +209,7 @@ def test_a_wrong_key_gets_one_line(
     code, out, err = faceid(command, "r-1")
     assert (code, out) == (1, "")
     assert err.startswith("faceid: CannotDecrypt: records/emulator/default/")
-    assert "sealed with a key that is not given" in err
+    assert "encrypted with a key that is not configured" in err
     assert "FACEID_DATA_KEY" in err
     assert err.count("\n") == 1
 
