@@ -79,7 +79,7 @@ async def _reached(client: PrefectClient, url: str) -> list[CheckResult]:
 
 
 async def _settings(client: PrefectClient) -> list[CheckResult]:
-    """Check the settings without which the server loses task runs under load, or leases."""
+    """Check the settings without which the server loses task runs, or leases at a restart."""
     reply = await client.request("GET", "/admin/settings")
     actual = dict(_flat("PREFECT", reply.json()))
     expected = {k: v for k, v in SERVER_SETTINGS.items() if k.startswith(_MATTERS)}

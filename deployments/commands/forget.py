@@ -79,8 +79,8 @@ def _out_of_reach(forgetting: Forgetting) -> list[str]:
     else:
         if runs.unknown:
             lines.append(
-                f"flow runs that this Prefect server does not know ({runs.unknown}): deleted "
-                "before, or at another"
+                f"flow runs that are not on this Prefect server ({runs.unknown}): already deleted, "
+                "or on another"
             )
         if runs.logs_left:
             lines.append(
@@ -89,14 +89,14 @@ def _out_of_reach(forgetting: Forgetting) -> list[str]:
         lines += [
             "Prefect's events, which hold request IDs and verdicts: nobody can delete them, and "
             "the server drops them after PREFECT_SERVER_EVENTS_RETENTION_PERIOD, 7 days by default",
-            "what automations have sent on: notifications, and results to a webhook",
+            "what automations have sent: notifications, and results to a webhook",
             "logs of batches' runs, and their summaries, which name some requests that failed: "
             "delete those runs in the dashboard",
             "free pages in the file of Prefect's database, until they are used again",
         ]
     if forgetting.files_missing:
         lines.append(
-            f"files that are not where they were saved ({forgetting.files_missing}): gone before, "
+            f"files that are not where they were saved ({forgetting.files_missing}): already gone, "
             "or on another machine"
         )
     if forgetting.batches_at_work:

@@ -158,7 +158,7 @@ async def _schedule(
 
 
 def _number(text: str | None) -> int:
-    """Return the number, or 0 if the text is none: people can tag runs, too."""
+    """Return the number, or 0 if the text is not one, because people can tag runs as well."""
     return int(text) if text and text.isdecimal() else 0
 
 

@@ -209,9 +209,8 @@ class Batch:
             validated = validator.check(request)
             if self._chain_began is not None and (failed := await self._failed_before(validated)):
                 return failed
-        except (
-            FaceIdError
-        ) as error:  # a folder may have become a link since the manifest was checked
+        except FaceIdError as error:
+            # The manifest was checked, but a folder may have become a link since then.
             return DeliveryOutcome(failure=error)
         run = CurrentRun(str(flow_run.id))
         return await deliver_request(

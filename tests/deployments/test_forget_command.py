@@ -25,7 +25,7 @@ OUT_OF_REACH = """\
 What cannot be reached from here:
   - Prefect's events, which hold request IDs and verdicts: nobody can delete them, and the server \
 drops them after PREFECT_SERVER_EVENTS_RETENTION_PERIOD, 7 days by default
-  - what automations have sent on: notifications, and results to a webhook
+  - what automations have sent: notifications, and results to a webhook
   - logs of batches' runs, and their summaries, which name some requests that failed: delete \
 those runs in the dashboard
   - free pages in the file of Prefect's database, until they are used again
@@ -119,10 +119,10 @@ def test_runs_of_another_server_and_files_of_another_machine_are_named(
     code, out, err = faceid("forget", request_id)
     assert (code, out) == (0, line(request_id))
     assert err.splitlines()[2] == (
-        "  - flow runs that this Prefect server does not know (1): deleted before, or at another"
+        "  - flow runs that are not on this Prefect server (1): already deleted, or on another"
     )
     assert (
-        "  - files that are not where they were saved (1): gone before, or on another machine"
+        "  - files that are not where they were saved (1): already gone, or on another machine"
     ) in err.splitlines()
 
 
