@@ -166,7 +166,7 @@ if TYPE_CHECKING:
     TargetActionName = str
     Region = str
 else:
-    # The dashboard's form shows a Literal as a list to choose from.
+    # The dashboard's form shows a Literal as a drop-down list.
     TargetActionName = Literal[tuple(_ACTIONS)]
     Region = Literal[
         tuple(sorted({region for action in _ACTIONS.values() for region in action.regions}))

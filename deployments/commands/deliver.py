@@ -128,7 +128,7 @@ def exit_code(result: DeliveryResult, *, require_passed: bool) -> int:
 
 
 async def _run_flow(arguments: dict[str, Any]) -> DeliveryResult:
-    # Prefect types an async flow that returns a state as a state.
+    # Prefect annotates the call of an async flow that returns a state as a state, not as awaitable.
     state: State[Any] = await cast("Any", flow)(**arguments, return_state=True)
     outcome: Any = await state.aresult(raise_on_failure=False)
     if isinstance(outcome, DeliveryFailed):

@@ -74,7 +74,7 @@ def _check_fields(trigger: Trigger, given: dict[str, Any]) -> None:
 
 def _template(text: str) -> str:
     try:
-        jinja2.Environment().parse(text)  # noqa: S701 - rendered by the server, and no HTML
+        jinja2.Environment().parse(text)  # noqa: S701 - rendered by the server, not as HTML
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"not a valid template: {error.message}") from None
     return text
