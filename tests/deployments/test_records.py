@@ -297,7 +297,9 @@ def test_a_block_that_is_not_there_is_told_at_once(
 ):
     code, out, err = faceid(*tokens)
     assert (code, out) == (2, "")
-    assert err.startswith("faceid: MissingCredentials: the block tencent-credentials/nobody is not")
+    assert err.startswith(
+        "faceid: MissingCredentials: the block tencent-credentials/nobody does not exist"
+    )
     assert len(err.splitlines()) == 1
     with temporary_settings({PREFECT_API_URL: None}):
         assert "set PREFECT_API_URL to its API" in faceid(*tokens).err
