@@ -1,1 +1,1 @@
-"""Everything that starts something: the ``faceid`` command, the local stack, the deployments."""
+"""Entry points: the ``faceid`` command, the local stack and the Prefect deployments."""

@@ -1,7 +1,7 @@
-"""The commands that run flows, or read what they kept: added to the ``faceid`` command by name.
+"""Registers the commands that need Prefect with the ``faceid`` command.
 
-A command's module is imported when the command is run. Importing all of them for ``faceid --help``
-would take seconds, as they import Prefect.
+A command's module is imported only when the command runs. The modules import Prefect, so importing
+all of them for ``faceid --help`` would take seconds.
 """
 
 import ast
@@ -21,13 +21,14 @@ COMMANDS = {
     "forget": "forget",
     "doctor": "doctor",
 }
-"""Each command, and the module in ``deployments.commands`` with the function of its name."""
+"""Maps each command to its module in ``deployments.commands``; the function has the same name."""
 
 
 def description(command: str) -> str:
-    """What the docstring of a command's function says before it comes to its parameters.
+    """Return the part of a command's docstring that precedes its "Parameters" section.
 
-    Read from the source, so that the module is not imported.
+    It is parsed from the source, so that the module need not be imported. Raises ``LookupError`` if
+    the module has no function of that name.
     """
     source = Path(__file__).parent / "commands" / f"{COMMANDS[command]}.py"
     for node in ast.parse(source.read_text()).body:
@@ -37,12 +38,13 @@ def description(command: str) -> str:
 
 
 def add_commands() -> None:
+    """Register every command of ``COMMANDS`` with the app."""
     for command, module in COMMANDS.items():
         path = f"deployments.commands.{module}:{command}"
         app.command(path, name=command, help=description(command))
 
 
-# Of the runs that a command makes, warnings are enough: what it has to say it says itself. Prefect
-# reads this when it is imported, whoever imports it first.
+# Commands report progress themselves, so Prefect needs to log only warnings. This has to be set
+# before anything imports Prefect, which reads it at import time.
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
 add_commands()

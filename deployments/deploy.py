@@ -1,7 +1,7 @@
-"""``make deploy``: registers everything at the Prefect server of ``PREFECT_API_URL``.
+"""``make deploy``: registers everything with the Prefect server at ``PREFECT_API_URL``.
 
-``python -m deployments.deploy`` prints a line for each thing that it made or changed. Exit code 2
-where there is no such server, or it does not let us in.
+``python -m deployments.deploy`` prints a line for each object that it created or changed. It exits
+with code 2 if the server cannot be reached or rejects our credentials.
 """
 
 import asyncio
@@ -19,7 +19,11 @@ UNAUTHORIZED = 401
 
 
 async def deploy() -> Registration:
-    """Raises ``InvalidInput`` where there is no server to register it at."""
+    """Register everything with the server at ``PREFECT_API_URL``.
+
+    Raises ``InvalidInput`` if that is not set, or if the server cannot be reached or rejects our
+    credentials.
+    """
     api_url = PREFECT_API_URL.value()
     if not api_url:
         raise InvalidInput(
@@ -40,8 +44,9 @@ async def deploy() -> Registration:
             raise
         raise InvalidInput(
             "Configuration",
-            f"the Prefect server at {api_url} refuses us: set PREFECT_API_AUTH_STRING to what its "
-            "PREFECT_SERVER_API_AUTH_STRING is, and no PREFECT_API_KEY",
+            f"the Prefect server at {api_url} rejected our credentials: set "
+            "PREFECT_API_AUTH_STRING to the value of its PREFECT_SERVER_API_AUTH_STRING, and unset "
+            "PREFECT_API_KEY",
         ) from None
 
 

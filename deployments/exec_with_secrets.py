@@ -1,9 +1,9 @@
-"""Secrets from files: ``python -m deployments.exec_with_secrets COMMAND ...``.
+"""Runs a command with secrets from files: ``python -m deployments.exec_with_secrets COMMAND ...``.
 
-Prefect and our settings read the environment, but what stands there in a compose file can be read
-by everyone who may look at the container. So each secret is a file in ``/run/secrets`` (or the
-folder ``FACEID_SECRETS``), named as the variable: it is set for the command alone, which takes this
-process's place.
+Prefect and our settings read environment variables, but those set in a compose file are visible to
+anyone who may inspect the container. So each secret is a file in ``/run/secrets`` (or in the folder
+that ``FACEID_SECRETS`` names), and the file's name is the name of the variable. The variables are
+set only for the command, which replaces this process.
 """
 
 import os
@@ -20,18 +20,24 @@ VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 def read_secrets(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that the files of the folder hold. Raises ``InvalidInput``, with no secret in
-    it: better no start than one without a password."""
+    """Return the variables in a folder of secrets, as a mapping of file name to content.
+
+    Raises ``InvalidInput`` if the folder is missing, or if a file cannot be used as a variable or
+    is set in ``environment`` as well: a command must not start without one of its passwords. The
+    message contains no secret.
+    """
     if not folder.is_dir():
-        raise InvalidInput("Configuration", f"there is no folder {folder} with secrets")
+        raise InvalidInput("Configuration", f"the secrets folder {folder} does not exist")
     secrets: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
         if not VARIABLE.fullmatch(path.name):
-            raise InvalidInput("Configuration", f"{path} is not named as a variable")
+            raise InvalidInput(
+                "Configuration", f"{path}: the file name is not a valid variable name"
+            )
         if path.name in environment:
             raise InvalidInput(
                 "Configuration",
-                f"{path.name} is in the environment and in {path}: leave it in the file alone",
+                f"{path.name} is set both in the environment and in {path}: keep only the file",
             )
         secrets[path.name] = _read(path)
     return secrets
@@ -41,11 +47,11 @@ def _read(path: Path) -> str:
     try:
         text = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or "it is no text"
+        problem = getattr(error, "strerror", None) or "it is not text"
         message = f"cannot read {path}: {problem} (user {os.getuid()})"
         raise InvalidInput("Configuration", message) from None
     if not text or not text.isprintable():
-        raise InvalidInput("Configuration", f"{path} must hold one line, and nothing else")
+        raise InvalidInput("Configuration", f"{path} must contain exactly one line")
     return text
 
 
@@ -53,7 +59,7 @@ def main(command: list[str]) -> None:
     folder = Path(os.environ.get("FACEID_SECRETS", DEFAULT_FOLDER))
     try:
         if not command:
-            raise InvalidInput("Configuration", "which command is to have the secrets?")
+            raise InvalidInput("Configuration", "name the command to run with the secrets")
         os.environ.update(read_secrets(folder, os.environ))
     except InvalidInput as error:
         fail(str(error))

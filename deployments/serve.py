@@ -1,7 +1,7 @@
-"""Registers the deployments and runs them, each run in a process of its own.
+"""Registers the deployments and executes their runs, each in its own process.
 
-``python -m deployments.serve``: the runner of the local stack, where there is no work pool. It
-uses the Prefect server of ``PREFECT_API_URL`` and stays until it is ended.
+``python -m deployments.serve`` is the runner of the local stack, which has no work pool. It uses
+the Prefect server at ``PREFECT_API_URL`` and runs until it is stopped.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ app = App(name="deployments.serve", help=__doc__)
 
 class _Runner(Runner):
     def handle_sigterm(self, *_: object) -> None:
-        # Prefect's own calls its asynchronous stop from the loop and never awaits it.
+        # Prefect's handler calls the asynchronous `stop` from the event loop and never awaits it.
         raise KeyboardInterrupt
 
 
 class _Registered(RunnerDeployment):
-    """A deployment that stands on the server: the runner has only to be told which."""
+    """A deployment that is registered already: applying it only returns its ID."""
 
     deployment_id: UUID
 
@@ -43,8 +43,11 @@ class _Registered(RunnerDeployment):
 
 
 async def sweep_soon(deployment_id: UUID) -> None:
-    """The worker before this one may have died with requests in its hands: what had begun is
-    found at once, and what had not by its silence."""
+    """Schedule two sweeps, in case the previous worker died while it was running deliveries.
+
+    The first one is due now. The second is due when runs that had not begun have been silent for
+    long enough to be taken for dead.
+    """
     now = datetime.now(UTC)
     async with get_client() as client:
         for due in (now, now + silence()):
@@ -58,9 +61,9 @@ async def serve(*, limit: int = 4, ready_file: Path | None = None) -> None:
     Parameters
     ----------
     limit
-        Runs at the same time.
+        How many runs may execute at the same time.
     ready_file
-        Is written when runs can be triggered.
+        File to write once runs can be triggered.
     """
     redaction.install()
     runner = _Runner(name="faceid", limit=limit, pause_on_shutdown=False)

@@ -1,21 +1,24 @@
-"""``python -m deployments.server ...``: ``prefect server ...``, whose SQLite writers take turns.
+"""``python -m deployments.server ...``: ``prefect server ...`` with serialized SQLite writes.
 
-SQLite lets one connection write at a time. Prefect's server, left alone, does not get on with that
-under load (``docs/prefect-internals.md`` has the details and the measurements):
+SQLite allows one writer at a time. An unmodified Prefect server does not cope with that under load
+(``docs/prefect-internals.md`` has the details and the measurements):
 
-- **It refuses.** A transaction begins as DEFERRED and takes the write lock at its first write. By
-  then somebody else may have written, and SQLite refuses it at once: a trigger is answered with
-  503, an event is lost. Here each transaction begins as IMMEDIATE: it waits for the lock.
-- **It stands still.** A server that has just migrated its database keeps one connection in which
-  each write opens a transaction by itself. The event persister, which counts on autocommit, then
-  holds the write lock through a whole flush, and everybody else waits. Here each connection is
-  set to autocommit when it is taken from the pool.
-- **It forgets.** It writes events by statements that spell out a hundred values each, and each of
-  its services parses each event anew: more than half of its work. On a slow machine more events
-  come than it writes, until a queue is full and the rest is dropped. Here rows are handed over
-  beside one short statement, in a transaction that is over at once, and an event is parsed once.
+- **Requests are refused.** A transaction begins as DEFERRED and takes the write lock only at its
+  first write. If another connection has written in between, SQLite refuses the write at once: a
+  trigger is answered with 503, or an event is lost. Here each transaction begins as IMMEDIATE, and
+  so waits for the lock.
+- **The server stalls.** After a migration, the pool keeps one connection in which each write opens
+  a transaction implicitly. The event persister relies on autocommit, so with this connection it
+  holds the write lock during a whole flush, and every other writer waits. Here each connection is
+  set to autocommit when it is checked out of the pool.
+- **Events are dropped.** Events are inserted by statements that spell out a hundred rows each, and
+  each service parses every event again, which together is more than half of the server's work. On
+  a slow machine events arrive faster than they are written, until a queue is full and the rest is
+  dropped. Here the rows are passed as parameters of one short statement, in a short transaction,
+  and each event is parsed once.
 
-PostgreSQL is not touched. A Prefect that is not as we know it is started as it is, with a warning.
+PostgreSQL is not affected. If the installed Prefect does not have the internals that this module
+replaces, the server starts unmodified, with a warning.
 """
 
 import inspect
@@ -41,14 +44,13 @@ from sqlalchemy.pool import Pool
 from deployments.settings_files import APPLICATION_NAME
 
 EVENTS_AT_ONCE = 500
-"""Events that are written in one transaction, and that are kept as they were parsed."""
+"""How many events are written in one transaction, and how many parsed events are cached."""
 
 
 def adapt_to_sqlite() -> bool:
-    """Changes Prefect in this process as said above.
+    """Patch Prefect in this process as the module's docstring describes.
 
-    Returns:
-        Whether it could. ``False`` where Prefect has changed; then nothing is changed here.
+    Returns ``False``, and changes nothing, if Prefect's internals are not as expected.
     """
     begin: Any = vars(AioSqliteConfiguration).get("begin_transaction")
     write: Any = vars(event_storage).get("_write_sqlite_events")
@@ -65,34 +67,34 @@ def adapt_to_sqlite() -> bool:
     async def begin_transaction(
         self: AioSqliteConfiguration, session: AsyncSession, with_for_update: bool = False
     ) -> AsyncGenerator[AsyncSessionTransaction]:
-        del self, with_for_update  # as if it were always set
+        del self, with_for_update  # every transaction is begun as if it were set
         async with session.begin() as transaction:
             token = begin_mode.set("IMMEDIATE")
             try:
                 await session.connection()
             finally:
-                # Reset at once: a session that is opened inside this one, only to read, would
-                # inherit the mode and wait for the lock that is held here.
+                # Reset at once: a read-only session opened inside this one would inherit the mode
+                # and wait for the lock that this session holds.
                 begin_mode.reset(token)
             yield transaction
 
     AioSqliteConfiguration.begin_transaction = begin_transaction
     event.listen(Pool, "checkout", set_to_autocommit)
     event_storage._write_sqlite_events = write_events  # pyright: ignore[reportPrivateUsage]
-    # Its services hand the same bytes over, one after the other, and only read what comes of them.
+    # Prefect's services parse the same bytes one after the other, and do not modify the result.
     parse = lru_cache(EVENTS_AT_ONCE)(ReceivedEvent.model_validate_json)
     type.__setattr__(ReceivedEvent, "model_validate_json", parse)
     return True
 
 
 def set_to_autocommit(connection: Any, *_: object) -> None:
-    """Undoes what SQLAlchemy's reset after Prefect's migrations leaves behind in a connection."""
+    """Restore autocommit in a connection that SQLAlchemy reset after Prefect's migrations."""
     if isinstance(connection, AsyncAdapt_aiosqlite_connection) and connection.isolation_level == "":
         connection.isolation_level = None
 
 
 async def write_events(session: AsyncSession, events: list[ReceivedEvent]) -> None:
-    """In place of Prefect's: the same rows, and none for an event that is there already."""
+    """Insert the rows that Prefect's function would, and skip events that are stored already."""
     database: Any = provide_database_interface()
     for start in range(0, len(events), EVENTS_AT_ONCE):
         some = events[start : start + EVENTS_AT_ONCE]
@@ -116,13 +118,13 @@ def _parameters(function: Any) -> list[str]:
 
 def main() -> None:
     if adapt_to_sqlite():
-        # Only a name: PostgreSQL shows it in its list of connections, and SQLite has no use for it.
+        # Only a name: PostgreSQL shows it in its list of connections, and SQLite ignores it.
         os.environ["PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_APPLICATION_NAME"] = (
             APPLICATION_NAME
         )
     else:
-        print(  # noqa: T201 - before Prefect's own output, and as plain as that
-            "warning: this Prefect is not the one that faceid-flows knows; on SQLite its server "
+        print(  # noqa: T201 - plain text, like the output of Prefect that follows
+            "warning: faceid-flows does not support this version of Prefect; on SQLite its server "
             "may answer 503 under load",
             file=sys.stderr,
         )

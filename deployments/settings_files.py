@@ -1,5 +1,6 @@
-"""The settings of a Prefect server and of what runs the flows, from ``server.env`` and
-``worker.env``: the local stack, ``compose.yaml`` and whoever checks a server take them from there.
+"""The settings of the Prefect server (``server.env``) and of whatever runs flows (``worker.env``).
+
+The local stack, ``compose.yaml`` and ``faceid doctor`` all take them from these two files.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ def _read(name: str) -> dict[str, str]:
 
 
 APPLICATION_NAME = "faceid-flows"
-"""What ``deployments.server`` calls itself in its settings, where ``faceid doctor`` finds it."""
+"""Name that ``deployments.server`` puts into its settings, so that ``faceid doctor`` finds it."""
 
 SERVER_SETTINGS = _read("server.env")
 WORKER_SETTINGS = _read("worker.env")

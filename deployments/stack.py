@@ -1,6 +1,7 @@
-"""The processes of a local stack: a Prefect server, the emulator, what runs the deployments.
+"""The processes of a local stack: a Prefect server, the emulator and a worker.
 
-Each is a child process of its own that ends with us, in the reverse order of its start.
+Each one is a child process that ends with this process. They are stopped in the reverse order of
+their start.
 """
 
 import contextlib
@@ -24,26 +25,30 @@ from faceid.command import stderr
 from faceid.errors import FaceIdError, InvalidInput
 
 START_SECONDS = 120.0
-"""How long a child may take to be ready. A Prefect server migrates its database first."""
+"""How long a child may take to become ready. A Prefect server migrates its database first."""
 
 STOP_SECONDS = 15.0
 
 MAX_RESTARTS = 5
 RESTARTS_SECONDS = 600.0
-"""A part of the stack that ends more often than that in that time is not started again."""
+"""A child is started again at most ``MAX_RESTARTS`` times in ``RESTARTS_SECONDS``."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of prctl(2)
 
 
 class StackError(FaceIdError):
-    """A part of the local stack did not start, or ended by itself."""
+    """A part of the local stack did not start, or ended unexpectedly."""
 
     def __init__(self, part: str, message: str) -> None:
         super().__init__("LocalStack", f"{part} {message}")
 
 
 class Child:
-    """A child process, and the file its output goes to (``None``: our own stderr)."""
+    """A child process that runs ``python -m`` with ``command``.
+
+    Its output goes to the file ``log``. If that is ``None``, its stderr is ours and its stdout is
+    discarded.
+    """
 
     def __init__(
         self,
@@ -58,7 +63,7 @@ class Child:
         self._environment = dict(environment)
         self._log = log
         self._ready = ready
-        """A file that holds something, or a URL that answers, when the process is ready."""
+        """A file that is not empty, or a URL that answers, once the process is ready."""
         self._restarts: list[float] = []
         self.process = self._start()
 
@@ -71,17 +76,17 @@ class Child:
                 [sys.executable, "-m", *self._command],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
-                # What a child prints is for who starts it alone; its complaints are for all.
+                # Without a log only errors are shown: a child's stdout is not ours to print.
                 stdout=output or subprocess.DEVNULL,
                 stderr=output,
-                # A Ctrl-C in the terminal is ours to handle: children end in order.
+                # Keeps Ctrl-C in the terminal from the child: we stop our children in order.
                 process_group=0,
-                # The rule warns of threads; the commands start their children from their only one.
+                # The rule is about threads: our commands have only one when they start a child.
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )
 
     def wait_until_ready(self) -> None:
-        """Raises ``StackError`` when it ends before, or takes too long."""
+        """Block until the process is ready. Raises ``StackError`` if it ends or takes too long."""
         deadline = time.monotonic() + START_SECONDS
         while not _is_ready(self._ready):
             self.check()
@@ -90,14 +95,14 @@ class Child:
             time.sleep(0.1)
 
     def check(self) -> None:
-        """Raises ``StackError`` when the process has ended."""
+        """Raise ``StackError`` if the process has ended."""
         code = self.process.poll()
         if code is not None:
             tail = self._log.read_text(errors="replace")[-2000:] if self._log else ""
             raise StackError(self.name, f"ended with exit code {code}. {tail}".rstrip())
 
     def keep_alive(self) -> None:
-        """Starts the process again when it has ended; ``StackError`` when that happens often."""
+        """Restart the process if it has ended. Raises ``StackError`` if that happens too often."""
         if self.process.poll() is None:
             return
         now = time.monotonic()
@@ -111,11 +116,12 @@ class Child:
         self.wait_until_ready()
 
     def stop(self) -> None:
+        """Terminate the process, and kill its process group after ``STOP_SECONDS``."""
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
-        # What it may have left behind in its group; itself, when it did not hear.
+        # Kills the process if it ignored SIGTERM, and whatever it left behind in its group.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -129,7 +135,7 @@ def child(
     log: Path | None,
     ready: Path | str,
 ) -> Generator[Child]:
-    """Starts the process and waits until it is ready; stops it at the end."""
+    """Start a process, yield it once it is ready, and stop it on exit. Raises ``StackError``."""
     started = Child(name, command, environment, log, ready)
     try:
         started.wait_until_ready()
@@ -140,12 +146,15 @@ def child(
 
 @contextlib.contextmanager
 def orphans_ended(parts: Sequence[Child]) -> Generator[None]:
-    """Ends, at the end, what killed children have left behind: a worker's runs go on without it,
-    and may bring their requests to an end until then. ``parts`` are none of them."""
+    """On exit, end the processes that killed children left behind (on Linux only).
+
+    The runs of a worker that was killed go on without it, and may still finish their requests until
+    then. The processes of ``parts`` are left alone.
+    """
     if sys.platform != "linux":
         yield
         return
-    # Whoever loses its parent becomes our child.
+    # Makes descendants whose parent has died our children.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
         yield
@@ -160,7 +169,7 @@ def orphans_ended(parts: Sequence[Child]) -> Generator[None]:
 
 
 def _living_children(but: set[int]) -> list[int]:
-    """Process IDs of our children; those that have ended are buried."""
+    """Return the process IDs of our running children except ``but``, and reap ended ones."""
     listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     living: list[int] = []
     for pid in map(int, listed.split()):
@@ -172,7 +181,7 @@ def _living_children(but: set[int]) -> list[int]:
 
 
 def _end_with_parent() -> None:
-    # In the child, before exec, so that not even kill -9 of us leaves it behind.
+    # Runs in the child before exec, so that the child ends even if we are killed with SIGKILL.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -187,13 +196,14 @@ def _is_ready(ready: Path | str) -> bool:
 
 
 def free_port() -> int:
+    """Return a free TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def claim_port(port: int) -> int:
-    """The port, or a free one for 0. Raises ``InvalidInput`` when it is taken."""
+    """Return the port, or a free one for 0. Raises ``InvalidInput`` if the port is taken."""
     if port == 0:
         return free_port()
     with socket.socket() as probe:
@@ -215,15 +225,16 @@ def prefect_server(
     log: Path | None,
     settings: Mapping[str, str] = SERVER_SETTINGS,
 ) -> Generator[tuple[Child, str]]:
-    """A Prefect server on this port of 127.0.0.1; gives its process and its API's URL.
+    """Run a Prefect server on this port of 127.0.0.1; yield its process and the URL of its API.
 
-    ``environment`` decides on its home and database, and comes before ``settings``.
+    ``environment`` determines its home and database, and overrides ``settings``. Raises
+    ``StackError`` if the server does not start.
     """
     root = f"http://127.0.0.1:{port}"
     variables = {
         **settings,
         **environment,
-        # The dashboard calls port 4200 whatever the server's port is.
+        # By default the dashboard calls port 4200, whatever the server's port is.
         "PREFECT_SERVER_UI_API_URL": f"{root}/api",
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(port),
@@ -236,7 +247,7 @@ def prefect_server(
 
 @contextlib.contextmanager
 def temporary_prefect_server(environment: Mapping[str, str]) -> Generator[str]:
-    """A Prefect server with a home of its own that is gone at the end; gives its API's URL."""
+    """Run a Prefect server with a temporary home; yield the URL of its API."""
     with TemporaryDirectory(prefix="faceid-prefect-") as home:
         log = Path(home) / "server.log"
         own = {**environment, "PREFECT_HOME": home}
@@ -247,12 +258,14 @@ def temporary_prefect_server(environment: Mapping[str, str]) -> Generator[str]:
 
 @dataclass(frozen=True)
 class EmulatorAddress:
+    """The URL of a running emulator, and a key that it accepts."""
+
     url: str
     secret_id: str
     secret_key: str
 
     def environment(self) -> dict[str, str]:
-        """What makes a client use it."""
+        """Return the environment variables that make a client use the emulator."""
         return {
             "FACEID_ENDPOINT": self.url,
             "TENCENTCLOUD_SECRET_ID": self.secret_id,
@@ -265,9 +278,10 @@ class EmulatorAddress:
 def emulator(
     environment: Mapping[str, str], log: Path | None
 ) -> Generator[tuple[Child, EmulatorAddress]]:
-    """The emulator as a process of its own, on a free port.
+    """Run the emulator in a child process; yield the process and its address.
 
-    ``FACEID_EMULATOR_*`` of the environment hold.
+    It reads ``FACEID_EMULATOR_*`` from ``environment``, and uses a free port unless
+    ``FACEID_EMULATOR_PORT`` is set.
     """
     with TemporaryDirectory(prefix="faceid-emulator-") as folder:
         ready = Path(folder) / "ready.json"
@@ -282,7 +296,7 @@ def emulator(
 def worker(
     api_url: str, environment: Mapping[str, str], limit: int, log: Path | None
 ) -> Generator[Child]:
-    """What registers the deployments and runs them, ``limit`` at a time."""
+    """Run ``deployments.serve``, which executes up to ``limit`` runs at the same time."""
     with TemporaryDirectory(prefix="faceid-worker-") as folder:
         ready = Path(folder) / "ready"
         variables = {
@@ -290,7 +304,7 @@ def worker(
             **environment,
             "PREFECT_API_URL": api_url,
         }
-        # A key for Prefect Cloud is nothing that this server knows.
+        # A key for Prefect Cloud means nothing to this server.
         variables.pop("PREFECT_API_KEY", None)
         command = ["deployments.serve", "--limit", str(limit), "--ready-file", str(ready)]
         with child("the worker", command, variables, log, ready) as process:

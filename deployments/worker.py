@@ -1,10 +1,10 @@
-"""``python -m deployments.worker ...``: ``prefect worker start ...``, which ends its runs gently.
+"""``python -m deployments.worker ...``: ``prefect worker start ...`` with a graceful shutdown.
 
-Prefect's process worker kills its runs at once when it is told to end, as at each restart of a
-container: calls that may be billed are cut off, and their answers lost. This one takes no more and
-waits. A batch is told to end, and lets what is in flight finish (``flows.batch.shutdown``); other
-runs have as much time to come to their end, and are then told. Whoever started us decides for how
-long.
+When Prefect's process worker is terminated, as at each restart of a container, it kills its runs at
+once: calls that may be billed are cut off, and their answers are lost. This worker takes no more
+runs and waits. It sends SIGTERM to a batch at once, which lets the requests in flight finish
+(``flows.batch.shutdown``); other runs get ``DRAIN_SECONDS`` to finish before they are sent SIGTERM.
+Whatever started the worker decides how long it may take before it is killed.
 """
 
 import os
@@ -24,11 +24,11 @@ from flows.batch.shutdown import DRAIN_SECONDS
 
 FLOW_NAME = "prefect.io/flow-name"
 DRAINS = "deliver-batch"
-"""The flow that is told at once: else it goes on for hours."""
+"""The flow whose runs are terminated at once, because they may otherwise take hours."""
 
 
 class _Process(TaskStatus[int]):
-    """A run's process, once it has one."""
+    """The process of a flow run, and its termination."""
 
     def __init__(self, task_status: TaskStatus[int], seconds: float) -> None:
         self._task_status = task_status
@@ -43,7 +43,7 @@ class _Process(TaskStatus[int]):
         self._tell()
 
     async def end_when_cancelled(self) -> None:
-        """Tells it to end when we are, after so many seconds if it has not ended by then."""
+        """When cancelled, terminate the process unless it ends within the given seconds."""
         try:
             await anyio.sleep_forever()
         finally:
@@ -54,17 +54,17 @@ class _Process(TaskStatus[int]):
 
     def _tell(self) -> None:
         if self._to_end and self._pid is not None:
-            # It leads a group of its own.
+            # The process leads its own process group.
             with suppress(ProcessLookupError):
                 os.killpg(self._pid, signal.SIGTERM)
 
 
 with warnings.catch_warnings():
-    # It takes the place of Prefect's own in this process, which is what Prefect warns of.
+    # Prefect warns that this class replaces its own process worker, which is what we want.
     warnings.filterwarnings("ignore", "Type 'GentleWorker'", UserWarning)
 
     class GentleWorker(ProcessWorker):
-        """Lets runs come to their end when it is told to end itself."""
+        """A process worker that lets its runs finish when it is terminated."""
 
         async def run(
             self,

@@ -1,17 +1,18 @@
-"""``deliver-batch``: the requests of a manifest, each to its verdict, at the account's own speed.
+"""``deliver-batch``: delivers the requests of a manifest, as fast as the account's rates allow.
 
 ::
 
-    manifest ──> checked whole, kept ──> shards ──> each request as in ``flows.delivery.run``
-                                            │
-                                            └─ results as they come, books, one summary
+    manifest ──> checked, snapshot ──> shards ──> each request as in ``flows.delivery.run``
+                                          │
+                                          └─ result lines, stats, summary
 
-The manifest is checked before anything is sent. Its requests are delivered in shards, child runs of
-the flow ``deliver-shard`` in this process, so that the dashboard shows a few hundred at a time. The
-next one is started ahead of time and waits for its turn, so that its start costs the batch nothing.
+The whole manifest is checked before anything is sent. Its requests are delivered in shards: child
+runs of the flow ``deliver-shard`` in this process, so that the dashboard shows a few hundred
+requests per run. Each shard is started ahead of time and waits for its turn, so that starting it
+does not delay the batch.
 
-Entry point ``flows.deliver_batch.deliver_batch``. Running the same manifest again delivers what has
-no verdict yet.
+The entry point is ``flows.deliver_batch.deliver_batch``. Running the same manifest again delivers
+the requests that have no verdict yet.
 """
 
 import asyncio
@@ -52,11 +53,11 @@ from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
 
 SHARD = 400
-"""Requests of one child run: as many as the dashboard shows well."""
+"""Number of requests in a shard: as many as the dashboard displays well."""
 
 Watch = Callable[[Batch], None]
 WATCH: ContextVar[Watch | None] = ContextVar("WATCH", default=None)
-"""Is told of the batch when it begins: the command's progress bar looks at its books."""
+"""Called with the batch when it begins, so that the command can show its stats and results."""
 
 
 @flow(name="deliver-batch", flow_run_name=run_name, persist_result=False)
@@ -70,21 +71,23 @@ async def deliver_batch(
     max_windows: MaxWindows = 12,
     on_unknown_outcome: OnUnknownOutcome = "call_again",
 ) -> State[Any]:
-    """Delivers every request of a manifest, and says what came of each.
+    """Deliver every request of a manifest, and write a result line for each.
 
     Args:
         manifest: A JSONL or CSV file that lists the requests: a path or any fsspec URL. It may be
-            a glob, and {date} in it becomes the day for which the run was scheduled, such as
+            a glob. {date} in it is replaced by the day for which the run was scheduled, such as
             2026-11-25, in the schedule's time zone (UTC without a schedule).
-        results: Folder for the result lines; empty: a folder of the run's own in FACEID_STORAGE.
-        concurrency: How many requests are at work at a time, 1 to 256.
-        max_failed_percent: The batch stops when more than this percentage has failed.
-        credentials: Name of a tencent-credentials block; empty: the worker's environment.
-        save_files_to: Folder for the files that the answers point to; empty: they are not fetched.
-        max_windows: How many windows of two hours a request may take. Its files are uploaded
-            afresh in each.
+        results: Folder for the result lines. If empty, a folder for this run in FACEID_STORAGE.
+        concurrency: How many requests to deliver at the same time, 1 to 256.
+        max_failed_percent: The batch stops when more than this percentage of requests has failed.
+        credentials: Name of a tencent-credentials block. If empty, the worker's environment is
+            used.
+        save_files_to: Folder for the files that the answers point to. If empty, they are not
+            downloaded.
+        max_windows: How many windows of two hours a request may use. Its files are uploaded again
+            in each.
         on_unknown_outcome: What to do when an action was called and no answer came. Calling again
-            may be billed twice.
+            may be billed again.
     """
     redaction.install()
     try:
@@ -137,9 +140,9 @@ async def deliver_batch(
 
 @flow(name="deliver-shard", flow_run_name="requests {first} to {last}", persist_result=False)
 async def deliver_shard(first: int, last: int) -> State[Any]:
-    """Some of a batch's requests, by their places in the manifest, from 1.
+    """Deliver the requests at positions ``first`` to ``last`` of the manifest, counted from 1.
 
-    Runs inside a batch only.
+    It runs only inside ``deliver-batch``.
     """
     batch = AT_WORK.get()
     batch.shutdown.listen()
@@ -149,7 +152,7 @@ async def deliver_shard(first: int, last: int) -> State[Any]:
 
 
 async def deliver_all(batch: Batch) -> None:
-    """All shards; one is always ready when the one before has begun all its requests."""
+    """Run all shards; each one is ready when the previous one has begun all of its requests."""
     AT_WORK.set(batch)
     if watch := WATCH.get():
         watch(batch)
@@ -175,7 +178,10 @@ async def opened(
     max_failed_percent: float,
     chain_began: datetime | None,
 ) -> AsyncGenerator[Batch]:
-    """A batch that is ready to be delivered. Its results are in order when this ends."""
+    """Yield a batch that is ready to be delivered, and sort its result lines on exit.
+
+    Raises ``InvalidInput`` or ``StorageError`` if it cannot be set up, or its results not written.
+    """
     storage = open_storage(settings)
     meter = Meter()
     paced = open_pacers(settings, storage, settings.account, priority=False)
@@ -198,19 +204,19 @@ async def opened(
                     chain_began=chain_began,
                 )
         finally:
-            # However it ends, and in this thread: nothing may come between when it is cancelled.
+            # However the batch ends. It blocks on purpose: a cancellation cannot interrupt it.
             results.finish(snapshot.count)
 
 
 async def end_early(batch: Batch, heard: Signals, settings: FaceIdSettings) -> State[Any]:
-    """The end of a batch that was told to end: by a person, or with the worker that ran it."""
+    """End a batch that received a signal, from a person or because its worker was stopped."""
     await summarize(batch.stats, batch.meter.fastest())
     if heard == SIGINT or await is_being_cancelled():
         counts = f"{describe_counts(batch.stats)} [{settings.service}]"
         message = f"cancelled: {counts}; the same manifest goes on from here"
         await emit_batch_event("cancelled", settings.service, message, batch.stats, None)
         return Cancelled(message=message)
-    # Whoever listened before ends the process his own way; the sweeper sees that the run goes on.
+    # The previous handler of the signal ends the process, and the sweeper schedules the next run.
     raise_signal(heard)
     raise StorageError("Stopped", "the process was told to end")
 
@@ -221,9 +227,10 @@ async def finish_batch(
     settings: FaceIdSettings,
     next_run: str | None = None,
 ) -> State[Any]:
-    """Writes the summary where people look, and gives the state that the batch ends in.
+    """Create the summary artifacts, emit the event, and return the final state of the batch.
 
-    ``next_run`` is the flow run that goes on with what waits.
+    ``stopped`` is the error that stopped the batch, if any. ``next_run`` is the ID of the flow run
+    that continues with the requests that wait.
     """
     stats = batch and batch.stats
     if batch is not None:

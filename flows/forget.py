@@ -1,12 +1,12 @@
-"""``forget``: what is stored about requests is erased, by ``faceid forget`` or on a schedule.
+"""``forget``: erases what is stored about requests, for ``faceid forget`` or on a schedule.
 
-Of a request there are flow runs in Prefect, result lines of batches, files that its answer pointed
-to, cached steps, and its record. The record goes last, as it says where the others are: whoever is
-stopped in between does the same again, and goes on from there. A request that a run is at work on
+A request leaves flow runs in Prefect, result lines of batches, files that its answer pointed to,
+cached steps, and its record. The record is removed last, because it says where the others are: if
+forgetting is interrupted, doing it again continues from there. A request that a run is at work on
 is left alone.
 
-What a record is about may be known by its ID alone, so the flow tells counts and no IDs: its own
-runs are not forgotten.
+A request ID alone may identify a person, and the runs of this flow are not forgotten. So the flow
+reports counts and no IDs.
 """
 
 import contextlib
@@ -41,23 +41,23 @@ from tasks.state.storage import Storage, open_storage
 AGE_PATTERN = r"^[0-9]+[dhms]$"
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
-# Only the form and the API check the pattern: a Python check would crash the run where the
-# flow has a clear line to say.
+# Only the form and the API check the pattern. A check in Python would crash the run, where the flow
+# itself reports a clear message.
 Age = Annotated[str, Field(json_schema_extra={"pattern": AGE_PATTERN})]
 
-# What the result line tells, and what tells that the same input comes again.
+# The fields of the result line, and those by which the same input is recognized.
 _RESULT_LINE = {"request_id", "target_action", "verdict", "window", "calls", "tencent_request_ids"}
 _IDENTITY = {"region", "request_digest", "input_digest", "generation", "fence", "updated_at"}
 
 
 @flow(name="forget", flow_run_name="forget older than {older_than}", persist_result=False)
 async def forget(older_than: Age = "30d", keep_verdict: bool = False) -> State[Any]:
-    """Erases what is stored about requests that are done and that nobody asked for lately.
+    """Erase what is stored about requests that are finished and have not been touched lately.
 
     Args:
-        older_than: How long ago a request was touched last, such as 30d, 12h, 90m or 45s.
-        keep_verdict: Whether to keep the result line, so that the same request, triggered again,
-            still has its verdict.
+        older_than: Minimum time since a request was last touched, such as 30d, 12h, 90m or 45s.
+        keep_verdict: Whether to keep the verdict, so that triggering the same request again still
+            returns it.
     """
     redaction.install()
     try:
@@ -80,7 +80,7 @@ async def forget(older_than: Age = "30d", keep_verdict: bool = False) -> State[A
 
 
 class Forgotten(NamedTuple):
-    """What was erased of one request."""
+    """What was erased for one request: numbers of flow runs, saved files and cached steps."""
 
     request_id: str
     flow_runs: int
@@ -90,10 +90,10 @@ class Forgotten(NamedTuple):
 
 
 class Left(NamedTuple):
-    """Why a request is not forgotten."""
+    """Why a request was not forgotten."""
 
     code: str
-    """Names no request."""
+    """Error code. It contains no request ID."""
     reason: str
 
 
@@ -104,9 +104,11 @@ AT_WORK = "AtWork"
 async def open_forgetting(
     settings: FaceIdSettings, *, keep_verdict: bool, has_server: bool = True
 ) -> AsyncGenerator["Forgetting"]:
-    """``has_server``: whether there is a Prefect server to ask for flow runs.
+    """Open the storage and the Prefect client, and yield a ``Forgetting``.
 
-    Raises ``StorageError`` where that does not answer.
+    ``has_server`` is whether there is a Prefect server from which to delete flow runs. Raises
+    ``InvalidInput`` if the storage is misconfigured, and ``StorageError`` if the server cannot be
+    reached.
     """
     storage = open_storage(settings)
     if not has_server:
@@ -119,7 +121,7 @@ async def open_forgetting(
 
 
 class Forgetting:
-    """Forgets requests, one after the other."""
+    """Forgets requests one by one."""
 
     def __init__(
         self,
@@ -134,14 +136,14 @@ class Forgetting:
         self.runs = runs
         self.keep_verdict = keep_verdict
         self.files_missing = 0
-        """Saved files that were not where they had been saved."""
+        """How many saved files were no longer where they had been saved."""
         self.batches_at_work = 0
-        """Their result lines were left alone."""
+        """How many batches were at work; their result lines were left alone."""
         actions = settings.target_actions().values()
         self._fields = {field.name for action in actions for field in action.resources}
 
     async def stores(self) -> list[RecordStore]:
-        """Those of all accounts, of every service that runs may be of."""
+        """Return the record stores of all accounts, for every service that runs may use."""
         assert self.runs is not None
         stores: list[RecordStore] = []
         for service in await services_in_use(self.runs.client):
@@ -152,10 +154,11 @@ class Forgetting:
     async def forget(
         self, store: RecordStore, request_id: str, before: datetime | None = None
     ) -> Forgotten | None:
-        """Erases what is stored about a request; ``None`` where that is nothing.
+        """Erase what is stored about a request; return ``None`` if nothing is.
 
-        With ``before`` also where it is open, or was touched since. Raises ``LockBusy`` where a run
-        is at work on it, and ``StorageError``: then the same again goes on from there.
+        With ``before``, also return ``None`` if the request is open or has been touched since then.
+        Raises ``LockBusy`` if a run is at work on it, and ``StorageError`` if something cannot be
+        erased; calling this again then continues.
         """
         async with request_lock(store, self.settings, request_id, fail_if_locked):
             record = await store.load(request_id)
@@ -163,7 +166,7 @@ class Forgetting:
             if before and not self._is_due(record, runs, before):
                 return None
             if record is None:
-                # Its removal was interrupted, maybe.
+                # An earlier removal of the record may have been interrupted.
                 await anyio.to_thread.run_sync(store.close, request_id)
                 if not runs:
                     return None
@@ -207,7 +210,7 @@ class Forgetting:
     async def each(
         self, store: RecordStore, request_ids: Iterable[str]
     ) -> AsyncGenerator[Forgotten | Left]:
-        """Forgets the requests of an account that have these IDs."""
+        """Forget the requests with these IDs in an account, and yield the result for each."""
         wanted = dict.fromkeys(request_ids)
         await self._forget_lines(wanted)
         for request_id in wanted:
@@ -215,12 +218,15 @@ class Forgetting:
             yield one or Left("Unknown", f"nothing is known about {request_id}")
 
     async def older(self, store: RecordStore, before: datetime) -> AsyncGenerator[Forgotten | Left]:
-        """Forgets the requests of an account that nobody touched since."""
+        """Forget the requests of an account that have not been touched since ``before``.
+
+        Yields the result for each, except for requests that a run is at work on.
+        """
         due, others, unreadable = await anyio.to_thread.run_sync(self._read_all, store, before)
         for error in unreadable:
-            yield Left(error.code, f"a record is left: {error}")
+            yield Left(error.code, f"a record cannot be forgotten: {error}")
         if self.runs:
-            # A request that was refused has no record.
+            # Requests that were refused have runs but no record.
             due |= await self.runs.ended(before) - others
         await self._forget_lines(due)
         for request_id in sorted(due):
@@ -229,7 +235,11 @@ class Forgetting:
                 yield one
 
     async def _forget_lines(self, request_ids: Collection[str]) -> None:
-        """Before their records go: whoever is stopped in between has the IDs there."""
+        """Remove the result lines of requests.
+
+        This comes before the removal of their records, which still have the IDs if it is
+        interrupted.
+        """
         if request_ids and not self.keep_verdict:
             self.batches_at_work = await anyio.to_thread.run_sync(
                 forget_lines, self.settings, request_ids
@@ -249,7 +259,7 @@ class Forgetting:
     def _read_all(
         self, store: RecordStore, before: datetime
     ) -> tuple[set[str], set[str], list[StorageError]]:
-        """The requests that have a record: those that are due, and the others."""
+        """Return the IDs of requests that are due, the IDs of others, and errors in reading."""
         due: set[str] = set()
         others: set[str] = set()
         unreadable: list[StorageError] = []
@@ -257,19 +267,19 @@ class Forgetting:
             try:
                 content = self.storage.read(name)
                 if content is None:
-                    continue  # it went away meanwhile
+                    continue  # removed in the meantime
                 record = Record.model_validate(content)
             except StorageError as error:
                 unreadable.append(error)
             except ValidationError:
-                unreadable.append(StorageError("DamagedDocument", f"{name} is no record"))
+                unreadable.append(StorageError("DamagedDocument", f"{name} is not a record"))
             else:
                 (due if self._is_due(record, [], before) else others).add(record.request_id)
         return due, others, unreadable
 
     def _is_due(self, record: Record | None, runs: list[FlowRun], before: datetime) -> bool:
         if any(run.state and run.state.is_scheduled() for run in runs):
-            return False  # somebody wants it
+            return False  # another run of it is scheduled
         if record is None:
             return all(run.end_time and run.end_time < before for run in runs)
         is_reduced = self.keep_verdict and verdict_alone(record) == record
@@ -277,16 +287,18 @@ class Forgetting:
 
 
 def verdict_alone(record: Record) -> Record | None:
-    """The record without all that a verdict can do without; ``None`` where there is none."""
+    """Return the record reduced to its verdict; ``None`` if it has no verdict."""
     if record.verdict is None:
         return None
     return Record(**record.model_dump(include=_RESULT_LINE | _IDENTITY), outcome="verdict")
 
 
 def moment(older_than: str) -> datetime:
-    """So long ago. Raises ``InvalidInput``."""
+    """Return the time that was ``older_than`` ago, in UTC. Raises ``InvalidInput``."""
     if re.fullmatch(AGE_PATTERN, older_than):
         with contextlib.suppress(OverflowError):
             age = timedelta(**{_UNITS[older_than[-1]]: int(older_than[:-1])})
             return datetime.now(UTC) - age
-    raise InvalidInput("InvalidRequest", f"{older_than!r} is no age: such as 30d, 12h, 90m or 45s")
+    raise InvalidInput(
+        "InvalidRequest", f"{older_than!r} is not an age such as 30d, 12h, 90m or 45s"
+    )

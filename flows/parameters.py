@@ -1,12 +1,12 @@
-"""What the dashboard's form offers, and what the API refuses before there is a run.
+"""JSON schema of the flows' parameters, for the dashboard's form and for validation by the API.
 
-JSON schema that the server alone reads, made from the table of target actions. Python has no part
-in it: its refusal would be a run that Prefect fails with words of its own, where the flow has a
-clear line to say. What comes past the schema (a schedule's parameters, a caller who switches it
-off) the flow checks again.
+It is made from the table of target actions, and only the server reads it. Pydantic does not enforce
+it: Prefect would then fail the run with a message of its own, where the flow reports a clear one.
+The flow checks everything again, because some parameters bypass the schema (those of a schedule, or
+of a caller who disables validation).
 
-The form shows an error beside the field that it is about, and so each resource and each parameter
-of an action has a field of its own.
+The form shows an error beside the field that it concerns, so each resource and each parameter of an
+action is a separate field.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,10 +22,10 @@ from faceid.settings import FaceIdSettings
 Schema = dict[str, Any]
 
 _END = r"$(?!\n)"
-"""The end of a text: ``$`` alone lets a line break follow."""
+"""Pattern for the end of a text; ``$`` alone would also match before a final line break."""
 
-# It opens the file to whoever reads it, and parameters stand in clear in Prefect's database. What a
-# link is, and what is in it, is as `faceid.files.resources` sees it.
+# Whoever has such a link can read the file, and Prefect's database stores parameters in clear text.
+# The pattern agrees with how `faceid.files.resources` recognizes links.
 _NO_LINK: Schema = {
     "not": {
         "description": "a link with a query or a password",
@@ -40,17 +40,20 @@ def _text(**schema: Any) -> Any:
 
 
 RequestIdText = Annotated[str, _text(pattern=REQUEST_ID_PATTERN.replace("$", _END))]
-# braces are for the date alone
+# Braces are only allowed in {date}.
 ManifestText = Annotated[str, _text(pattern=rf"^([^{{\x00-\x1f]|{{date}})+{_END}", **_NO_LINK)]
 FolderText = Annotated[str, _text(pattern=rf"^[^\x00-\x1f]*{_END}", **_NO_LINK)]
-# as Prefect lets blocks be named
+# The names that Prefect allows for blocks.
 BlockName = Annotated[str, _text(pattern=rf"^[a-z0-9-]*{_END}")]
 MaxWindows = Annotated[int, Field(ge=1, le=MAX_WINDOWS)]
 
 
 _NEEDED = ("request_id", "target_action", "region", "resources", "manifest")
-"""The form and the API ask for them. To Python they have a default: a schedule may be made without
-parameters, and its run is to say what is missing."""
+"""Parameters that the form and the API require.
+
+They have a default in Python, because a schedule can be created without parameters, and its run
+should report what is missing.
+"""
 
 
 def _known_actions() -> Mapping[str, TargetAction]:
@@ -65,8 +68,11 @@ def _known_actions() -> Mapping[str, TargetAction]:
 
 
 def strict_schema(schema: Schema) -> Schema:
-    """The schema of a flow's parameters as its deployment should have it: it takes those alone, and
-    an action's resources and parameters with that action only."""
+    """Return the schema of a flow's parameters that its deployment should have.
+
+    It accepts no other parameters, and accepts the resources and parameters of a target action only
+    with that action.
+    """
     properties = {
         name: {
             key: value for key, value in field.items() if key != "default" or name not in _NEEDED
@@ -84,7 +90,7 @@ def strict_schema(schema: Schema) -> Schema:
 
 
 def _rule(action: TargetAction) -> Schema:
-    """What the other fields must hold where this action is chosen."""
+    """Return the conditions on the other fields if this action is chosen."""
     needed = [parameter.name for parameter in action.parameters if parameter.required]
     fields: Schema = {
         "region": {"enum": sorted(action.regions)},
@@ -107,7 +113,7 @@ def _rule(action: TargetAction) -> Schema:
 
 
 def _dependent(parameter: Parameter) -> Iterable[Schema]:
-    """What a parameter must be for each value of the one that it depends on."""
+    """Yield the conditions on a parameter for each value of the parameter that it depends on."""
     for value, pattern in parameter.patterns.items():
         if parameter.depends_on:
             own = {parameter.name: {"pattern": f"^({pattern}){_END}"}}
@@ -116,8 +122,8 @@ def _dependent(parameter: Parameter) -> Iterable[Schema]:
 
 
 def _where(name: str, value: str, then: Schema) -> Schema:
-    # Without `required`, which Prefect takes out of a schema to check a deployment's defaults: a
-    # condition on what is not given would be met.
+    # The condition does not use `required`, because Prefect removes that from a schema when it
+    # checks a deployment's defaults. Conditions on missing values would then hold.
     return {"if": {"not": {"properties": {name: {"not": {"const": value}}}}}, "then": then}
 
 
@@ -145,7 +151,7 @@ def _depends(member: Parameter | ResourceField) -> bool:
 def _form(
     members: Callable[[TargetAction], Iterable[Any]], describe: Callable[[list[Any]], Schema]
 ) -> Any:
-    """An object with a field for each member of any action; says which actions want it."""
+    """Return an object schema with a field per member of any action, which names those actions."""
     found: dict[str, dict[str, Any]] = {}
     for action in _ACTIONS.values():
         for member in members(action):
@@ -162,7 +168,7 @@ def _form(
             "description": ". ".join(filter(None, said)),
             **own,
         }
-    # Prefect lets a field that is not required be null, whatever its type; not so a pattern's.
+    # Prefect lets optional properties be null, whatever their type, but not pattern properties.
     return _text(properties=properties, patternProperties={"": {"type": "string"}})
 
 
@@ -172,7 +178,7 @@ if TYPE_CHECKING:
     TargetActionName = str
     Region = str
 else:
-    # The dashboard's form shows a Literal as a list to choose from.
+    # The dashboard's form shows a Literal as a drop-down list.
     TargetActionName = Literal[tuple(_ACTIONS)]
     Region = Literal[
         tuple(sorted({region for action in _ACTIONS.values() for region in action.regions}))

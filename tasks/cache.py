@@ -1,11 +1,11 @@
-"""Prefect's cache for the steps that may be repeated: ticket and upload, per request ID.
+"""Prefect's cache for the steps that may be repeated, ticket and upload, per request ID.
 
-A retry, a crash, a second trigger continue where the last one stopped, and show ``Cached``. The key
-is service, account, request ID, generation, window and resource field, and nothing that changes
-when code is edited. How long a ticket may be used is not the cache's to say: ``check_expiry`` asks
-the server's clock.
+After a retry, a crash or a second trigger, a run continues where the last one stopped, and its
+earlier steps show ``Cached``. The cache key consists of service, account, request ID, generation,
+window and resource field. Nothing in it changes when code is edited. The cache does not decide how
+long a ticket may be used; ``check_expiry`` does, by the server's clock.
 
-Prefect takes whatever goes wrong here for a miss: then a ticket is asked for once more.
+Prefect treats every error here as a cache miss, and the step is then done again.
 """
 
 import json
@@ -36,19 +36,19 @@ from tasks.state.storage import open_storage
 Step = Literal["ticket", "upload"]
 
 NOTHING = b"null"
-"""How a step's error is serialized: Prefect would keep those, too, and nobody would read them."""
+"""Serialized form of a step's error. Prefect would store errors as well, but they are not read."""
 
 logger = logging.getLogger(__name__)
 
 
 def step_key(step: Step, store: RecordStore, record: Record, window: int, field: str) -> str:
-    """What a step on one resource of a request is kept under, in one window."""
+    """Return the cache key of a step on one resource of a request in one window, a hex digest."""
     parts = (store.service, store.account, record.request_id, record.generation, window, field)
     return layout.step_name(step, *parts)
 
 
 def cached_steps(store: RecordStore, record: Record, fields: set[str]) -> Iterator[str]:
-    """The names that a request's cached steps may have in the storage."""
+    """Yield all names that the cached steps of a request may have in the storage."""
     for window in range(1, record.window + 1):
         for step in get_args(Step):
             for field in fields:
@@ -57,11 +57,11 @@ def cached_steps(store: RecordStore, record: Record, fields: set[str]) -> Iterat
 
 @dataclass(kw_only=True)
 class PerRequest(CachePolicy):
-    """The cache key of a step on one resource of a request, in the window that is open."""
+    """Cache policy of a step on one resource of a request, in the record's current window."""
 
     step: Step
 
-    # Prefect calls it with all of these.
+    # Prefect passes all of these arguments.
     def compute_key(
         self,
         task_ctx: TaskRunContext,  # noqa: ARG002
@@ -75,11 +75,11 @@ class PerRequest(CachePolicy):
 
 
 class StepStorage(WritableFileSystem):
-    """Prefect's result storage in ours: encrypted, and under ``FACEID_STORAGE``."""
+    """Stores Prefect's results in our storage: encrypted, and under ``FACEID_STORAGE``."""
 
     _block_type_slug = "faceid-step-storage"
-    # Prefect takes no block as storage that has no ID. This one has no document at the server:
-    # results are read here, where the settings are, and nowhere else.
+    # Prefect accepts only blocks with an ID as storage. This one has no document on the server,
+    # because results are only read here, where the settings are.
     _block_document_id: UUID | None = PrivateAttr(UUID("5d3cc8a7-3d0f-4b6f-9a51-7f0f6f1a52ce"))
 
     async def read_path(self, path: str) -> bytes:
@@ -101,18 +101,18 @@ def _write(path: str, content: bytes) -> None:
     if record["result"] == NOTHING.decode():
         return
     try:
-        # A ticket that a power cut takes is asked for once more.
+        # Need not be durable: a step that is lost in a power cut is done again.
         storage = open_storage(FaceIdSettings.load())
         storage.write(layout.cached_step_name(path), record, durable=False)
     except FaceIdError as error:
-        # The step is done all the same; it may have to be done again.
+        # The step itself has succeeded; at worst it is done again.
         logger.warning("a step could not be cached: %s", error)
 
 
 class StepSerializer(Serializer):
-    """Tickets and uploads as JSON, URLs in clear: ``StepStorage`` encrypts what it is given."""
+    """Serializes tickets and uploads as JSON, with URLs in clear: ``StepStorage`` encrypts it."""
 
-    # Prefect declares `type` as a str, and picks the serializer by this literal.
+    # Prefect declares `type` as a str, and selects the serializer by this literal.
     type: Literal["faceid-step"] = "faceid-step"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def dumps(self, obj: Any) -> bytes:
@@ -146,6 +146,8 @@ def _ticket(content: dict[str, Any]) -> UploadTicket:
 
 
 class Cached(TypedDict):
+    """Task options of a cached step."""
+
     result_storage: StepStorage
     result_serializer: StepSerializer
     cache_result_in_memory: bool
@@ -154,13 +156,15 @@ class Cached(TypedDict):
 CACHED: Cached = {
     "result_storage": StepStorage(),
     "result_serializer": StepSerializer(),
-    # What is on disk decides, also in a process that lives long.
+    # In a long-lived process, too, the stored result is what counts.
     "cache_result_in_memory": False,
 }
 """For ``@task(cache_policy=PerRequest(...), **CACHED)``."""
 
 
 class Uncached(TypedDict):
+    """Task options of a step that is not cached."""
+
     cache_policy: CachePolicy
     persist_result: bool
     result_storage: StepStorage
@@ -169,7 +173,7 @@ class Uncached(TypedDict):
 UNCACHED: Uncached = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
-    # Nothing is written there; but for its own default Prefect resolves a path each time.
+    # Nothing is written there, but Prefect would resolve the path of its default each time.
     "result_storage": CACHED["result_storage"],
 }
-"""For ``@task(**UNCACHED)``: a step that is done each time it is asked for."""
+"""For ``@task(**UNCACHED)``: a step that is done each time it is called."""

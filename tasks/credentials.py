@@ -1,11 +1,11 @@
-"""Where the keys come from: the environment, or a Prefect block ``tencent-credentials/<name>``.
+"""Keys from the environment, or from a Prefect block ``tencent-credentials/<name>``.
 
-Whoever starts a run may name a block, and what that says stands in the environment's place: the
-key, and with it account, endpoint and region. So the block decides on the run's service, in every
-place that names one: records, locks, rates, tags, results.
+A run can be started with the name of a block. Its key, account, endpoint and region then override
+those of the environment. So the block also determines the service of the run, wherever that is part
+of a name: in records, locks, rates, tags and results.
 
-A key that is refused while a run is at work is read again from where it came: it may have been
-rotated, or its token have died.
+A key that is refused during a run is read again from its source, because it may have been rotated
+or its session token may have expired.
 """
 
 import re
@@ -32,17 +32,17 @@ SLUG = "tencent-credentials"
 _NAME = re.compile("[a-z0-9-]+")
 
 CHECKED_WITH = ("VideoLivenessCompare", UPLOAD_REGIONS[-1], "ImageUrl")
-"""Target action, region and field of the ticket that a check asks for."""
+"""Target action, region and field of the upload ticket that a check requests."""
 
 
 class TencentCredentials(Block):
-    """An API key of a Tencent Cloud account, and where it is good."""
+    """An API key of a Tencent Cloud account, with the account's name, endpoint and region."""
 
     _block_type_name = "Tencent Credentials"
     _block_type_slug = SLUG
     _description = (
         "An API key of a Tencent Cloud account, for the Face ID flows. To rotate it, save the new "
-        "key here: runs at work take it up."
+        "key here; running flows will use it."
     )
     _code_example = """
         ```python
@@ -58,23 +58,23 @@ class TencentCredentials(Block):
     )
     secret_key: SecretStr = Field(min_length=1, description="The key itself.")
     token: SecretStr = Field(
-        default=SecretStr(""), description="The session token, where the key is a temporary one."
+        default=SecretStr(""), description="The session token, if the key is temporary."
     )
     account: str = Field(
         default="default",
         pattern=ACCOUNT_PATTERN,
-        description="Your name for the account: what records and rates count by. A letter or "
-        "digit, then up to 63 of A-Z a-z 0-9 . _ -",
+        description="Your name for the account. Records and rates are kept per account. A letter "
+        "or digit, then up to 63 of A-Z a-z 0-9 . _ -",
     )
     endpoint: str = Field(
         default="",
-        description="The API, such as https://faceid.intl.tencentcloudapi.com, or an emulator's "
-        "http://127.0.0.1:8600. Empty: the worker's FACEID_ENDPOINT.",
+        description="URL of the API, such as https://faceid.intl.tencentcloudapi.com, or of an "
+        "emulator, such as http://127.0.0.1:8600. If empty, the worker's FACEID_ENDPOINT.",
     )
     region: str = Field(
         default="",
-        description="The region of the check, and of the faceid deliver command where that names "
-        "none, such as ap-singapore. Runs name their own.",
+        description="Region, such as ap-singapore, for checking the key and for faceid deliver "
+        "without --region. Runs have a region of their own.",
     )
 
     @field_validator("token", "account", "endpoint", "region", mode="before")
@@ -89,15 +89,15 @@ class TencentCredentials(Block):
         return value and base_url(value)
 
     async def acheck(self) -> None:
-        """Returns when the key works. Else raises as ``check_credentials``."""
+        """Return if the key works; otherwise raise the same errors as ``check_credentials``."""
         await check_credentials(self.over(FaceIdSettings.load()))
 
     def check(self) -> None:
-        """As ``acheck``, for code that is not async."""
+        """Check the key as ``acheck`` does, for synchronous code."""
         run_coro_as_sync(self.acheck())
 
     def over(self, settings: FaceIdSettings) -> FaceIdSettings:
-        """The settings with what the block says in their place."""
+        """Return the settings, overridden by the values of the block."""
         given = {"endpoint": self.endpoint, "region": self.region}
         return settings.model_copy(
             update={
@@ -111,10 +111,10 @@ class TencentCredentials(Block):
 
 
 async def load_settings(block: str) -> FaceIdSettings:
-    """The environment's settings, and over them what the block says, if one is named.
+    """Return the environment's settings, overridden by those of the block if one is named.
 
-    Raises ``InvalidInput`` where it is not there or makes no sense, and ``ServiceUnavailable``
-    where the Prefect server cannot be asked.
+    Raises ``InvalidInput`` if the block does not exist or is invalid, and ``ServiceUnavailable`` if
+    it cannot be read from the Prefect server.
     """
     settings = FaceIdSettings.load()
     return (await _load(block)).over(settings) if block else settings
@@ -123,14 +123,16 @@ async def load_settings(block: str) -> FaceIdSettings:
 async def _load(name: str) -> TencentCredentials:
     what = f"the block {SLUG}/{name}"
     if not _NAME.fullmatch(name):
-        # It would be part of the API's path; and none of Prefect's has such a name.
-        raise InvalidInput("MissingCredentials", f"credentials: {name!r} is no block's name")
+        # The name becomes part of the API's path. Prefect allows no other names for blocks.
+        raise InvalidInput("MissingCredentials", f"credentials: {name!r} is not a block name")
     try:
         return await TencentCredentials.aload(name)
     except ValueError:
-        raise InvalidInput("MissingCredentials", f"{what} is not there; make it first") from None
+        raise InvalidInput(
+            "MissingCredentials", f"{what} does not exist; create it first"
+        ) from None
     except Exception as error:
-        # Prefect's messages may show what it found.
+        # Prefect's messages may contain the block's values.
         if isinstance(wrong := error.__cause__, ValidationError):
             first = wrong.errors(include_url=False, include_input=False)[0]
             reason = f"{first['loc'][0]}: {first['msg']}"
@@ -141,12 +143,12 @@ async def _load(name: str) -> TencentCredentials:
 
 
 def block_of(parameters: Mapping[str, Any]) -> str:
-    """The name of the block that a run was given; empty for none."""
+    """Return the name of the credentials block in a run's parameters; empty if there is none."""
     return str(parameters.get("credentials", ""))
 
 
 async def settings_of(block: str) -> FaceIdSettings:
-    """The settings of a run that named the block; the environment's where that is gone."""
+    """Return the settings of a run with this block; the environment's if the block is gone."""
     try:
         return await load_settings(block)
     except InvalidInput:
@@ -154,11 +156,11 @@ async def settings_of(block: str) -> FaceIdSettings:
 
 
 async def services_in_use(client: PrefectClient) -> list[Service]:
-    """The environment's service, and the other one where a block names its endpoint."""
+    """Return the environment's service, and the services of the endpoints that blocks name."""
     try:
         documents = await client.read_block_documents_by_type(SLUG, include_secrets=False)
     except PrefectHTTPStatusError:
-        documents = []  # nobody registered the type; or none of them can be read by a run either
+        documents = []  # the block type is not registered, or runs cannot read the blocks either
     endpoints = [document.data.get("endpoint") for document in documents]
     found: dict[Service, None] = {FaceIdSettings.load().service: None}
     found.update((service_of(endpoint), None) for endpoint in endpoints if endpoint)
@@ -166,20 +168,20 @@ async def services_in_use(client: PrefectClient) -> list[Service]:
 
 
 async def check_credentials(settings: FaceIdSettings) -> None:
-    """Returns when the service accepts the key: one upload ticket, of those 20 a second, that
-    nobody uses. That is not billed.
+    """Return if the service accepts the key; otherwise raise.
 
-    Raises ``InvalidInput`` where there is no key or the region is none, ``AccountError`` for a key
-    or an account that is refused, and ``ServiceUnavailable``.
+    This requests one upload ticket that is not used. The call is not billed, but counts towards the
+    rate of CreateUploadUrl. Raises ``InvalidInput`` if there is no key or the region is invalid,
+    ``AccountError`` if the key or the account is refused, and ``ServiceUnavailable``.
     """
     credentials = settings.credentials()
     try:
         pacers = open_pacers(settings, open_storage(settings), settings.account, priority=True)
     except InvalidInput:
-        pacers = None  # nothing is delivered from here: there is nobody to share a rate with
+        pacers = None  # no usable storage: nothing is delivered from here, so no rate is shared
     action, region, field = CHECKED_WITH
     async with FaceIdClient(settings.endpoint, credentials, pacers=pacers) as client:
-        with suppress(RateLimited):  # whose rate it is was known by the key
+        with suppress(RateLimited):  # the service had accepted the key before it limited the rate
             await client.create_upload_url(action, settings.region or region, field)
 
 
@@ -190,9 +192,10 @@ def open_client(
     *,
     fail_fast_on_auth: bool = False,
 ) -> FaceIdClient:
-    """A client with the settings' key, which are those of the block. Use it as a context manager.
+    """Return a client that uses the settings' key. Use it as a context manager.
 
-    Raises ``InvalidInput`` where there is no key.
+    ``block`` is the name of the block that the settings come from, or empty for the environment; a
+    key that is refused is read from there again. Raises ``InvalidInput`` if there is no key.
     """
 
     async def renew() -> Credentials:
@@ -203,7 +206,7 @@ def open_client(
         except InvalidInput:
             pass
         where = f"the block {SLUG}/{block}" if block else "the environment"
-        raise AccountError("CredentialsChanged", f"{where} has no key of this account any more")
+        raise AccountError("CredentialsChanged", f"{where} no longer has a key of this account")
 
     return FaceIdClient(
         settings.endpoint,

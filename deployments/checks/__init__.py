@@ -1,1 +1,1 @@
-"""What ``faceid doctor`` checks, and how a result of a check looks."""
+"""The checks of ``faceid doctor``."""

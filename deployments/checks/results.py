@@ -1,4 +1,4 @@
-"""What a look at one thing found, and how looks are taken: each in its time, none hides another."""
+"""Results of checks, and how checks are run: each has a time limit, and none stops the others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,11 +9,11 @@ from faceid.errors import ADVICE, FaceIdError
 Status = Literal["ok", "warning", "problem", "skipped"]
 
 SECONDS = 20.0
-"""For one look."""
+"""Time limit of one check."""
 
 
 class CheckResult(NamedTuple):
-    """One line of ``faceid doctor``. No secret is in it."""
+    """The result of a check, one line of ``faceid doctor``. It contains no secret."""
 
     check: str
     status: Status
@@ -22,6 +22,7 @@ class CheckResult(NamedTuple):
 
 
 def failed(check: str, error: FaceIdError) -> CheckResult:
+    """Return the result of a check that raised this error, with the advice that belongs to it."""
     advice = ADVICE.get(error.code, error.advice)
     return CheckResult(check, "problem", f"{error.code}: {error.message}", advice)
 
@@ -30,7 +31,7 @@ Check = Callable[[], Awaitable[list[CheckResult]]]
 
 
 async def run_check(check: str, look: Check) -> list[CheckResult]:
-    """What the look finds; its failure is a finding, too."""
+    """Run a check and return its results. If it raises or times out, that is its result."""
     try:
         async with asyncio.timeout(SECONDS):
             return await look()
@@ -38,5 +39,5 @@ async def run_check(check: str, look: Check) -> list[CheckResult]:
         return [CheckResult(check, "problem", f"no answer in {SECONDS:.0f} seconds")]
     except FaceIdError as error:
         return [failed(check, error)]
-    except Exception as error:  # its own text may hold secrets
-        return [CheckResult(check, "problem", f"cannot be looked at ({type(error).__name__})")]
+    except Exception as error:  # its message may contain secrets
+        return [CheckResult(check, "problem", f"the check failed ({type(error).__name__})")]

@@ -1,4 +1,4 @@
-"""The Prefect server, as ``faceid doctor`` looks at it: reachable, ours, set right, at work."""
+"""Checks of the Prefect server: connection, settings, database, registrations and workers."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
@@ -15,12 +15,13 @@ from deployments.settings_files import APPLICATION_NAME, SERVER_SETTINGS
 
 DELIVER = "deliver/default"
 PARTS = ("block type", "work pool", "work queue", "deployment", "automation")
-"""What is registered, by the first words of what ``register`` says of it."""
+"""The kinds of objects that are registered: the words with which ``register`` begins a change."""
 
 _MATTERS = ("PREFECT_SERVER_SERVICES_", "PREFECT_SERVER_CONCURRENCY_")
 
 
 async def check_server() -> list[CheckResult]:
+    """Check the Prefect server at ``PREFECT_API_URL``, and skip what depends on a failed check."""
     url = PREFECT_API_URL.value()
     if not url:
         return [
@@ -28,14 +29,21 @@ async def check_server() -> list[CheckResult]:
                 "server",
                 "warning",
                 "PREFECT_API_URL is not set",
-                "deliver and batch start a server for themselves; set it to look at yours",
+                "deliver and batch start a temporary server; set it to have your server checked",
             ),
-            *_skipped("no server is named", "server settings", "database", *PARTS, "worker"),
+            *_skipped(
+                "PREFECT_API_URL is not set", "server settings", "database", *PARTS, "worker"
+            ),
         ]
     async with get_client() as client:
         found = await run_check("server", lambda: _reached(client, url))
         if found[0].status == "problem":
-            return [*found, *_skipped("no server", "server settings", "database", *PARTS, "worker")]
+            return [
+                *found,
+                *_skipped(
+                    "the server check failed", "server settings", "database", *PARTS, "worker"
+                ),
+            ]
         found += await run_check("server settings", lambda: _settings(client))
         found += await run_check("database", lambda: _database(client))
         found += await run_check("registered", lambda: _registered(client))
@@ -49,7 +57,9 @@ def _skipped(why: str, *checks: str) -> list[CheckResult]:
 
 async def _reached(client: PrefectClient, url: str) -> list[CheckResult]:
     if await client.api_healthcheck() is not None:
-        return [CheckResult("server", "problem", f"none answers at {url}", "start it: faceid up")]
+        return [
+            CheckResult("server", "problem", f"no server answers at {url}", "start it: faceid up")
+        ]
     try:
         version = await client.api_version()
         await client.read_flows(limit=1)
@@ -58,18 +68,18 @@ async def _reached(client: PrefectClient, url: str) -> list[CheckResult]:
             raise
         advice = "set PREFECT_API_AUTH_STRING to its PREFECT_SERVER_API_AUTH_STRING"
         if PREFECT_API_KEY.value():
-            advice += ", and unset PREFECT_API_KEY, which goes before it"
-        return [CheckResult("server", "problem", f"{url} refuses us", advice)]
+            advice += ", and unset PREFECT_API_KEY, which takes precedence"
+        return [CheckResult("server", "problem", f"{url} rejected our credentials", advice)]
     said = f"{url}, Prefect {version}"
     if version == prefect.__version__:
         return [CheckResult("server", "ok", said)]
     same = version.split(".")[:2] == prefect.__version__.split(".")[:2]
-    advice = f"run the server with Prefect {prefect.__version__}, which is ours"
+    advice = f"run the server with Prefect {prefect.__version__}, as installed here"
     return [CheckResult("server", "warning" if same else "problem", said, advice)]
 
 
 async def _settings(client: PrefectClient) -> list[CheckResult]:
-    """Those without which it loses task runs under load, and leases when it is restarted."""
+    """Check the settings without which the server loses task runs, or leases at a restart."""
     reply = await client.request("GET", "/admin/settings")
     actual = dict(_flat("PREFECT", reply.json()))
     expected = {k: v for k, v in SERVER_SETTINGS.items() if k.startswith(_MATTERS)}
@@ -77,26 +87,28 @@ async def _settings(client: PrefectClient) -> list[CheckResult]:
         CheckResult(
             "server settings",
             "problem",
-            f"{name} is {actual.get(name, 'unknown')}: task runs or limits get lost",
+            f"{name} is {actual.get(name, 'unknown')}: task runs or limits may be lost",
             f"start the server with {name}={value}",
         )
         for name, value in expected.items()
         if not _will_do(name, actual.get(name), value)
     ]
-    return wrong or [CheckResult("server settings", "ok", f"{len(expected)} as they should be")]
+    return wrong or [
+        CheckResult("server settings", "ok", f"all {len(expected)} are set as expected")
+    ]
 
 
 async def _database(client: PrefectClient) -> list[CheckResult]:
-    """Whether those who write at the same time wait for each other, or are refused."""
+    """Check whether concurrent writers wait for each other or are refused by SQLite."""
     settings = dict(_flat("PREFECT", (await client.request("GET", "/admin/settings")).json()))
     name = settings.get("PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_APPLICATION_NAME")
     if name == APPLICATION_NAME:
-        return [CheckResult("database", "ok", "its writers take turns")]
+        return [CheckResult("database", "ok", "concurrent writers wait for each other")]
     flows = await client.read_flows(limit=1)
     if not flows:
-        return [CheckResult("database", "skipped", "the server has no flow yet to tell by")]
-    # The settings do not tell which database it is. A backslash in a pattern does: it stands for
-    # itself in SQLite, and PostgreSQL takes it away.
+        return [CheckResult("database", "skipped", "cannot be told until the server has a flow")]
+    # The settings do not tell which database it is, but a backslash in a LIKE pattern does: SQLite
+    # takes it literally, and PostgreSQL treats it as an escape character.
     pattern = f"{flows[0].name[:-1]}\\{flows[0].name[-1]}"
     query = {"flows": {"name": {"like_": pattern}}}
     if (await client.request("POST", "/flows/count", json=query)).json():
@@ -105,15 +117,15 @@ async def _database(client: PrefectClient) -> list[CheckResult]:
         CheckResult(
             "database",
             "warning",
-            "SQLite behind a plain Prefect server: while a batch is at work it refuses about half "
-            "of all triggers (503), loses events, and may stand still for a minute",
-            "start it with faceid up or python -m deployments.server start, or give it PostgreSQL",
+            "SQLite with an unmodified Prefect server: while a batch runs, it refuses about half "
+            "of all triggers (503), loses events, and may stall for a minute",
+            "start it with faceid up or python -m deployments.server start, or use PostgreSQL",
         )
     ]
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Settings by the variables that set them."""
+    """Yield nested settings as pairs of environment variable and value."""
     if isinstance(value, Mapping):
         for name, part in cast("Mapping[str, Any]", value).items():
             yield from _flat(f"{prefix}_{name.upper()}", part)
@@ -135,7 +147,7 @@ def _number(text: str) -> float | str:
 
 
 async def _registered(client: PrefectClient) -> list[CheckResult]:
-    """Whether the server has what this checkout registers, the limits of deployments included."""
+    """Check that everything this checkout registers is on the server, and is the same there."""
     try:
         pool = (await client.read_deployment_by_name(DELIVER)).work_pool_name is not None
     except ObjectNotFound:
@@ -146,11 +158,11 @@ async def _registered(client: PrefectClient) -> list[CheckResult]:
     for part in PARTS if pool else (part for part in PARTS if not part.startswith("work ")):
         different = [change.removeprefix(f"{part} ") for change in changes if _is_of(part)(change)]
         if different:
-            said = f"missing, or not as here: {', '.join(different)}"
+            said = f"missing, or different from this checkout: {', '.join(different)}"
             status = "warning" if part == "automation" else "problem"
             found.append(CheckResult(part, status, said, advice))
         else:
-            found.append(CheckResult(part, "ok", "as in this checkout"))
+            found.append(CheckResult(part, "ok", "same as in this checkout"))
     return found
 
 
@@ -159,19 +171,21 @@ def _is_of(part: str) -> Callable[[str], bool]:
 
 
 async def _worker(client: PrefectClient) -> list[CheckResult]:
-    """Whether somebody asks for runs: the server notes it of each deployment."""
+    """Check whether a worker polls for runs; the server keeps that as a deployment's status."""
     try:
         deliver = await client.read_deployment_by_name(DELIVER)
     except ObjectNotFound:
         return _skipped(f"there is no {DELIVER}", "worker")
     if deliver.paused:
-        advice = "switch it on in the dashboard"
+        advice = "resume it in the dashboard"
         return [CheckResult("worker", "problem", f"{DELIVER} is paused", advice)]
     pool = deliver.work_pool_name
     if pool and (await client.read_work_pool(pool)).is_paused:
-        advice = "switch it on in the dashboard: Work Pools"
+        advice = "resume it in the dashboard: Work Pools"
         return [CheckResult("worker", "problem", f"the work pool {pool} is paused", advice)]
     if deliver.status == DeploymentStatus.READY:
-        return [CheckResult("worker", "ok", f"takes runs of {pool or 'faceid up'}")]
+        return [CheckResult("worker", "ok", f"polls for runs of {pool or 'faceid up'}")]
     start = f"python -m deployments.worker --pool={pool}" if pool else "faceid up"
-    return [CheckResult("worker", "problem", "nobody has asked for runs lately", f"start {start}")]
+    return [
+        CheckResult("worker", "problem", "no worker has polled for runs lately", f"start {start}")
+    ]

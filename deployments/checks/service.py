@@ -1,4 +1,4 @@
-"""Settings, storage, locks and the service, as ``faceid doctor`` looks at them."""
+"""Checks of the settings, the storage, the locks and the Face ID service."""
 
 import time
 from functools import partial
@@ -18,16 +18,16 @@ from tasks.state.locks import acquire_lock
 from tasks.state.storage import Storage, open_storage, storage_url
 
 MAX_SKEW = 300.0
-"""Seconds by which a clock may be off for a signature to be taken (the vendor's figure)."""
+"""Clock skew in seconds at which the service rejects signatures (the vendor's figure)."""
 
 NOTABLE_SKEW = 5.0
 
 OF_THE_KEY = ("clock", "credentials")
-"""What cannot be looked at without a key."""
+"""The checks that need a key."""
 
 
 def checks(settings: FaceIdSettings) -> list[tuple[str, Check]]:
-    """What there is to look at, by name; ``settings`` may be those of a block."""
+    """Return each check with its name. ``settings`` may come from a credentials block."""
     return [
         ("storage", partial(check_storage, settings)),
         ("locks", partial(check_locks, settings)),
@@ -39,7 +39,7 @@ def checks(settings: FaceIdSettings) -> list[tuple[str, Check]]:
 
 
 async def check_storage(settings: FaceIdSettings) -> list[CheckResult]:
-    """Writes, reads back and removes a document, and opens one that is there."""
+    """Write, read back and remove a document, and decrypt a stored record of each account."""
     storage = open_storage(settings)
     return [await anyio.to_thread.run_sync(_try_storage, storage, settings)]
 
@@ -51,45 +51,47 @@ def _try_storage(storage: Storage, settings: FaceIdSettings) -> CheckResult:
         storage.read(name)
         storage.remove(name)
     except StorageError as error:
-        advice = "look at FACEID_STORAGE: the folder, its owner, the disk, the store's keys"
+        advice = "check FACEID_STORAGE: the folder, its owner, the disk, the store's keys"
         return CheckResult("storage", "problem", error.message, advice)
     for account in storage.folders(f"{layout.RECORDS}/{settings.service}"):
         for there in storage.names(f"{layout.RECORDS}/{settings.service}/{account}"):
             try:
                 storage.read(there)
             except StorageError as error:
-                advice = "add the key that it was written with to FACEID_DATA_KEY, behind the new"
+                advice = (
+                    "append the key that it was written with to FACEID_DATA_KEY, after the newest"
+                )
                 return CheckResult("storage", "problem", error.message, advice)
             break
     return CheckResult("storage", "ok", f"{storage_url(settings)}, encrypted with our key")
 
 
 async def check_locks(settings: FaceIdSettings) -> list[CheckResult]:
-    """Takes a lock and gives it back."""
+    """Check that the locks fit the storage and, with Redis, acquire a lock and release it."""
     storage = open_storage(settings)
     if not settings.locks:
         if storage.folder is None:
             advice = "set FACEID_LOCKS to a redis:// URL before a second machine delivers"
-            said = "files of this machine, and the storage is another's"
+            said = "files on this machine, but the storage is on another"
             return [CheckResult("locks", "warning", said, advice)]
-        return [CheckResult("locks", "ok", "files, for one machine")]
+        return [CheckResult("locks", "ok", "files, for one machine only")]
     folder = layout.locks_folder(storage.folder)
     async with acquire_lock(settings.locks, folder, uuid4().hex, fail_if_locked):
-        return [CheckResult("locks", "ok", "Redis, for all machines that name it")]
+        return [CheckResult("locks", "ok", "Redis, for all machines that use it")]
 
 
 async def check_limits(settings: FaceIdSettings) -> list[CheckResult]:
+    """Check that every name in ``FACEID_RATES`` is an action."""
     known = {CREATE_UPLOAD_URL, *settings.target_actions()}
     if unknown := sorted(set(settings.rates) - known):
-        said = f"FACEID_RATES names what is no action: {', '.join(unknown)}"
-        return [
-            CheckResult("limits", "warning", said, "mend the name: it is not paced by that rate")
-        ]
+        said = f"FACEID_RATES names unknown actions: {', '.join(unknown)}"
+        return [CheckResult("limits", "warning", said, "correct the name: this rate has no effect")]
     said = ", ".join(f"{action} {rate:g}/s" for action, rate in settings.rates.items())
-    return [CheckResult("limits", "ok", said or "the API's own; FACEID_RATES raises none")]
+    return [CheckResult("limits", "ok", said or "the API's defaults; FACEID_RATES is not set")]
 
 
 async def check_roots(settings: FaceIdSettings) -> list[CheckResult]:
+    """Check that ``FACEID_RESOURCE_ROOTS`` is set."""
     if settings.resource_roots:
         return [CheckResult("resource roots", "ok", ", ".join(settings.resource_roots))]
     return [
@@ -97,27 +99,27 @@ async def check_roots(settings: FaceIdSettings) -> list[CheckResult]:
             "resource roots",
             "warning",
             "FACEID_RESOURCE_ROOTS is not set",
-            "commands and faceid up read the working folder; a worker needs it to read any file",
+            "commands and faceid up read the working folder; a worker needs it to read any files",
         )
     ]
 
 
 async def check_clock(settings: FaceIdSettings) -> list[CheckResult]:
-    """Asks the service for its time; that is no call of any action."""
+    """Compare this machine's clock with the service's. This calls no action."""
     async with FaceIdClient(settings.endpoint, settings.credentials()) as client:
         await client.learn_clock()
         skew = client.server_now().timestamp() - time.time()
-    said = f"the service's is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
+    said = f"the service's clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
     if abs(skew) < NOTABLE_SKEW:
-        return [CheckResult("clock", "ok", f"{settings.host} has the same time")]
+        return [CheckResult("clock", "ok", f"agrees with {settings.host}")]
     status = "problem" if abs(skew) >= MAX_SKEW else "warning"
     return [CheckResult("clock", status, said, "set this machine's clock (NTP)")]
 
 
 async def check_key(settings: FaceIdSettings) -> list[CheckResult]:
-    """One upload ticket that nobody uses: not billed."""
+    """Check the key by requesting an upload ticket that is not used. This is not billed."""
     await check_credentials(settings)
     said = f"accepted by {settings.host}, account {settings.account}"
     if settings.service == "emulator":
-        said += "; an emulator: no verdict of it is real"
+        said += "; an emulator: its verdicts are not real"
     return [CheckResult("credentials", "ok", said)]

@@ -1,1 +1,1 @@
-"""The ``faceid`` commands that run flows, or read what they kept: a module each."""
+"""The ``faceid`` commands that need Prefect, one module for each or for a closely related pair."""

@@ -1,4 +1,4 @@
-"""``faceid batch``: the requests of a manifest, run in this process."""
+"""``faceid batch``: delivers the requests of a manifest in this process."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
 
 PLAIN_SECONDS = 10.0
-"""Between two lines of progress where there is no terminal."""
+"""Time between two progress lines when stderr is not a terminal."""
 
 
 def batch(
@@ -50,34 +50,35 @@ def batch(
 ) -> None:
     """Deliver every request of a manifest, and print a result line for each.
 
-    Lines come in the order in which requests come to their end. Running the same manifest again
-    delivers what has no verdict yet.
+    Lines are printed in the order in which requests finish. Running the same manifest again
+    delivers the requests that have no verdict yet.
 
     Parameters
     ----------
     manifest
-        A JSONL or CSV file that lists the requests: a path, a glob or any fsspec URL; {date} in it
-        is today, in UTC.
+        A JSONL or CSV file that lists the requests: a path, a glob or any fsspec URL. {date} in it
+        is replaced by today's date in UTC.
     results
-        File for the result lines, in the manifest's order at the end; without it they are printed.
+        File for the result lines, in the manifest's order once the batch has ended; printed if
+        omitted.
     failures
         File for the result lines of requests that failed.
     check
-        Open everything, say how many calls and minutes it will take, and send nothing.
+        Open every file, print how many calls and minutes the batch will take, and send nothing.
     concurrency
-        How many requests are at work at a time.
+        How many requests to deliver at the same time.
     max_failed_percent
-        Stop when more than that have failed.
+        Stop when more than this percentage of the requests has failed.
     credentials
-        Name of a Prefect block tencent-credentials; without it the environment's keys.
+        Name of a tencent-credentials block in Prefect; if omitted, the environment's keys.
     save_files_to
         Folder for the files that the answers point to.
     max_windows
-        How many times at most files are uploaded afresh when two hours ran out.
+        How many two-hour windows a request may use; its files are uploaded again in each.
     on_unknown_outcome
-        What to do when an action was called and no answer came. Calling again may be billed.
+        What to do when an action was called and no answer came. Calling again may be billed again.
     require_passed
-        Exit with 3 when some verdict is negative.
+        Exit with code 3 if any verdict is negative.
     """
     if not 1 <= concurrency <= 256:
         raise InvalidInput("InvalidRequest", "--concurrency must be 1 to 256")
@@ -89,7 +90,7 @@ def batch(
     if not check:
         settings.credentials()
     manifest = manifest.replace("{date}", f"{datetime.now(UTC):%Y-%m-%d}")
-    # All of it is checked again by the flow; here a mistake costs no server start.
+    # The flow checks all of this again; checking here reports mistakes before a server is started.
     with TemporaryDirectory(prefix="faceid-batch-") as folder:
         snapshot = _take_in(manifest, settings, Path(folder))
         _estimate(snapshot, settings)
@@ -125,7 +126,7 @@ def _estimate(snapshot: ManifestSnapshot, settings: FaceIdSettings) -> None:
 
 
 async def _check_all(snapshot: ManifestSnapshot, settings: FaceIdSettings) -> int:
-    """Opens the files of every request that has no verdict yet; gives the exit code."""
+    """Open the files of every request that has no verdict yet, and return the exit code."""
     store = RecordStore(open_storage(settings), settings.service, settings.account)
     validator = RequestValidator.load(settings, from_manifest=True)
     wrong = done = 0
@@ -166,7 +167,7 @@ async def _run_flow(
             watched.append(batch)
             batch.tell = tell
             batch.tell_to_end = _say_how_it_ends
-            # Ends with the loop, if not before.
+            # Cancelled below, or when the event loop ends.
             background.add(asyncio.create_task(_show(batch.stats)))
 
         background: set[asyncio.Task[None]] = set()
@@ -184,13 +185,15 @@ async def _run_flow(
 
 
 def _check_can_write(path: Path) -> None:
-    """Raises ``InvalidInput`` before anything is sent."""
+    """Raise ``InvalidInput`` if the file cannot be written, before anything is sent."""
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InvalidInput("InvalidRequest", f"{path}: cannot be written; name a file in a folder")
+        raise InvalidInput(
+            "InvalidRequest", f"{path}: cannot be written; name a file in an existing folder"
+        )
 
 
 def _copy(location: str, name: str, to: Path) -> None:
-    """Whole, or not at all."""
+    """Copy a results file, whole or not at all. Raises ``StorageError``."""
     draft = to.with_name(f".{to.name}.new")
     try:
         with draft.open("wb") as file:
@@ -203,7 +206,7 @@ def _copy(location: str, name: str, to: Path) -> None:
 
 
 def _say_how_it_ends() -> None:
-    stderr.print("stopping when what is in flight has ended; once more, and it is cut off")
+    stderr.print("stopping when the requests in flight have ended; interrupt again to cut them off")
 
 
 def _exit_code(state: State[Any], stats: BatchStats | None, *, require_passed: bool) -> int:
@@ -217,7 +220,7 @@ def _exit_code(state: State[Any], stats: BatchStats | None, *, require_passed: b
 
 
 async def _show(stats: BatchStats) -> None:
-    """A progress bar, or a line now and then where there is no terminal."""
+    """Show a progress bar, or print a line at intervals if stderr is not a terminal."""
     began = time.monotonic()
     if not stderr.is_terminal:
         while True:

@@ -1,4 +1,4 @@
-"""``--credentials``: the settings of a run that names a block, for what a command does itself."""
+"""Settings of a command that takes ``--credentials``, the name of a Prefect block."""
 
 import asyncio
 
@@ -10,9 +10,10 @@ from tasks.credentials import load_settings
 
 
 def block_settings(credentials: str) -> FaceIdSettings:
-    """The environment's settings, and over them what the block says, if one is named.
+    """Return the environment's settings, overridden by those of the block if one is named.
 
-    Raises ``InvalidInput`` and ``ServiceUnavailable``.
+    Raises ``InvalidInput`` if the settings or the block are wrong or the block does not exist, and
+    ``ServiceUnavailable`` if the Prefect server cannot be reached.
     """
     if not credentials:
         return FaceIdSettings.load()

@@ -1,4 +1,4 @@
-"""``faceid deliver``: one request, run in this process."""
+"""``faceid deliver``: delivers one request in this process."""
 
 import asyncio
 from contextlib import suppress
@@ -33,7 +33,7 @@ def deliver(
     on_unknown_outcome: Literal["call_again", "stop"] = "call_again",
     require_passed: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Deliver one request and print its result object, one line of JSON.
+    """Deliver one request and print its result object as one line of JSON.
 
     Parameters
     ----------
@@ -42,22 +42,22 @@ def deliver(
     action
         The target action, such as VideoLivenessCompare.
     region
-        Where the files are uploaded and the action is called; the block's or
-        TENCENTCLOUD_REGION if not given.
+        Region in which the files are uploaded and the action is called. If omitted, the block's
+        region or TENCENTCLOUD_REGION.
     resource
-        Field=PATH, once for each file, such as ImageUrl=photo.jpg. Any fsspec location.
+        FIELD=PATH, once for each file, such as ImageUrl=photo.jpg. PATH may be any fsspec URL.
     param
-        Name=VALUE, once for each parameter of the action, such as LivenessType=SILENT.
+        NAME=VALUE, once for each parameter of the action, such as LivenessType=SILENT.
     credentials
-        Name of a Prefect block tencent-credentials; without it the environment's keys.
+        Name of a tencent-credentials block in Prefect; if omitted, the environment's keys.
     save_files_to
         Folder for the files that the answer points to.
     max_windows
-        How many times at most the files are uploaded afresh when two hours ran out.
+        How many two-hour windows the request may use; the files are uploaded again in each.
     on_unknown_outcome
-        What to do when the action was called and no answer came. Calling again may be billed.
+        What to do when the action was called and no answer came. Calling again may be billed again.
     require_passed
-        Exit with 3 when the verdict is negative.
+        Exit with code 3 if the verdict is negative.
     """
     settings = block_settings(credentials)
     arguments: dict[str, Any] = {
@@ -67,7 +67,7 @@ def deliver(
         "resources": _pairs("--resource", resource),
         "action_parameters": _pairs("--param", param or []),
     }
-    # All of it is checked again by the flow; here a mistake costs no server start.
+    # The flow checks all of this again; checking here reports mistakes before a server is started.
     validated = validate_request(read_request(**arguments), settings)
     settings.credentials()
     asyncio.run(_check_files(validated, settings))
@@ -92,9 +92,9 @@ def deliver(
 
 
 async def _check_files(validated: ValidatedRequest, settings: FaceIdSettings) -> None:
-    """Opens the files, unless the request has its verdict: people delete them then."""
+    """Open the files, unless the request has a verdict: people may have deleted them by then."""
     store = RecordStore(open_storage(settings), settings.service, settings.account)
-    with suppress(StorageError):  # the run will say so, and be recorded as failed
+    with suppress(StorageError):  # the run reports this, and is recorded as failed
         if await has_verdict(validated, store):
             return
     check_files(validated)
@@ -105,7 +105,7 @@ def _pairs(flag: str, given: list[str]) -> dict[str, str]:
     for text in given:
         name, separator, value = text.partition("=")
         if not separator or not name:
-            raise InvalidInput("InvalidRequest", f"{flag} wants NAME=VALUE")
+            raise InvalidInput("InvalidRequest", f"{flag} must be NAME=VALUE")
         if name in pairs:
             raise InvalidInput("InvalidRequest", f"{flag} {name} is given twice")
         pairs[name] = value
@@ -113,6 +113,11 @@ def _pairs(flag: str, given: list[str]) -> dict[str, str]:
 
 
 def exit_code(result: DeliveryResult, *, require_passed: bool) -> int:
+    """Return the exit code for a result.
+
+    0 for a verdict, 1 for a failure or a request that waits, 2 for a mistake that was found before
+    anything was sent, and 3 for a negative verdict with ``require_passed``.
+    """
     if result.error is not None:
         mistake = result.error.kind in ("input", "conflict", "account")
         return 2 if mistake and result.windows == 0 else 1
@@ -123,7 +128,7 @@ def exit_code(result: DeliveryResult, *, require_passed: bool) -> int:
 
 
 async def _run_flow(arguments: dict[str, Any]) -> DeliveryResult:
-    # Prefect types an async flow that returns a state as a state.
+    # Prefect annotates the call of an async flow that returns a state as a state, not as awaitable.
     state: State[Any] = await cast("Any", flow)(**arguments, return_state=True)
     outcome: Any = await state.aresult(raise_on_failure=False)
     if isinstance(outcome, DeliveryFailed):

@@ -1,4 +1,4 @@
-"""``faceid demo``: everything once, with nothing set up and nothing left behind."""
+"""``faceid demo``: a complete demonstration that needs no setup and leaves nothing behind."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from faceid.emulator import EmulatorControl
 
-# The third of each four requests shows one face on the photo and another in the video.
+# In the third of every four requests, the photo and the video show different people.
 PAIRS = (
     ("alder.jpg", "alder.mp4"),
     ("birch.jpg", "birch.mp4"),
@@ -38,17 +38,17 @@ POLL_SECONDS = 0.5
 
 
 def demo(*, items: int = 4, json: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """Show it all: emulator, Prefect server, deployment, and a few requests to their verdicts.
+    """Demonstrate everything: emulator, Prefect server, deployment and a few deliveries.
 
-    Starts everything it needs on free ports, with a home of its own, triggers each request
-    through the Prefect API as a user would, prints a table, and stops all of it.
+    Starts everything on free ports with a temporary home, triggers each request through the Prefect
+    API as a user would, prints a table of the results, and stops everything again.
 
     Parameters
     ----------
     items
         How many requests to deliver.
     json
-        Print one JSON list of result objects instead of the table.
+        Print the result objects as one JSON list instead of the table.
     """
     if items < 1:
         raise InvalidInput("InvalidRequest", "--items must be 1 or more")
@@ -56,16 +56,16 @@ def demo(*, items: int = 4, json: Annotated[bool, Parameter(negative=())] = Fals
 
 
 def _run_demo(items: int, *, as_json: bool) -> int:
-    """Delivers ``items`` sample requests; gives the exit code."""
+    """Deliver ``items`` sample requests and return the exit code."""
     with TemporaryDirectory(prefix="faceid-demo-") as folder, ExitStack() as stack:
         home = Path(folder)
         samples = copy_samples(_folder(home / "samples"))
-        # A home of its own: nothing of the user's Prefect is read or written. Set before Prefect
-        # is imported, which makes its home.
+        # With a separate home, nothing of the user's Prefect is read or written. It has to be set
+        # before Prefect is imported, because the import creates the home.
         environment = _bare(os.environ) | {
             "PREFECT_HOME": str(_folder(home / "prefect")),
             "FACEID_RESOURCE_ROOTS": str(home / "samples"),
-            # Prefect's runner leaves a folder there.
+            # Prefect's runner leaves a folder in the temporary directory.
             "TMPDIR": str(_folder(home / "tmp")),
             "DO_NOT_TRACK": "1",
         }
@@ -94,7 +94,7 @@ def _folder(path: Path) -> Path:
 
 
 def _bare(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without what the user set up for Prefect and for real deliveries."""
+    """Return the environment without the user's settings for Prefect and for real deliveries."""
     return {
         name: text
         for name, text in environment.items()
@@ -103,7 +103,7 @@ def _bare(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _plant_negative_verdict(control: "EmulatorControl", photo: Path) -> None:
-    """The emulator looks at no pixels: it is told that this photo shows somebody else."""
+    """Tell the emulator, which does not compare faces, that this photo shows someone else."""
     import hashlib
 
     control.add_fault(
@@ -141,7 +141,7 @@ async def _deliver_all(items: int, samples: dict[str, Path]) -> list[DeliveryRes
 
 
 async def _result(client: "PrefectClient", request_id: str, run_id: Any) -> DeliveryResult:
-    """Waits for a run's end and reads its result object, as any program can."""
+    """Wait until a run has ended and return its result object, as any program can."""
     while True:
         run = await client.read_flow_run(run_id)
         if run.state is not None and run.state.is_final():
@@ -152,7 +152,7 @@ async def _result(client: "PrefectClient", request_id: str, run_id: Any) -> Deli
 
 
 async def read_result(client: "PrefectClient", run_id: Any) -> DeliveryResult:
-    """The result object of a delivery run, from its artifact."""
+    """Return the result object of a delivery run, read from the run's artifact."""
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
     (artifact,) = await client.read_artifacts(

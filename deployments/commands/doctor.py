@@ -1,4 +1,4 @@
-"""``faceid doctor``: whether all that a delivery needs is there, and what to do about the rest."""
+"""``faceid doctor``: checks everything that a delivery needs, and advises on problems."""
 
 import asyncio
 import json
@@ -24,17 +24,17 @@ def doctor(
     credentials: str = "",
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Look at everything that a delivery needs; print a line for each, good or what to do.
+    """Check everything that a delivery needs; print a line for each, with advice on problems.
 
-    Nothing that is billed is called. Exit code 0 when there is no problem, 1 when there is one,
-    2 when the settings are wrong and nothing can be looked at.
+    No billed action is called. The exit code is 0 if there is no problem, 1 if there is one, and 2
+    if the settings are wrong, so that nothing can be checked.
 
     Parameters
     ----------
     credentials
-        Name of a Prefect block tencent-credentials to look at; without it the environment's keys.
+        Name of a tencent-credentials block in Prefect to check; if omitted, the environment's keys.
     as_json
-        Print a list of objects with check, status, message and advice.
+        Print a JSON list of objects with check, status, message and advice.
     """
     results = _look(credentials)
     if as_json:
@@ -50,8 +50,11 @@ def _look(credentials: str) -> list[CheckResult]:
     skipped: list[CheckResult] = []
     try:
         settings = block_settings(credentials)
-    except FaceIdError as error:  # the block's; all else is looked at all the same
-        skipped = [CheckResult("clock", "skipped", "there is no key"), failed("credentials", error)]
+    except FaceIdError as error:  # the block cannot be used; everything else is still checked
+        skipped = [
+            CheckResult("clock", "skipped", "there is no usable key"),
+            failed("credentials", error),
+        ]
     for check, look in checks(settings):
         if not (skipped and check in OF_THE_KEY):
             found += asyncio.run(run_check(check, look))

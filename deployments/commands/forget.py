@@ -1,4 +1,4 @@
-"""``faceid forget``: erases what is stored about requests."""
+"""``faceid forget``: erases everything that is stored about requests."""
 
 import asyncio
 from typing import Annotated
@@ -23,24 +23,24 @@ def forget(
 ) -> None:
     """Erase what is stored about requests; print one line of JSON for each.
 
-    That is their records, cached steps, saved files, result lines in FACEID_STORAGE, and flow runs
-    with their logs and artifacts.
-    What cannot be reached from here is named at the end. Files of yours are not touched.
+    This covers their records, cached steps, saved files, result lines in FACEID_STORAGE, and flow
+    runs with their logs and artifacts. Whatever cannot be reached from here is listed at the end.
+    Your own files are not touched.
 
     Parameters
     ----------
     ids
-        Request IDs. A request that a run is at work on is left alone.
+        Request IDs. A request that a run is working on is left alone.
     older_than
-        Instead of IDs: all requests that are done and were not touched for so long, such as 30d,
-        12h, 90m or 45s.
+        Instead of IDs: all requests that are finished and have not been touched for this long, such
+        as 30d, 12h, 90m or 45s.
     credentials
-        Name of the Prefect block tencent-credentials that they were delivered with, if with one.
+        Name of the tencent-credentials block in Prefect with which they were delivered, if any.
     keep_verdict
-        Keep the result line: status, and the same request delivered again, still give the verdict.
+        Keep the verdict: faceid status still shows it, and delivering the request again returns it.
     """
     if bool(ids) == bool(older_than):
-        raise InvalidInput("InvalidRequest", "which requests? Give IDs or --older-than, not both")
+        raise InvalidInput("InvalidRequest", "give either request IDs or --older-than, not both")
     settings = block_settings(credentials)
     raise Exit(0 if asyncio.run(_forget(ids, older_than, settings, keep_verdict)) else 1)
 
@@ -48,7 +48,7 @@ def forget(
 async def _forget(
     ids: tuple[str, ...], older_than: str, settings: FaceIdSettings, keep_verdict: bool
 ) -> bool:
-    """Says whether all of them are forgotten."""
+    """Return whether all of the requests were forgotten."""
     before = moment(older_than) if older_than else None
     forgotten = left = 0
     async with open_forgetting(
@@ -79,8 +79,8 @@ def _out_of_reach(forgetting: Forgetting) -> list[str]:
     else:
         if runs.unknown:
             lines.append(
-                f"flow runs that this Prefect server does not know ({runs.unknown}): deleted "
-                "before, or at another"
+                f"flow runs that are not on this Prefect server ({runs.unknown}): already deleted, "
+                "or on another"
             )
         if runs.logs_left:
             lines.append(
@@ -89,14 +89,14 @@ def _out_of_reach(forgetting: Forgetting) -> list[str]:
         lines += [
             "Prefect's events, which hold request IDs and verdicts: nobody can delete them, and "
             "the server drops them after PREFECT_SERVER_EVENTS_RETENTION_PERIOD, 7 days by default",
-            "what automations have sent on: notifications, and results to a webhook",
+            "what automations have sent: notifications, and results to a webhook",
             "logs of batches' runs, and their summaries, which name some requests that failed: "
             "delete those runs in the dashboard",
             "free pages in the file of Prefect's database, until they are used again",
         ]
     if forgetting.files_missing:
         lines.append(
-            f"files that are not where they were saved ({forgetting.files_missing}): gone before, "
+            f"files that are not where they were saved ({forgetting.files_missing}): already gone, "
             "or on another machine"
         )
     if forgetting.batches_at_work:

@@ -1,4 +1,4 @@
-"""Running a flow in this process, recorded at PREFECT_API_URL or in a temporary server."""
+"""Running a flow in this process, recorded at ``PREFECT_API_URL`` or in a temporary server."""
 
 import asyncio
 import os
@@ -23,9 +23,10 @@ T = TypeVar("T")
 
 
 def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Brings a server where there is none, for as long as it takes.
+    """Run a coroutine, with a temporary Prefect server if ``PREFECT_API_URL`` is not set.
 
-    Raises ``StorageError`` where the server that is there does not let us in.
+    Returns what the coroutine returns. Raises ``StorageError`` if the server cannot be reached or
+    rejects our credentials, and ``StackError`` if the temporary server does not start.
     """
     with ExitStack() as stack:
         if not PREFECT_API_URL.value():
@@ -40,7 +41,7 @@ def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
         try:
             return asyncio.run(run())
         finally:
-            APILogHandler().flush()  # while the server is there
+            APILogHandler().flush()  # before the server is stopped
 
 
 async def _come_in() -> None:

@@ -1,4 +1,4 @@
-"""``faceid results``: the result lines of a batch run that was started elsewhere."""
+"""``faceid results``: prints the result lines of a batch run that was started elsewhere."""
 
 import asyncio
 from typing import NamedTuple
@@ -19,27 +19,27 @@ from flows.server.runs import server_errors
 
 
 class _Found(NamedTuple):
-    """Where a batch's lines are, and what is known of its end."""
+    """The location of a batch's result lines, and whether the batch is complete."""
 
     location: str
     is_complete: bool | None
-    """Whether all of its requests have their verdict; ``None`` without a server to ask."""
+    """Whether every request has a verdict; ``None`` if there is no server to ask."""
 
 
 def results(run: str) -> None:
-    """Print the result lines of a batch run: all of them, or those that are there so far.
+    """Print the result lines of a batch run, or those written so far if it has not ended.
 
-    Where the run left requests to a later one, the lines of that one: they cover both.
+    If the run left requests to a later run, that run's lines are printed; they cover both.
 
     Parameters
     ----------
     run
-        The ID of the flow run, as in the dashboard's address.
+        ID of the flow run, as in its URL in the dashboard.
     """
     try:
         run_id = UUID(run)
     except ValueError:
-        raise InvalidInput("InvalidRequest", f"{run!r} is no flow run's ID") from None
+        raise InvalidInput("InvalidRequest", f"{run!r} is not a flow run ID") from None
     found = asyncio.run(_find(run_id, FaceIdSettings.load()))
     all_have_verdicts = _print(found)
     complete = all_have_verdicts if found.is_complete is None else found.is_complete
@@ -47,16 +47,18 @@ def results(run: str) -> None:
 
 
 def _print(found: _Found) -> bool:
-    """Says whether each line has a verdict, and there is one at least."""
+    """Print the lines, and return whether there are any and all of them have a verdict."""
     statuses: set[str] = set()
     try:
         for line in read_lines(found.location):
             statuses.add(orjson.loads(line)["status"])
             print(line.decode(), end="")  # noqa: T201 - results go to stdout
     except FileNotFoundError:
-        raise InvalidInput("UnknownRun", "there are no result lines of this run here") from None
+        raise InvalidInput("UnknownRun", "this run has no result lines here") from None
     except OSError as error:
-        raise StorageError("CannotRead", f"the result lines ({error.strerror})") from None
+        raise StorageError(
+            "CannotRead", f"the result lines cannot be read ({error.strerror})"
+        ) from None
     return statuses == {"verdict"}
 
 
@@ -66,9 +68,9 @@ async def _find(run_id: UUID, settings: FaceIdSettings) -> _Found:
         return _Found(results_location("", settings, str(run_id)), None)
     run = await _last_run(run_id)
     if run.id != run_id:
-        stderr.print(f"the batch went on in the run {run.id}: these are its lines")
+        stderr.print(f"the batch continued in run {run.id}: these are its lines")
     if run.state and not run.state.is_final():
-        stderr.print("the run is still at work: these are its lines so far")
+        stderr.print("the run has not ended: these are its lines so far")
     given = str(run.parameters.get("results", ""))
     location = results_location(given, settings, str(run.id))
     return _Found(location, "outcome:completed" in run.tags)
@@ -82,8 +84,8 @@ async def _last_run(run_id: UUID) -> FlowRun:
                 flow = await client.read_flow(run.flow_id)
             except ObjectNotFound:
                 raise InvalidInput(
-                    "UnknownRun", f"the Prefect server knows no run {run_id}"
+                    "UnknownRun", f"the Prefect server has no run {run_id}"
                 ) from None
             if flow.name != "deliver-batch":
-                raise InvalidInput("UnknownRun", f"{run_id} is a run of {flow.name}, and no batch")
+                raise InvalidInput("UnknownRun", f"{run_id} is a run of {flow.name}, not a batch")
             return await last_of_chain(client, run)

@@ -1,4 +1,4 @@
-"""``faceid status`` and ``faceid answer``: what is kept about requests."""
+"""``faceid status`` and ``faceid answer``: print what is stored about requests."""
 
 import asyncio
 from typing import Any
@@ -25,17 +25,17 @@ def _print(document: Any) -> None:
 
 
 def status(*ids: str, credentials: str = "") -> None:
-    """Say what became of requests: one line of JSON for each.
+    """Show the state of requests, one line of JSON for each.
 
     Parameters
     ----------
     ids
         Request IDs, or Tencent request IDs.
     credentials
-        Name of the Prefect block tencent-credentials that they were delivered with, if with one.
+        Name of the tencent-credentials block in Prefect with which they were delivered, if any.
     """
     if not ids:
-        raise InvalidInput("InvalidRequest", "which request? Give its ID, or several")
+        raise InvalidInput("InvalidRequest", "give one or more request IDs")
     store = _store(credentials)
     unknown = 0
     for request_id in ids:
@@ -52,12 +52,12 @@ def _find(store: RecordStore, given: str) -> Record | None:
     found = asyncio.run(store.load(given))
     if found is not None:
         return found
-    # A Tencent request ID, then: records are not filed by it, so all are looked at.
+    # It may be a Tencent request ID. Records are not indexed by those, so all are searched.
     return next((record for record in store.all() if given in record.tencent_request_ids), None)
 
 
 async def _is_at_work(store: RecordStore, record: Record) -> bool:
-    """Whether a run holds the request, here or on another machine that shares the locks."""
+    """Return whether a run is working on the request, on any machine that shares the locks."""
     return record.outcome is None and await is_locked(
         store, FaceIdSettings.load(), record.request_id
     )
@@ -71,7 +71,7 @@ def _status(record: Record, *, at_work: bool) -> dict[str, Any]:
     elif record.intent is not None:
         state = "outcome-unknown"
     else:
-        state = "interrupted"  # its run died: the next one goes on from here
+        state = "interrupted"  # its run died; the next run continues from here
     fields = "request_id target_action region calls verdict error tencent_request_ids updated_at"
     shown = record.model_dump(mode="json", include=set(fields.split()))
     follow_up = record.follow_up and record.follow_up.model_dump(mode="json")
@@ -85,14 +85,14 @@ def _status(record: Record, *, at_work: bool) -> dict[str, Any]:
 
 
 def answer(request_id: str, *, credentials: str = "") -> None:
-    """Print the stored answer of a request, whole, as JSON. It may hold faces and personal data.
+    """Print the stored answer of a request as JSON. It may contain faces and personal data.
 
     Parameters
     ----------
     request_id
-        The request's ID.
+        ID of the request.
     credentials
-        Name of the Prefect block tencent-credentials that it was delivered with, if with one.
+        Name of the tencent-credentials block in Prefect with which it was delivered, if any.
     """
     record = asyncio.run(_store(credentials).load(request_id))
     if record is None or record.reply is None:

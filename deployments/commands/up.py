@@ -1,4 +1,4 @@
-"""``faceid up``: the local stack, for the dashboard."""
+"""``faceid up``: runs the local stack with the dashboard."""
 
 import json
 import os
@@ -33,24 +33,25 @@ def up(
     port: int = 4200,
     ready_file: Path | None = None,
 ) -> None:
-    """Start the local stack for the dashboard, and stay until Ctrl-C.
+    """Start the local stack for the dashboard, and run it until Ctrl-C.
 
-    A Prefect server, the deployments and what runs them; with --emulator also the emulator. With
-    neither --emulator nor --live it follows FACEID_ENDPOINT and the credentials.
+    The stack is a Prefect server, the deployments and a worker that executes their runs, and with
+    --emulator also the emulator. With neither --emulator nor --live, FACEID_ENDPOINT and the
+    credentials determine the service.
 
     Parameters
     ----------
     emulator
-        Start an emulator of the service, and use it.
+        Start an emulator of the service and use it.
     live
-        Use the real service, with the credentials of the environment.
+        Use the real service with the credentials in the environment.
     port
-        The dashboard's port; 0 picks a free one.
+        Port of the dashboard; 0 picks a free one.
     ready_file
-        Is written when all is ready: one JSON object with the addresses.
+        File to write once everything is ready: one JSON object with the addresses.
     """
     service = _which_service(own_emulator=emulator, live=live)
-    with suppress(KeyboardInterrupt):  # the way it is meant to end
+    with suppress(KeyboardInterrupt):  # Ctrl-C is the normal way to stop the stack
         run_stack(claim_port(port), service, own_emulator=emulator, ready_file=ready_file)
 
 
@@ -67,7 +68,7 @@ def _which_service(*, own_emulator: bool, live: bool) -> Service:
     if not live and not os.environ.get("FACEID_ENDPOINT") and not settings.secret_id:
         raise InvalidInput(
             "Configuration",
-            "which service? Say --emulator, or --live with TENCENTCLOUD_SECRET_ID and "
+            "choose a service: --emulator, or --live with TENCENTCLOUD_SECRET_ID and "
             "TENCENTCLOUD_SECRET_KEY set",
         )
     settings.credentials()
@@ -76,12 +77,12 @@ def _which_service(*, own_emulator: bool, live: bool) -> Service:
 
 
 def _check_storage(settings: FaceIdSettings) -> None:
-    """Raises ``InvalidInput`` now, where every run would."""
+    """Raise ``InvalidInput`` if the storage is misconfigured, which would fail every run."""
     open_storage(settings)
 
 
 def _auth_string() -> dict[str, str]:
-    """The server's basic auth, as its clients' too; it may stand in a profile of Prefect's."""
+    """Return the variables for the server's basic auth, which may come from a Prefect profile."""
     auth = PREFECT_SERVER_API_AUTH_STRING.value()
     if auth is None:
         return {}
@@ -94,10 +95,11 @@ def _auth_string() -> dict[str, str]:
 
 
 def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Path | None) -> None:
-    """The body of ``up``, until interrupted.
+    """Run the stack until interrupted.
 
-    Server and worker are started again when they die: what they had in hand goes on. The emulator
-    is not, as its objects and clock die with it; then this raises ``StackError``.
+    The server and the worker are restarted when they die, and the requests they had at work
+    continue. The emulator is not restarted, because its objects and its clock are lost with it;
+    if it ends, this raises ``StackError``.
     """
     environment = {"FACEID_RESOURCE_ROOTS": str(Path.cwd()), **os.environ}
     auth = _auth_string()
@@ -154,14 +156,14 @@ def _say_how_to_trigger(
     )
     if has_auth:
         stderr.print(
-            "auth       the dashboard asks for PREFECT_SERVER_API_AUTH_STRING; commands want"
+            "auth       the dashboard asks for PREFECT_SERVER_API_AUTH_STRING; commands need"
         )
         stderr.print("           the same in PREFECT_API_AUTH_STRING")
     stderr.print("stop       Ctrl-C")
 
 
 def _write_ready_file(path: Path, content: dict[str, str]) -> None:
-    # Written whole or not at all, and for us alone: it may hold the emulator's keys.
+    # Written atomically, and readable only by us: it may contain the emulator's keys.
     draft = path.with_name(path.name + ".new")
     draft.touch(mode=0o600)
     draft.write_text(json.dumps(content))

@@ -1,1 +1,1 @@
-"""What a Prefect server must know of us: deployments, work pool, block type, automations."""
+"""Registration with a Prefect server: deployments, work pool, block type and automations."""

@@ -1,11 +1,12 @@
-"""Automations as code: ``automations.yaml``, brought to the Prefect server.
+"""Automations as code: registers those of ``automations.yaml`` with the Prefect server.
 
-``python -m deployments.registration.automations`` does that alone, and prints what it made or
-changed.
+``python -m deployments.registration.automations`` does only that, and prints the names of those
+that it created, changed or removed.
 
-A person may change one in the dashboard. Each carries, in a tag, a digest of how it was registered:
-one that differs from it has been changed by somebody, and is left as it is, and so is any that has
-no such tag. The switch is always a person's.
+Changes made in the dashboard are kept. Each automation has a tag with a digest of its content at
+registration. If the content no longer matches the digest, somebody has changed the automation, and
+it is left alone, as is every automation without such a tag. Whether an automation is enabled is
+never changed.
 """
 
 import asyncio
@@ -54,7 +55,10 @@ _PAGE = 200
 
 
 def _whole(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Prefect drops what it does not know. A trigger without its `expect` would fire each time."""
+    """Validate a trigger, and raise ``ValueError`` for unknown fields, which Prefect would drop.
+
+    A trigger whose `expect` is misspelled would otherwise fire for every event.
+    """
     trigger: Trigger = validate(value)
     _check_fields(trigger, value)
     return trigger
@@ -70,9 +74,9 @@ def _check_fields(trigger: Trigger, given: dict[str, Any]) -> None:
 
 def _template(text: str) -> str:
     try:
-        jinja2.Environment().parse(text)  # noqa: S701 - rendered by the server, and no HTML
+        jinja2.Environment().parse(text)  # noqa: S701 - rendered by the server, not as HTML
     except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"no valid template: {error.message}") from None
+        raise ValueError(f"not a valid template: {error.message}") from None
     return text
 
 
@@ -80,7 +84,7 @@ Template = Annotated[str, AfterValidator(_template)]
 
 
 class _Entry(BaseModel):
-    """An automation of the file: Prefect's own fields, and what becomes its action."""
+    """An automation in the file: fields of Prefect's, and those that its actions are made from."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -91,7 +95,7 @@ class _Entry(BaseModel):
     webhook: str | None = None
     payload: Template = ""
     actions: list[ActionTypes] | None = None
-    """Where they are given, nobody else is told."""
+    """If given, these replace the notification."""
 
 
 class _File(BaseModel):
@@ -106,16 +110,16 @@ class _File(BaseModel):
     def _names_differ(cls, automations: list[_Entry]) -> list[_Entry]:
         for name, count in Counter(entry.name for entry in automations).items():
             if count > 1:
-                raise ValueError(f"{name!r} stands there {count} times")
+                raise ValueError(f"{name!r} is defined {count} times")
         return automations
 
 
 async def register_automations(file: Path = FILE, *, write: bool = True) -> list[str]:
-    """Makes and changes what the file says, as far as nobody else has changed it.
+    """Create, update and remove automations as the file says, except those changed by somebody.
 
-    Gives the names of those that were made, changed or removed: none when it is called again.
-    Without ``write`` nothing is changed, only told.
-    Raises ``InvalidInput`` where the file is wrong, or names a block that is not there.
+    Returns the names of the automations that were created, changed or removed; a second call
+    returns none. With ``write=False`` nothing is changed, and these are the names of those that
+    would be. Raises ``InvalidInput`` if the file is invalid or names a block that does not exist.
     """
     wanted = _read(file)
     async with get_client() as client:
@@ -134,7 +138,7 @@ async def register_automations(file: Path = FILE, *, write: bool = True) -> list
                 if write:
                     await _bring_up_to(client, found, automation)
         for left in there:
-            # Of an earlier file, or of a block that is gone; or made twice, by two at a time.
+            # From an earlier file, for a deleted block, or a duplicate from a concurrent call.
             if _mark_of(left) == _digest(left):
                 touched.append(left.name)
                 if write:
@@ -177,7 +181,7 @@ async def _all_automations(client: PrefectClient) -> list[Automation]:
 def _as_automation(
     entry: _Entry, file: _File, blocks: list[BlockDocument]
 ) -> AutomationCore | None:
-    """``None`` for one that calls a webhook that is not there."""
+    """Build the automation of an entry; ``None`` if the webhook that it calls does not exist."""
     actions: list[ActionTypesOrUnknown] = [*(entry.actions or [])]
     if entry.webhook is not None:
         found = _of_slot(entry.webhook, blocks, "webhook")
@@ -198,9 +202,10 @@ def _as_automation(
 
 
 def _of_slot(slot: str, blocks: list[BlockDocument], what: str) -> list[UUID]:
-    """The blocks of this name that are, or can do, what is asked for.
+    """Return the IDs of the blocks that ``slot`` names, sorted.
 
-    One that is named with its type has to be there.
+    ``slot`` is ``type/name``, or only ``name`` for blocks whose type or capabilities include
+    ``what``. Raises ``InvalidInput`` if it has a type and there is no such block.
     """
     kind, _, name = slot.rpartition("/")
     found: list[UUID] = []
@@ -210,12 +215,12 @@ def _of_slot(slot: str, blocks: list[BlockDocument], what: str) -> list[UUID]:
         if block.name == name and (slug == kind if kind else what in (slug, *can)):
             found.append(block.id)
     if kind and not found:
-        raise InvalidInput("Automations", f"there is no block {slot}: make it in the dashboard")
+        raise InvalidInput("Automations", f"there is no block {slot}: create it in the dashboard")
     return sorted(found)
 
 
 def _is_ours_to_change(found: Automation | None, wanted: AutomationCore) -> bool:
-    """Whether it is not there, or as it was registered and not as it is wanted."""
+    """Return whether it is missing, or outdated and not changed by anybody since registration."""
     return found is None or _mark_of(found) == _digest(found) != _digest(wanted)
 
 
@@ -227,7 +232,7 @@ async def _bring_up_to(
             await client.create_automation(wanted)
             return
         wanted.enabled = found.enabled
-        # Prefect's client sends what was set only, and what an action is, is its default.
+        # Prefect's client sends only fields that were set, but an action's type is a default.
         complete = AutomationCore.model_validate(wanted.model_dump(exclude={"owner_resource"}))
         await client.update_automation(found.id, complete)
     except PrefectHTTPStatusError as error:
@@ -242,7 +247,7 @@ def _mark_of(automation: Automation) -> str | None:
 
 
 def _digest(automation: AutomationCore) -> str:
-    """Of all that the file decides on."""
+    """Digest of everything that the file determines."""
     decided = {"name", "description", "trigger", "actions"}
     content = automation.model_dump(mode="json", include=decided)
     text = orjson.dumps(_in_order(content), option=orjson.OPT_SORT_KEYS)
@@ -250,7 +255,7 @@ def _digest(automation: AutomationCore) -> str:
 
 
 def _in_order(value: Any) -> Any:
-    """Sets come from the server in any order."""
+    """Sort all lists, because the server returns sets in any order."""
     if isinstance(value, dict):
         return {key: _in_order(part) for key, part in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""What stands in ``deployments/prefect.yaml``.
+"""The content of ``deployments/prefect.yaml``.
 
-Read strictly: what is written there and would not be registered is an error, not a surprise.
+Parsing is strict: a field that would not be registered is an error.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 
 
 class Schedule(_Strict):
-    """When a new deployment is run."""
+    """A schedule that a new deployment gets."""
 
     cron: str | None = None
     interval: timedelta | None = None
@@ -46,16 +46,18 @@ class Schedule(_Strict):
 
 
 class PoolOfDeployment(_Strict):
+    """The work pool and the queue that a deployment's runs go to."""
+
     name: str
     work_queue_name: str = "default"
 
 
 class Definition(_Strict):
-    """A deployment."""
+    """A deployment of a flow."""
 
     name: str
     entrypoint: str
-    """A module path: a file path would depend on a folder."""
+    """A module path, because a file path would depend on the working folder."""
     description: str
     tags: list[str]
     work_pool: PoolOfDeployment
@@ -68,12 +70,15 @@ class Definition(_Strict):
 
     @property
     def full_name(self) -> str:
-        """Such as ``deliver/default``."""
+        """Flow name and deployment name, such as ``deliver/default``."""
         return f"{self.flow.name}/{self.name}"
 
     def parameter_schema(self) -> dict[str, Any]:
-        """Of its parameters, as JSON. Closed: the API refuses what a run would, and unknown names,
-        which else would crash it."""
+        """Return the JSON schema of the flow's parameters.
+
+        It is closed: the API refuses unknown names, which would otherwise crash the run, and the
+        values that the run would refuse.
+        """
         return strict_schema(schema_of(self.flow).model_dump(mode="json", exclude_unset=True))
 
 
@@ -96,7 +101,7 @@ class _Ours(_Strict):
 
 
 class Definitions(_Strict):
-    """The whole file."""
+    """The whole of ``prefect.yaml``."""
 
     name: str
     pull: list[Any]
@@ -106,12 +111,13 @@ class Definitions(_Strict):
 
 @cache
 def read_definitions() -> Definitions:
+    """Read ``prefect.yaml``, once per process. Raises ``ValidationError`` if it is invalid."""
     return Definitions.model_validate(yaml.safe_load(FILE.read_text()))
 
 
 @cache
 def code_version(checkout: Path = FILE.parents[1]) -> str:
-    """The version of a checkout: the package's, and a digest of all that its runs may execute."""
+    """Return the version of a checkout: the package's version and a digest of its Python files."""
     digest = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((checkout / package).rglob("*.py")):

@@ -1,9 +1,9 @@
-"""Registers what a Prefect server must know of us, or says in what it differs.
+"""Registers everything with a Prefect server, or reports what is missing or different there.
 
-The block type, the work pool with its queues and the deployments, as ``deployments/prefect.yaml``
-has them, and the automations of ``automations.yaml``. Doing it again changes nothing. What people
-change in the dashboard stays theirs: schedules, the limits of pool and queues, job variables,
-whether something is paused.
+That is the block type, the work pool with its queues, the deployments in
+``deployments/prefect.yaml``, and the automations in ``automations.yaml``. Registering again changes
+nothing. What people change in the dashboard is kept: schedules, limits of the pool and its queues,
+job variables, and whether something is paused.
 """
 
 from collections.abc import Mapping
@@ -30,19 +30,20 @@ from tasks.credentials import TencentCredentials
 
 @dataclass
 class Registration:
-    """What came of it."""
+    """The result of a registration."""
 
     deployments: dict[str, UUID] = field(default_factory=dict[str, UUID])
-    """The deployments on the server by their names, such as ``deliver/default``."""
+    """IDs of the deployments on the server, by name, such as ``deliver/default``."""
     changes: list[str] = field(default_factory=list[str])
-    """A line for each thing that was made or changed, or, where nothing is written, would be."""
+    """One line for each object that was created or changed, or would be with ``write``."""
 
 
 async def register(*, pool: bool, write: bool = True) -> Registration:
-    """Brings the server of ``PREFECT_API_URL`` to what this checkout has.
+    """Bring the server at ``PREFECT_API_URL`` up to date with this checkout.
 
-    With ``pool``, runs wait in the work pool for its workers; else for the runner that serves the
-    deployments (``deployments.serve``). Without ``write`` nothing is changed, only told.
+    With ``pool``, runs go to the work pool and its workers; otherwise ``deployments.serve``
+    executes them. With ``write=False`` nothing is changed, and the result says what would be.
+    Raises ``InvalidInput`` if ``automations.yaml`` is invalid or names a block that does not exist.
     """
     definitions = read_definitions()
     done = Registration()
@@ -123,7 +124,7 @@ async def _deployment(
 
 
 def _fields(definition: Definition, pool: bool) -> dict[str, Any]:
-    """All that we decide about a deployment, as Prefect names it."""
+    """Return the fields of a deployment that this checkout determines, by Prefect's names."""
     limit = definition.concurrency_limit
     return {
         "version": code_version(),
@@ -143,7 +144,7 @@ def _fields(definition: Definition, pool: bool) -> dict[str, Any]:
 
 
 def _present(found: DeploymentResponse) -> Mapping[str, Any]:
-    """The same fields of a deployment on the server."""
+    """Return the fields of a deployment on the server, comparable to those of ``_fields``."""
     limit = found.global_concurrency_limit
     options = found.concurrency_options
     return {

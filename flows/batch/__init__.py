@@ -1,4 +1,4 @@
-"""Many requests: the runner, its shutdown, results, progress, summary, and the runs that go on.
+"""Batches: the runner, its shutdown, results, progress, summary, and the chain of follow-up runs.
 
-May import ``flows.delivery`` and ``flows.server``, and nothing imports it but flows.
+This package may import ``flows.delivery`` and ``flows.server``. Only flows import it.
 """

@@ -1,9 +1,9 @@
-"""The runs of one manifest, one after the other: what waits, or was dropped, is left to the next.
+"""Chains of batch runs: a run leaves requests that wait, or that it dropped, to the next run.
 
-A batch that cannot bring all its requests to their end leaves the rest to one later run of the same
-manifest, which finds all other verdicts there; and so does the sweeper for a batch that died. What
-has failed in the chain is not tried again by it. Runs without a deployment have no follow-up: the
-same command continues.
+A batch that cannot finish all of its requests schedules one later run of the same manifest, which
+finds the verdicts of the others in their records. The sweeper does the same for a batch that died.
+A request that failed in a chain is not tried again in that chain. Runs without a deployment have no
+follow-up; for them, running the same command again continues the batch.
 """
 
 import hashlib
@@ -26,26 +26,25 @@ from flows.delivery.outcome import add_tags
 from flows.server.runs import tag_of
 
 MAX_DEATHS = 8
-"""How many runs of a chain may die one after the other."""
-
+"""How many runs of a chain may die in succession."""
 
 DAY = "faceid.day"
-"""The label of a run that says what ``{date}`` is to it."""
+"""Label of a run: the date that replaced ``{date}`` in its manifest."""
 
 
 class Begun(NamedTuple):
-    """What a batch begins with."""
+    """The manifest and the chain of a batch that begins."""
 
     manifest: str
-    """Its location, the date filled in."""
+    """Location of the manifest, with the date filled in."""
     chain_began: datetime | None
-    """When the first run of its chain did; ``None`` where this is the first."""
+    """When the first run of the chain began; ``None`` if this run is the first."""
 
 
 async def begin(manifest: str, settings: FaceIdSettings) -> Begun:
-    """Tags the current run, and says what it is about.
+    """Tag the current run, and return its manifest and the beginning of its chain.
 
-    Raises ``InvalidInput`` where it goes on with a batch of another service.
+    Raises ``InvalidInput`` if it continues a batch of another service.
     """
     async with get_client() as client:
         run = await client.read_flow_run(flow_run.id)
@@ -62,32 +61,32 @@ async def begin(manifest: str, settings: FaceIdSettings) -> Begun:
 
 
 async def tag_shard() -> None:
-    """The current run, a shard, is found by the tags of its batch, too."""
+    """Tag the current run, a shard, like its batch, so that the batch's tags find both."""
     async with get_client() as client:
         batch = await client.read_flow_run(UUID(flow_run.parent_flow_run_id))
     await add_tags(*(tag for tag in batch.tags if tag.startswith(("batch:", "service:"))))
 
 
 def run_name() -> str:
-    """Says which manifest; without its folder."""
+    """Return the name of the current run, which contains the manifest's name without its folder."""
     return f"batch {name_of(str(flow_run.parameters['manifest']).partition('?')[0])}"
 
 
 async def _fill_in_date(client: PrefectClient, manifest: str, run: FlowRun) -> str:
-    """``{date}`` becomes the day that the run was scheduled for, by its schedule's own clock."""
+    """Replace ``{date}`` by the day the run was scheduled for, in its schedule's time zone."""
     if "{date}" not in manifest:
         return manifest
     day = run.labels.get(DAY)
     if day is None:
         scheduled = run.expected_start_time or datetime.now(UTC)
         day = f"{scheduled.astimezone(await _zone_of(client, run)):%Y-%m-%d}"
-        # The schedule may be changed or gone when the run is looked at next.
+        # By the next time this is asked, the schedule may have been changed or deleted.
         await client.update_flow_run_labels(run.id, {DAY: day})
     return manifest.replace("{date}", str(day))
 
 
 async def _zone_of(client: PrefectClient, run: FlowRun) -> ZoneInfo:
-    """The time zone of the schedule that made the run; UTC where none did."""
+    """Return the time zone of the schedule that created the run; UTC without a schedule."""
     schedule = run.created_by and run.created_by.id
     if run.deployment_id is None or schedule is None:
         return ZoneInfo("UTC")
@@ -97,16 +96,17 @@ async def _zone_of(client: PrefectClient, run: FlowRun) -> ZoneInfo:
 
 
 async def is_being_cancelled() -> bool:
-    """Whether a person cancelled the current run."""
+    """Return whether somebody has cancelled the current run."""
     async with get_client() as client:
         state = (await client.read_flow_run(flow_run.id)).state
     return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
 async def schedule_remainder(settings: FaceIdSettings) -> str | None:
-    """Leaves what waits to a later run, and gives its ID; that comes later each time.
+    """Schedule a later run for the requests that wait, and return its ID.
 
-    A request that has waited for too long fails, so this has an end.
+    Returns ``None`` if the current run has no deployment. The delay grows with each run of the
+    chain. The chain ends, because a request that has waited for too long fails.
     """
     async with get_client() as client:
         run = await client.read_flow_run(flow_run.id)
@@ -122,7 +122,11 @@ async def schedule_remainder(settings: FaceIdSettings) -> str | None:
 async def replace_dead(
     client: PrefectClient, run: FlowRun, settings: FaceIdSettings
 ) -> FlowRun | None:
-    """Another run for one that died; ``None`` where nothing is to be done, or it died too often."""
+    """Schedule another run in place of one that died.
+
+    Returns ``None`` if the run has no deployment or manifest, or more than ``MAX_DEATHS`` runs died
+    in succession.
+    """
     deaths = 1 + _number(tag_of(run, "deaths"))
     if deaths > MAX_DEATHS:
         return None
@@ -133,7 +137,7 @@ async def replace_dead(
 async def _schedule(
     client: PrefectClient, run: FlowRun, delay: float, attempt: int, deaths: int
 ) -> FlowRun | None:
-    """The next run of the chain, due after so many seconds, or the one that is there already."""
+    """Schedule the next run of the chain in ``delay`` seconds, or return the existing one."""
     origin = await origin_of(client, run)
     if origin is None or "manifest" not in origin.parameters:
         return None
@@ -155,12 +159,12 @@ async def _schedule(
 
 
 def _number(text: str | None) -> int:
-    """0 for what is none: a person may have tagged the run, too."""
+    """Return the number, or 0 if the text is not one, because people can tag runs as well."""
     return int(text) if text and text.isdecimal() else 0
 
 
 async def last_of_chain(client: PrefectClient, run: FlowRun) -> FlowRun:
-    """The last run of the chain that has begun: its books cover all of it."""
+    """Return the last run of the chain that has begun. Its result lines cover the whole chain."""
     seen: set[UUID] = set()
     while run.id not in seen and (following := tag_of(run, "next")):
         seen.add(run.id)

@@ -1,4 +1,4 @@
-"""How fast a batch calls each action: its calls are counted as they are paced."""
+"""Measures how fast a batch calls each action, by counting calls as they are paced."""
 
 import time
 from collections import defaultdict
@@ -8,23 +8,23 @@ from typing import NamedTuple
 from faceid.pacing import Pacer
 
 MAX_SPANS = 240
-"""A longer batch is counted in longer spans: what is kept does not grow with it."""
+"""Maximum number of spans per action. A longer batch has longer spans, not more of them."""
 
 
 class Speed(NamedTuple):
-    """The calls of one action."""
+    """The rate at which a batch called an action."""
 
     action: str
     limit: float
-    """Calls per second that the account may make."""
+    """Calls per second that the account is allowed."""
     per_second: list[float]
-    """One figure for each span of the batch."""
+    """Calls per second in each span of the batch."""
     span: int
-    """Seconds."""
+    """Length of a span in seconds."""
 
 
 class Meter:
-    """Counts calls by action and second."""
+    """Counts calls by action and span of time."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -36,7 +36,7 @@ class Meter:
     def paced(
         self, pacers: Callable[[str], Pacer | None], rates: Callable[[str], float | None]
     ) -> Callable[[str], Pacer | None]:
-        """The same pacers; what they let through is counted."""
+        """Wrap ``pacers`` so that the calls which they let through are counted."""
 
         def pacer_of(action: str) -> Pacer | None:
             pacer, rate = pacers(action), rates(action)
@@ -49,6 +49,7 @@ class Meter:
         return pacer_of
 
     def count(self, action: str) -> None:
+        """Count one call of the action, now."""
         counts = self._counts[action]
         while (place := int((self._now() - self._began) / self._span)) >= MAX_SPANS:
             self._double_span()
@@ -61,7 +62,7 @@ class Meter:
             counts[:] = [sum(counts[n : n + 2]) for n in range(0, len(counts), 2)]
 
     def fastest(self) -> Speed | None:
-        """The action that came closest to its limit; ``None`` where nothing was called."""
+        """Return the action that came closest to its limit; ``None`` if nothing was called."""
         speeds = [
             Speed(
                 action, self._limits[action], [count / self._span for count in counts], self._span

@@ -1,4 +1,4 @@
-"""A batch in one picture: what came of its requests, and how fast it went against the limit."""
+"""Draws a picture of a batch: the outcomes of its requests, and its call rate over time."""
 
 from collections.abc import Iterator
 from html import escape
@@ -21,7 +21,11 @@ _COLOURS = {
 
 
 def draw(title: str, counts: dict[str, int], speed: Speed | None) -> str:
-    """An SVG document. ``counts`` are requests by what came of them."""
+    """Return an SVG document.
+
+    ``counts`` maps each outcome, a key of ``_COLOURS``, to a number of requests. Without ``speed``
+    the chart of the call rate is omitted.
+    """
     bars = [(what, count) for what, count in counts.items() if count]
     top = 60 + _ROW * len(bars)
     height = top + (_CHART + 70 if speed else 0)
@@ -51,7 +55,7 @@ def _bars(bars: list[tuple[str, int]]) -> Iterator[str]:
 
 
 def _chart(speed: Speed, top: int) -> Iterator[str]:
-    """Calls per second over time, and the limit as a line."""
+    """Draw the calls per second over time, and the limit as a dashed line."""
     left, right, base = 60, WIDTH - 20, top + 40 + _CHART
     highest = max(speed.limit * 1.15, *speed.per_second)
     wide = (right - left) / len(speed.per_second)

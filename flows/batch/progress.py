@@ -1,4 +1,4 @@
-"""How far a batch is, in the dashboard while it runs. None of it can stop the batch."""
+"""Shows the progress of a batch in the dashboard. An error in doing so never stops the batch."""
 
 import asyncio
 import contextlib
@@ -16,12 +16,12 @@ from prefect.runtime import flow_run
 from flows.batch.runner import Batch, BatchStats
 
 SECONDS = 2.0
-"""Between two updates."""
+"""Time between two updates."""
 
 
 @contextlib.asynccontextmanager
 async def shown(batch: Batch) -> AsyncGenerator[None]:
-    """The artifact ``progress-<flow run id>``, and result lines for who reads them elsewhere."""
+    """Keep the artifact ``progress-<flow run id>`` and the published result lines up to date."""
     async with contextlib.AsyncExitStack() as stack:
         progress = _Progress(batch, stack)
         task = asyncio.create_task(progress.keep())
@@ -34,10 +34,10 @@ async def shown(batch: Batch) -> AsyncGenerator[None]:
 
 class _Progress:
     def __init__(self, batch: Batch, stack: contextlib.AsyncExitStack) -> None:
-        """``stack`` closes what it opens."""
+        """``stack`` closes the client that this opens."""
         self._batch = batch
         self._stack = stack
-        # One for all updates: making a client takes tens of milliseconds.
+        # One client for all updates: creating one takes tens of milliseconds.
         self._client: PrefectClient | None = None
         self._began = time.monotonic()
         self._artifact: UUID | None = None
@@ -52,7 +52,7 @@ class _Progress:
         try:
             await anyio.to_thread.run_sync(self._batch.results.publish)
             await self._write_artifact()
-        except Exception as error:  # whatever a server or a store in trouble makes of it
+        except Exception as error:  # of whatever kind the server or the storage raises
             if not self._has_warned:
                 get_run_logger().warning("progress is not shown (%s)", type(error).__name__)
             self._has_warned = True
@@ -74,10 +74,10 @@ class _Progress:
 
 
 def describe(stats: BatchStats, seconds: float) -> str:
-    """The counts, the rate and the time left, after so many seconds."""
+    """Describe the counts, the rate and the time left, ``seconds`` after the batch began."""
     rate = stats.done / max(seconds, 0.001)
     left = (stats.total - stats.done) / rate if rate else 0
-    parts = [f"{stats.done:,} of {stats.total:,} requests at their end"]
+    parts = [f"{stats.done:,} of {stats.total:,} requests finished"]
     parts += [f"{stats.status[status]:,} {status}" for status in ("failed", "waiting")]
     parts.append(f"{rate:.1f} requests/s")
     if 0 < stats.done < stats.total:

@@ -1,12 +1,12 @@
-"""The result lines of a batch: while it runs as they come, at its end in the manifest's order.
+"""The result lines of a batch: in order of completion while it runs, then in the manifest's order.
 
-``results.jsonl`` and ``failures.jsonl`` in a folder, which may be on another machine. Each line is
-written by one write, whole or not at all; at the end the lines are put in order in files of their
-own, which then take the first ones' place. A folder on another machine gets whole files, again
-whenever they have grown by a good part, and at the end.
+They go to ``results.jsonl`` and ``failures.jsonl`` in a folder, which may be remote. Each line is
+written by a single write, whole or not at all. When the batch ends, the lines are sorted into new
+files, which then replace the first ones. Files in a remote folder are uploaded whole, each time
+they have grown by the factor ``GROWTH`` and when the batch ends.
 
-Each batch begins its files anew: what an earlier run of the same manifest wrote there, it says
-again, from the records.
+Each batch starts new files. The results of an earlier run of the same manifest are written again,
+from the records.
 """
 
 import errno
@@ -26,23 +26,26 @@ from tasks.state.storage import make_private_folder, storage_url
 RESULTS = "results.jsonl"
 FAILURES = "failures.jsonl"
 
-"""In the storage: a folder for each batch that names no other."""
 
 GROWTH = 1.25
-"""By what factor the files grow before another machine gets them again."""
+"""Factor by which the files grow before they are uploaded again to a remote folder."""
 
 _PLACE = 16
+"""Size in bytes of an entry in the file of places."""
 
 
 def results_location(given: str, settings: FaceIdSettings, flow_run_id: str) -> str:
-    """Where the result lines of a run go: an absolute path or a URL. Raises ``InvalidInput``."""
+    """Return the folder for the result lines of a run, as an absolute path or a URL.
+
+    Raises ``InvalidInput`` if ``given`` is invalid or outside the roots.
+    """
     if given:
         return settings.roots().resolve("results", given)
     return f"{storage_url(settings)}/{layout.BATCHES}/{flow_run_id}"
 
 
 def read_lines(location: str, name: str = RESULTS) -> Iterator[bytes]:
-    """The lines that are there, whole ones alone. Raises ``OSError``."""
+    """Yield the complete lines of a results file, with their line breaks. Raises ``OSError``."""
     with open_location(f"{location}/{name}") as file:
         for line in file:
             if line.endswith(b"\n"):
@@ -50,17 +53,20 @@ def read_lines(location: str, name: str = RESULTS) -> Iterator[bytes]:
 
 
 class BatchResults:
-    """Writes result lines. Use as a context manager. Raises ``StorageError``, and ``InvalidInput``
-    where another batch writes to the same folder."""
+    """Writes the result lines of a batch. Use it as a context manager.
+
+    Entering raises ``InvalidInput`` if another batch writes to the same folder. Every method raises
+    ``StorageError`` if the files cannot be written.
+    """
 
     def __init__(self, location: str, spool: Path) -> None:
-        """``location`` is where people look; ``spool`` a private folder for our own use."""
+        """``location`` is the folder for the results, ``spool`` a private temporary folder."""
         self.location = location
         self._is_remote = "://" in location
         self._folder = spool / "results" if self._is_remote else Path(location)
         self._places = spool / "results.places"
-        """Where the line of each request stands: 8 bytes for its offset, and 8 for twice its
-        length, and one more where the request failed."""
+        """File with the place of each request's line in ``results.jsonl``: 8 bytes for its offset,
+        and 8 bytes for twice its length, plus one if the request failed."""
         self._published = 0
 
     def __enter__(self) -> Self:
@@ -86,7 +92,7 @@ class BatchResults:
             os.close(handle)
 
     def write(self, number: int, result: DeliveryResult) -> None:
-        """``number`` is the request's place in the manifest, from 0."""
+        """Append a result line. ``number`` is the request's position in the manifest, from 0."""
         line = result.model_dump_json().encode() + b"\n"
         has_failed = result.status == "failed"
         place = self._end.to_bytes(8, "little") + (2 * len(line) + has_failed).to_bytes(8, "little")
@@ -100,12 +106,15 @@ class BatchResults:
             raise _failed(error) from None
 
     def publish(self) -> None:
-        """Has another machine know what is there, where that is worth it by now. Blocks."""
+        """Upload the files to a remote folder once they have grown by ``GROWTH``. Blocks."""
         if self._is_remote and self._end >= max(1, self._published * GROWTH):
             self._send()
 
     def finish(self, count: int) -> None:
-        """The manifest's order, for as many requests as it has; durable when it returns. Blocks."""
+        """Put the lines in the manifest's order; they are durable when this returns. Blocks.
+
+        ``count`` is the number of requests in the manifest.
+        """
         drafts = {name: self._folder / f".{name}" for name in (RESULTS, FAILURES)}
         try:
             with (
@@ -144,13 +153,13 @@ class BatchResults:
 
 
 def _begin(path: Path) -> int:
-    """A new file, and nobody's who still reads the one before."""
+    """Create a new file; whoever reads the previous one keeps reading that."""
     path.unlink(missing_ok=True)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
 def _append(handle: int, line: bytes) -> None:
-    """The line, or nothing of it: a disk that is full takes a part."""
+    """Write the whole line, or nothing of it if the disk is full. Raises ``OSError``."""
     end = os.fstat(handle).st_size
     if os.write(handle, line) < len(line):
         os.ftruncate(handle, end)

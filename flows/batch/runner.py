@@ -1,7 +1,7 @@
-"""What a batch's requests share, and the books that are kept about them.
+"""Runs the requests of a batch, and keeps stats about them.
 
-A request of a batch goes the same way as a single one (``flows.delivery.run``). Here stands what is
-between them: how many are at work at a time, when it is time to stop, and what came of each.
+Each request is delivered like a single one (``flows.delivery.run``). This module limits how many
+are at work at the same time, decides when to stop, and records the result of each.
 """
 
 import asyncio
@@ -31,32 +31,32 @@ from tasks.state.claims import CurrentRun
 from tasks.state.record_store import RecordStore, request_digest
 
 COUNTED_FROM = 20
-"""So many requests have to be done before their share of failures says anything."""
+"""How many requests must be done before their share of failures may stop the batch."""
 
 EXAMPLES = 3
-"""Request IDs that stand for all that failed the same way."""
+"""How many request IDs are kept as examples of a failure."""
 
 _READ_AT_A_TIME = 50
 
 
 class Failures(NamedTuple):
-    """Requests that failed the same way."""
+    """The number of requests that failed in the same way, and the IDs of some of them."""
 
     requests: int
     examples: list[str]
 
 
 class BatchStats:
-    """What came of the requests so far."""
+    """Counts of the results so far."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.status: Counter[str] = Counter()
-        """``verdict``, ``failed``, ``waiting``."""
+        """Requests by status: ``verdict``, ``failed`` or ``waiting``."""
         self.verdicts: Counter[str] = Counter()
-        """``passed``, ``refused``, ``none``."""
+        """Verdicts by word: ``passed``, ``refused`` or ``none``."""
         self.failures: dict[tuple[str, str], Failures] = {}
-        """By kind and code."""
+        """Failed requests by the kind and the code of their error."""
 
     @property
     def done(self) -> int:
@@ -67,6 +67,7 @@ class BatchStats:
         return 100 * self.status["failed"] / self.done if self.done else 0.0
 
     def enter(self, result: DeliveryResult) -> None:
+        """Count a result."""
         self.status[result.status] += 1
         if result.status == "verdict":
             self.verdicts[verdict_word(result)] += 1
@@ -78,7 +79,7 @@ class BatchStats:
 
 
 class Batch:
-    """A batch at work."""
+    """A batch that is being delivered."""
 
     def __init__(
         self,
@@ -94,8 +95,8 @@ class Batch:
         max_failed_percent: float,
         chain_began: datetime | None = None,
     ) -> None:
-        """``chain_began`` is when the first run of this manifest did, where this is a later one
-        that goes on from there: what has failed since is not tried again."""
+        """``chain_began`` is when the first run of the chain began, if this run continues a chain:
+        requests that have failed since then are not tried again."""
         self.snapshot = snapshot
         self.settings = settings
         self.stats = BatchStats(snapshot.count)
@@ -103,19 +104,19 @@ class Batch:
         self.meter = meter
         self.shutdown = GracefulShutdown(self._tell_to_end, self._cut_off)
         self.stopped: FaceIdError | None = None
-        """Why no more requests are begun."""
+        """The error that stopped the batch from beginning more requests."""
         self.failed_too_often = False
         self.tell: Callable[[DeliveryResult], None] | None = None
-        """Is given each result as it comes."""
+        """Called with each result."""
         self.tell_to_end: Callable[[], None] | None = None
-        """Is called when the batch was told to end."""
+        """Called when a signal tells the batch to end."""
         self._client = client
         self._store = store
         self._terms = options
         self._chain_began = chain_began
         self._gate = asyncio.Semaphore(concurrency)
         self._turn = asyncio.Lock()
-        """Of the shard that begins requests."""
+        """Held by the shard that is beginning its requests."""
         self._max_failed_percent = max_failed_percent
         self._has_turn: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -123,6 +124,7 @@ class Batch:
 
     @property
     def goes_on(self) -> bool:
+        """Whether more requests may begin."""
         told_to_end = self.shutdown.heard is not None
         return self.stopped is None and not self.failed_too_often and not told_to_end
 
@@ -136,14 +138,17 @@ class Batch:
             task.cancel()
 
     async def has_turn(self, first: int, shard: "asyncio.Task[Any]") -> None:
-        """Returns when the shard that starts there begins its requests, or has ended."""
+        """Wait until the shard that starts at ``first`` begins its requests, or has ended."""
         turn = asyncio.create_task(self._has_turn[first].wait())
         await asyncio.wait({turn, shard}, return_when=asyncio.FIRST_COMPLETED)
         turn.cancel()
 
     async def deliver_slice(self, first: int, count: int) -> int:
-        """Delivers these requests, counted from 0, when it is their turn; gives how many."""
-        # Made anew for each slice: they remember where links lead.
+        """Wait for this shard's turn, and deliver its requests from position ``first``, from 0.
+
+        Returns how many of them were begun; all of these have ended.
+        """
+        # A new one for each slice, because it caches where symbolic links lead.
         validator = RequestValidator.load(self.settings, from_manifest=True)
         async with asyncio.TaskGroup() as group, self._turn:
             self._has_turn[first].set()
@@ -152,7 +157,7 @@ class Batch:
     async def _begin(
         self, first: int, count: int, validator: RequestValidator, group: asyncio.TaskGroup
     ) -> int:
-        """Begins these requests, one after the other, as others come to their end."""
+        """Begin these requests in order, each as soon as fewer than ``concurrency`` are at work."""
         for start in range(first, first + count, _READ_AT_A_TIME):
             size = min(_READ_AT_A_TIME, first + count - start)
             requests = await anyio.to_thread.run_sync(self._read, start, size)
@@ -204,7 +209,8 @@ class Batch:
             validated = validator.check(request)
             if self._chain_began is not None and (failed := await self._failed_before(validated)):
                 return failed
-        except FaceIdError as error:  # a folder that was a link when the manifest was checked
+        except FaceIdError as error:
+            # The manifest was checked, but a folder may have become a link since then.
             return DeliveryOutcome(failure=error)
         run = CurrentRun(str(flow_run.id))
         return await deliver_request(
@@ -212,7 +218,7 @@ class Batch:
         )
 
     async def _failed_before(self, validated: ValidatedRequest) -> DeliveryOutcome | None:
-        """How the request failed in an earlier run of the chain, if it did."""
+        """Return the outcome of the request if it failed in an earlier run of the chain."""
         assert self._chain_began is not None
         record = await self._store.load(validated.request.request_id)
         if (
@@ -225,7 +231,7 @@ class Batch:
         return DeliveryOutcome(record, failed_before=True)
 
     async def _as_cut_off(self, request: Request) -> DeliveryOutcome:
-        """Its record says how far it came; the same manifest goes on from there."""
+        """Return the outcome of a request that was cut off; the same manifest continues it."""
         reason = ServiceUnavailable("CutOff", "the batch was told to end")
         try:
             return DeliveryOutcome(
@@ -236,4 +242,4 @@ class Batch:
 
 
 AT_WORK: ContextVar[Batch] = ContextVar("AT_WORK")
-"""The batch that this process delivers: its shards are flows, whose parameters are for people."""
+"""The batch that this process delivers. Its shards are flows, so it cannot be a parameter."""

@@ -1,9 +1,11 @@
-"""Ctrl-C, Cancel in the dashboard, a worker that is stopped: what a batch does when told to end.
+"""Graceful shutdown of a batch on Ctrl-C, Cancel in the dashboard, or a worker that is stopped.
 
-It begins no more requests, and those in flight get some time to come to their end, because a call
-that is cut off may be billed and its answer lost. Then, or when it is told again, they are cut off.
+The batch begins no more requests. Those in flight get ``DRAIN_SECONDS`` to finish, because a call
+that is cut off may be billed while its answer is lost. After that, or on a second signal, they are
+cut off.
 
-Prefect's own way is an exception in the middle of whatever runs, which would cut off all of it.
+Prefect's own handlers raise an exception in the middle of whatever runs, which would cut off
+everything at once.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ from types import FrameType
 from typing import Any, Self
 
 DRAIN_SECONDS = 20.0
-"""For requests in flight. Prefect's runner kills a run 30 s after it told it to end."""
+"""Time for requests in flight to finish. Prefect's runner kills a run 30 s after SIGTERM."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -22,11 +24,15 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class GracefulShutdown:
-    """Hears signals while it is entered, in the main thread's event loop; else it hears none."""
+    """Handles termination signals while entered, in an event loop of the main thread only.
+
+    ``stop`` is called on the first signal; ``cut_off`` on each later one, and ``DRAIN_SECONDS``
+    after the first.
+    """
 
     def __init__(self, stop: Callable[[], None], cut_off: Callable[[], None]) -> None:
         self.heard: signal.Signals | None = None
-        """The first signal that came."""
+        """The first signal received."""
         self._stop = stop
         self._cut_off = cut_off
         self._before: dict[signal.Signals, _Handler] = {}
@@ -39,7 +45,7 @@ class GracefulShutdown:
         return self
 
     def listen(self) -> None:
-        """Once more: each Prefect flow that begins puts its own handler in place."""
+        """Install the handlers again, because each Prefect flow that begins installs its own."""
         loop = asyncio.get_running_loop()
         for number in self._before:
             loop.add_signal_handler(number, self._hear, number)

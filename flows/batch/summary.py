@@ -1,4 +1,4 @@
-"""What a batch says of itself at its end: counts, its failures, a picture, an event."""
+"""Reports the end of a batch: counts, failures and a picture as artifacts, and an event."""
 
 import base64
 from typing import Literal
@@ -19,7 +19,7 @@ _FINISHED = ("completed", "partial", "cancelled")
 
 
 async def summarize(stats: BatchStats, speed: Speed | None) -> None:
-    """The artifacts ``summary-<flow run id>`` and ``picture-<flow run id>``."""
+    """Create the artifacts ``summary-<flow run id>`` and ``picture-<flow run id>``."""
     title = f"{stats.done:,} of {stats.total:,} requests"
     await acreate_markdown_artifact(
         "\n".join(_lines(title, stats)),
@@ -41,10 +41,11 @@ async def emit_batch_event(
     stats: BatchStats | None,
     next_run: str | None,
 ) -> None:
-    """Tags the batch's run with its outcome, and sends the event of its end.
+    """Tag the batch's run with its outcome, and emit the event of its end.
 
-    The event is ``batch.waiting`` where the run leaves requests to a later one, and
-    ``batch.failed`` where it did not come to its end. ``message`` is the state's.
+    The event is ``batch.waiting`` if the outcome is partial because requests wait, and
+    ``batch.failed`` if the batch was stopped by an error. ``message`` is the message of the run's
+    final state.
     """
     tags = await add_tags(f"outcome:{outcome}")
     name = next((tag[6:] for tag in tags if tag.startswith("batch:")), flow_run.name or "")
@@ -84,7 +85,7 @@ def _tally(stats: BatchStats) -> dict[str, object]:
 
 
 def describe_counts(stats: BatchStats) -> str:
-    """The counts, in words."""
+    """Describe the counts in words, such as ``2 verdicts, 1 failed of 3 requests``."""
     counts = [f"{stats.status['verdict']} verdicts"]
     counts += [f"{stats.status[s]} {s}" for s in ("failed", "waiting") if stats.status[s]]
     left = stats.total - stats.done
@@ -116,6 +117,6 @@ def _lines(title: str, stats: BatchStats) -> list[str]:
 
 
 def _head(*columns: str) -> list[str]:
-    """A table's head; its last column holds numbers."""
+    """Return the head of a Markdown table whose last column is right-aligned."""
     rule = ["---"] * (len(columns) - 1) + ["---:"]
     return [f"| {' | '.join(row)} |" for row in (columns, rule)]

@@ -1,4 +1,5 @@
-"""How we talk to Prefect's server: flow runs as it lists them, and events that we send it.
+"""Communication with the Prefect server: listing flow runs, and emitting events.
 
-Rests on ``tasks`` alone; every other package in ``flows`` may import it.
+This package depends only on ``tasks`` and ``faceid``. Every other package in ``flows`` may import
+it.
 """

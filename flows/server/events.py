@@ -1,4 +1,4 @@
-"""What became of requests and batches, as Prefect events: for automations, and for who listens.
+"""Emits the outcomes of requests and batches as Prefect events, for automations and listeners.
 
 ::
 
@@ -6,9 +6,10 @@
     faceid.batch.completed | partial | waiting | failed | cancelled    of a batch's run
     faceid.requests.waiting                        of a service: some wait for too long
 
-What may be filtered by is a label of the resource; the payload is for who is called back. Prefect
-adds the flow run, its deployment and their tags as related resources. An event is sent on and never
-waited for, and one that cannot be sent does no harm: the truth is in records and result lines.
+Values to filter by are labels of the resource; the payload is for the receivers of webhooks.
+Prefect adds the flow run, its deployment and their tags as related resources. Events are sent in
+the background. An event that cannot be sent does no harm, because records and result lines hold the
+outcomes.
 """
 
 from typing import Any, Literal
@@ -31,11 +32,12 @@ def emit_event(
     payload: dict[str, Any],
     next_run: str | None = None,
 ) -> None:
-    """Sends ``faceid.<event>`` of the resource ``faceid.<kind>.<service>.<name>``.
+    """Emit the event ``faceid.<event>`` of the resource ``faceid.<kind>.<service>.<name>``.
 
-    ``labels`` are named without their ``faceid.``, and those that say nothing are left out.
-    ``next_run`` is the flow run that goes on. Nothing secret may be in any of it: events can be
-    read by all who see the dashboard, and nobody can delete them.
+    ``labels`` are named without the prefix ``faceid.``, and empty ones are left out. ``next_run``
+    is the ID of the flow run that continues. Nothing in an event may be secret: everybody with
+    access to the dashboard can read events, and nobody can delete them. A failure is logged, not
+    raised.
     """
     resource = {
         "prefect.resource.id": f"faceid.{kind}.{service}.{name}",
@@ -50,5 +52,5 @@ def emit_event(
     ]
     try:
         emit_prefect_event(f"faceid.{event}", resource, related=related, payload=payload)
-    except Exception as error:  # too large, or whatever Prefect makes of its own state
-        get_run_logger().warning("event %s is not sent (%s)", event, type(error).__name__)
+    except Exception as error:  # such as an event that is too large
+        get_run_logger().warning("event %s was not sent (%s)", event, type(error).__name__)

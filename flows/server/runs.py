@@ -1,4 +1,4 @@
-"""Flow runs as the Prefect server lists them, and the one that is at work here."""
+"""Lists flow runs of the Prefect server, and finds the settings of the current one."""
 
 import contextlib
 from collections.abc import Generator
@@ -15,11 +15,14 @@ from faceid.settings import FaceIdSettings
 from tasks.credentials import load_settings
 
 PAGE = 200
-"""As many as the API gives at a time."""
+"""Page size: the maximum that the API returns at once."""
 
 
 async def list_runs(client: PrefectClient, flows: list[str], runs: FlowRunFilter) -> list[FlowRun]:
-    """All runs of these flows that pass the filter. Whole, as pages shift when runs are deleted."""
+    """Return all runs of these flows that match the filter.
+
+    All pages are read before this returns, because pages shift when runs are deleted.
+    """
     found: list[FlowRun] = []
     while True:
         page = await client.read_flow_runs(
@@ -35,15 +38,16 @@ async def list_runs(client: PrefectClient, flows: list[str], runs: FlowRunFilter
 
 
 def tag_of(run: FlowRun, name: str) -> str | None:
-    """The value of the run's tag ``name:value``."""
+    """Return the value of the run's tag ``name:value``; ``None`` without such a tag."""
     tags = (tag.partition(":") for tag in run.tags)
     return next((value for found, _, value in tags if found == name), None)
 
 
 async def settings_of_this_run(block: str) -> FaceIdSettings:
-    """The settings of the current flow run, which was given that block, or none.
+    """Return the settings of the current flow run.
 
-    Raises as ``load_settings``.
+    ``block`` is the name of the credentials block that the run was given, or empty. Raises the same
+    errors as ``load_settings``.
     """
     settings = await load_settings(block)
     context = FlowRunContext.get()
@@ -54,7 +58,7 @@ async def settings_of_this_run(block: str) -> FaceIdSettings:
 
 @contextlib.contextmanager
 def server_errors() -> Generator[None]:
-    """Turns whatever the way to the server raises into ``StorageError``."""
+    """Turn any error of a call to the Prefect server into ``StorageError``."""
     try:
         yield
     except FaceIdError:
@@ -62,9 +66,9 @@ def server_errors() -> Generator[None]:
     except Exception as error:
         if isinstance(error, PrefectHTTPStatusError):
             why = f"{error.response.status_code} {error.response.reason_phrase}"
-        elif isinstance(error, RuntimeError):  # of Prefect's client, as it comes in
-            why = "no answer, or another version's"
+        elif isinstance(error, RuntimeError):  # raised when Prefect's client is entered
+            why = "no answer, or an incompatible version"
         else:
             why = type(error).__name__
-        message = f"the Prefect server cannot be asked ({why})"
+        message = f"a call to the Prefect server failed ({why})"
         raise StorageError("PrefectUnavailable", message) from None

@@ -1,4 +1,4 @@
-"""What is done about requests when nobody delivers them: dead runs found, runs and lines erased.
+"""Upkeep: detects dead flow runs, and erases the flow runs and result lines of requests.
 
-May import ``flows.server`` and ``tasks``.
+This package may import ``flows.server`` and ``tasks``, and ``flows.batch.results``.
 """

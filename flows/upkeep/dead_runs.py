@@ -1,9 +1,9 @@
-"""Flow runs that Prefect believes in and that are no more.
+"""Detects flow runs whose process has died.
 
-The open-source server has nothing that notices a process that was killed: its run stays Running for
-ever, or Pending if it was killed before its flow began. A living run sends a heartbeat every
-``PREFECT_FLOWS_HEARTBEAT_FREQUENCY`` seconds; one that missed three is taken for dead, and marked
-Crashed, so that the dashboard, its automations and ``flows.sweep`` see it.
+Nothing in the open-source Prefect server notices that a process was killed: its run stays Running
+forever, or Pending if it was killed before its flow began. A live run sends a heartbeat every
+``PREFECT_FLOWS_HEARTBEAT_FREQUENCY`` seconds. A run that has missed three of them is taken for dead
+and marked Crashed, so that the dashboard, automations and ``flows.sweep`` see it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -36,11 +36,14 @@ OUR_FLOWS = ["deliver", "deliver-batch", "deliver-shard", "sweep", "forget"]
 
 HEARTBEATS_MISSED = 3
 DEFAULT_HEARTBEAT = 180
-"""Seconds; Prefect's own. For how long a run may be Pending where heartbeats are switched off."""
+"""Heartbeat frequency assumed where heartbeats are disabled, in seconds.
+
+It determines how long a run may be Pending.
+"""
 
 
 def silence() -> timedelta:
-    """How long nothing is heard of a run before it is taken for dead."""
+    """Return how long a run must be silent to be taken for dead."""
     heartbeat = get_current_settings().flows.heartbeat_frequency or DEFAULT_HEARTBEAT
     return timedelta(seconds=HEARTBEATS_MISSED * heartbeat)
 
@@ -48,10 +51,10 @@ def silence() -> timedelta:
 async def mark_dead_runs(
     client: PrefectClient, is_at_work: Callable[[FlowRun], Awaitable[bool]]
 ) -> int:
-    """Marks those Crashed of which nothing is heard any more; gives how many.
+    """Mark silent runs as Crashed, and return how many.
 
-    ``is_at_work`` knows better: a run that holds its request's lock lives, although its heartbeats
-    may be lost.
+    ``is_at_work`` can overrule the silence: a run that holds its request's lock is alive even if
+    its heartbeats are lost.
     """
     at_work = FlowRunFilterState(
         type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
@@ -65,13 +68,14 @@ async def mark_dead_runs(
 
 
 async def mark_crashed(client: PrefectClient, flow_run_id: UUID) -> None:
+    """Set the run's state to Crashed."""
     message = "Its process is gone; found by the sweeper."
     await client.set_flow_run_state(flow_run_id, Crashed(message=message), force=True)
 
 
 async def crashed_runs(client: PrefectClient, flow: str, since: datetime) -> list[FlowRun]:
-    """Runs of a deployment of the flow that crashed."""
-    # Prefect types times by a class of its own, and takes any.
+    """Return the runs of the flow's deployments that have crashed since then."""
+    # Prefect annotates times with its own class, but accepts any datetime.
     crashed = FlowRunFilter(
         deployment_id=FlowRunFilterDeploymentId(is_null_=False),
         end_time=FlowRunFilterEndTime(after_=cast("Any", since)),
@@ -81,8 +85,10 @@ async def crashed_runs(client: PrefectClient, flow: str, since: datetime) -> lis
 
 
 async def delete_late_runs(client: PrefectClient, flow: str, but: UUID) -> None:
-    """Deletes runs of a schedule whose time has passed, and that nobody has begun: they would do
-    what was just done."""
+    """Delete the flow's overdue runs that a schedule created, except ``but``.
+
+    They would only repeat what the current run has just done.
+    """
     late = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
         expected_start_time=FlowRunFilterExpectedStartTime(before_=cast("Any", datetime.now(UTC))),

@@ -1,7 +1,7 @@
-"""The flow runs of a request in Prefect: found, and deleted with their steps, logs and artifacts.
+"""Finds the flow runs of a request in Prefect, and deletes them with steps, logs and artifacts.
 
 A run names its request in its parameters from the start, and in its name and tags once it has
-begun. Two accounts may have a request of the same ID: what is the other's is left alone.
+begun. Two accounts may use the same request ID; the runs of the other account are left alone.
 """
 
 import contextlib
@@ -38,44 +38,49 @@ from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
 
 SETTLING_SECONDS = 10.0
-"""How long after a run's end its last steps and logs are on their way to the server's database.
+"""How long it may take until a run's last steps and logs are in the server's database.
 
-The server writes them down by the batch, every five seconds by default. When the flow run of one
-step is gone by then, the whole batch fails, and the steps of other runs are lost with it.
+The server writes task runs in batches, every five seconds by default. If the flow run of any of
+them has been deleted by then, the whole batch fails, and the steps of other runs are lost.
 """
 
 LOGS_SECONDS = 10.0
-"""How long to wait for the server to delete logs, which it does in the background, at once."""
+"""How long to wait for the server to delete logs, which it does in the background."""
 
 
 class RequestRuns:
-    """Asks the Prefect server for runs of ``deliver``. Raises ``StorageError`` where it cannot."""
+    """Finds and deletes the runs of ``deliver`` of requests.
+
+    Every method raises ``StorageError`` if a call to the Prefect server fails.
+    """
 
     def __init__(self, client: PrefectClient) -> None:
         self.client = client
         self.unknown = 0
-        """Runs in records that this server does not know."""
+        """How many runs named in records do not exist on this server."""
         self.logs_left = 0
-        """Deleted runs whose logs were still there."""
+        """How many deleted runs still had logs when waiting for their deletion timed out."""
         self._untagged: dict[str, list[FlowRun]] = defaultdict(list)
 
     async def look(self) -> None:
-        """Reads the runs that did not come to be tagged: those that have not begun, or were
-        cancelled, refused or killed before they had. Only their parameters say what they are
-        about, and the server cannot be asked for these."""
+        """Read the runs without tags, which ``of`` needs to know.
+
+        These have not begun, or were cancelled, refused or killed before they began. Only their
+        parameters name the request, and the server cannot filter runs by parameters.
+        """
         untagged = FlowRunFilterStateType(not_any_=[StateType.RUNNING, StateType.COMPLETED])
         for run in await self._runs(FlowRunFilter(state=FlowRunFilterState(type=untagged))):
             if tag_of(run, "request") is None:
                 self._untagged[_request_id(run)].append(run)
 
     async def ended(self, before: datetime) -> set[str]:
-        """The IDs of requests that had a run which ended before that."""
-        # Prefect types times by a class of its own, and takes any.
+        """Return the IDs of the requests that have a run which ended before the given time."""
+        # Prefect annotates times with its own class, but accepts any datetime.
         ended = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=cast("Any", before)))
         return {_request_id(run) for run in await self._runs(ended)}
 
     async def of(self, store: RecordStore, request_id: str, record: Record | None) -> list[FlowRun]:
-        """The request's runs that the server has."""
+        """Return the runs of the request that exist on the server. Call ``look`` first."""
         named = FlowRunFilter(
             tags=FlowRunFilterTags(all_=[f"request:{request_id}"]),
             name=FlowRunFilterName(any_=[f"deliver {request_id}"]),
@@ -91,15 +96,16 @@ class RequestRuns:
         ]
 
     async def _is_of(self, store: RecordStore, run: FlowRun) -> bool:
-        """Whether a run that is in no record is about a request of this service and account."""
+        """Return whether a run that no record names belongs to the store's service and account."""
         settings = await settings_of(block_of(run.parameters))
         service = tag_of(run, "service") or settings.service
         return (service, settings.account) == (store.service, store.account)
 
     async def delete(self, request_id: str, runs: list[FlowRun], record: Record | None) -> int:
-        """Deletes them, and those in the record; gives how many were there.
+        """Delete these runs and those named in the record; return how many existed.
 
-        Of a batch's run, which has others' steps, the request's steps go.
+        A batch's shard also has steps of other requests: only the steps of this request are deleted
+        from it.
         """
         ids = {run.id for run in runs} | ids_in(record)
         shards = await self._shards(ids)
@@ -113,13 +119,13 @@ class RequestRuns:
         return len(deleted)
 
     async def _shards(self, run_ids: set[UUID]) -> set[UUID]:
-        """Those that are runs of a batch."""
+        """Return the IDs that belong to shards of a batch."""
         with server_errors():
             named = FlowRunFilter(id=FlowRunFilterId(any_=list(run_ids)))
             return {run.id for run in await list_runs(self.client, ["deliver-shard"], named)}
 
     async def _delete_steps(self, run_id: UUID, request_id: str) -> None:
-        """The request's steps in a run that has others', too."""
+        """Delete the request's steps from a run that also has steps of other requests."""
         mine = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
         like = TaskRunFilter(name=TaskRunFilterName(like_=f" {request_id}"))
         with server_errors():
@@ -127,14 +133,14 @@ class RequestRuns:
                 flow_run_filter=mine, task_run_filter=like, limit=PAGE
             )
             for step in steps:
-                # Its window's number may stand behind the ID, which others may begin with.
+                # A comma and the window's number may follow the ID. Other IDs may contain this one.
                 if step.name.partition(",")[0].endswith(f" {request_id}"):
                     with contextlib.suppress(ObjectNotFound):
                         await self.client.delete_task_run(step.id)
 
     async def _delete(self, run_id: UUID) -> bool:
         with server_errors():
-            # These the server would leave behind, also those of a run deleted in the dashboard.
+            # The server leaves artifacts behind, also of a run that was deleted in the dashboard.
             mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
             while artifacts := await self.client.read_artifacts(artifact_filter=mine):
                 for artifact in artifacts:
@@ -163,7 +169,7 @@ def _request_id(run: FlowRun) -> str:
 
 
 def ids_in(record: Record | None) -> set[UUID]:
-    """The flow runs that a record names: those that took the request on, and the next."""
+    """Return the flow runs in a record: those that claimed the request, and its follow-up."""
     if record is None:
         return set()
     ids = [run.flow_run_id for run in record.runs]
@@ -172,7 +178,7 @@ def ids_in(record: Record | None) -> set[UUID]:
 
 
 async def _ids_of_others(store: RecordStore, request_id: str) -> set[UUID]:
-    """The runs of requests that have the same ID in other accounts."""
+    """Return the runs of requests with the same ID in other accounts."""
     accounts = await anyio.to_thread.run_sync(
         store.storage.folders, f"{layout.RECORDS}/{store.service}"
     )
@@ -185,10 +191,12 @@ async def _ids_of_others(store: RecordStore, request_id: str) -> set[UUID]:
 
 
 async def _settled(runs: list[FlowRun], record: Record | None) -> None:
-    """Waits until everything about the runs is in the server's database; with ``record``, about
-    the steps of its last run."""
+    """Wait until the server's database has everything about the runs.
+
+    With ``record``, also wait for the steps of the record's last run.
+    """
     now = datetime.now(UTC)
-    # Of one that did not say its end nobody knows when that was.
+    # A run without an end time may have ended just now.
     ends = [run.end_time or now for run in runs if run.start_time]
     ends += [record.updated_at] if record else []
     if ends:

@@ -1,6 +1,6 @@
-"""The result lines of requests that are forgotten: taken out of the results in the storage.
+"""Removes the result lines of forgotten requests from the results in the storage.
 
-Results in folders that a person named are his own.
+Results in folders that somebody chose are left alone.
 """
 
 import fcntl
@@ -23,9 +23,10 @@ from tasks.state.storage import storage_url
 
 
 def forget_lines(settings: FaceIdSettings, request_ids: Collection[str]) -> int:
-    """Takes the requests' lines out of all results in the storage. Blocks.
+    """Remove the lines of these requests from all results in the storage. Blocks.
 
-    Gives how many batches are at work: theirs are left alone. Raises ``StorageError``.
+    Returns how many batches are at work; their results are left alone. Raises ``StorageError`` if
+    the results cannot be read or rewritten.
     """
     at_work = 0
     try:
@@ -47,7 +48,7 @@ def forget_lines(settings: FaceIdSettings, request_ids: Collection[str]) -> int:
 
 @contextmanager
 def _written_to(folder: Path) -> Generator[bool]:
-    """Whether a batch writes there; else none begins to while this is entered."""
+    """Yield whether a batch writes to the folder. If not, none can begin to until this exits."""
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
@@ -61,13 +62,13 @@ def _written_to(folder: Path) -> Generator[bool]:
 
 
 def _forget_in(files: Any, folder: str, request_ids: Collection[str], *, is_local: bool) -> None:
-    """Rewrites the files that have lines of them; a folder without any line goes."""
+    """Rewrite the files that have lines of these requests; remove the folder if no line is left."""
     left = 0
     for name in (RESULTS, FAILURES):
         path = f"{folder}/{name}"
         if not files.exists(path):
             continue
-        # 0600, and in the same folder: there it can take the other one's place.
+        # With mode 0600, and in the same folder, so that it can replace the file atomically.
         with tempfile.NamedTemporaryFile(dir=folder if is_local else None, delete=False) as draft:
             try:
                 kept, gone = _copy(files, path, draft, request_ids)
@@ -84,7 +85,7 @@ def _forget_in(files: Any, folder: str, request_ids: Collection[str], *, is_loca
 
 
 def _copy(files: Any, path: str, draft: Any, request_ids: Collection[str]) -> tuple[int, int]:
-    """Copies the lines of all other requests; gives how many, and how many it leaves out."""
+    """Copy the lines of all other requests; return the numbers of lines kept and left out."""
     kept = gone = 0
     with files.open(path, "rb") as lines:
         for line in lines:

@@ -1,9 +1,9 @@
-"""One run at a time works on a request, in however many processes.
+"""Locks that let only one run at a time work on a request, across processes and machines.
 
-On one machine the kernel holds the lock (``flock``) and frees it with the process, however that
-ends. Where several machines share the storage, ``FACEID_LOCKS`` names a Redis server: there the
-lock lives 30 seconds and is renewed while its holder lives, so a killed one delays the next by
-half a minute at most.
+On one machine a lock is a file with ``flock``: the kernel releases it when the process ends,
+however it ends. Where several machines share the storage, ``FACEID_LOCKS`` names a Redis server.
+There a lock is a lease of ``LEASE_SECONDS`` that its holder renews, so a killed holder delays the
+next one by half a minute at most.
 """
 
 import asyncio
@@ -25,23 +25,26 @@ from tasks.state.storage import make_private_folder
 Waiting = Callable[[], Awaitable[None]]
 
 POLL_SECONDS = 0.2
-"""How often a waiting run looks whether the lock is free."""
+"""Interval at which a waiting run checks whether the lock is free."""
 
 LEASE_SECONDS = 30.0
+"""How long a lock in Redis is held without renewal."""
 
 REDIS_SECONDS = 5.0
-"""How long the Redis server may take to connect and to answer."""
+"""Timeout of a connection to the Redis server, and of each answer from it."""
 
 
 @contextlib.asynccontextmanager
 async def acquire_lock(
     locks: str, folder: Path, name: str, waiting: Waiting
 ) -> AsyncGenerator[None]:
-    """Holds the lock of that name.
+    """Hold the lock ``name``, waiting for it if necessary.
 
-    ``waiting`` is called once when it is not free at once; it may raise, and so refuse to wait.
+    ``locks`` is ``FACEID_LOCKS``: empty for files in ``folder``, or a ``redis://`` URL. ``waiting``
+    is called once if the lock is not free immediately; it may raise an error instead of waiting.
 
-    ``locks`` is ``FACEID_LOCKS``: empty for files in ``folder``, or a ``redis://`` URL.
+    Raises ``InvalidInput`` if ``locks`` is not a valid URL, and ``StorageError`` if the files or
+    the Redis server cannot be used, or if a lease is lost while the lock is held.
     """
     if locks:
         check_locks(locks)
@@ -53,6 +56,7 @@ async def acquire_lock(
 
 
 def check_locks(locks: str) -> None:
+    """Raise ``InvalidInput`` if ``FACEID_LOCKS`` is not the URL of a Redis server."""
     if urlsplit(locks).scheme not in ("redis", "rediss", "unix"):
         raise InvalidInput("Configuration", "FACEID_LOCKS: must be a redis:// URL, or not be set")
 
@@ -71,14 +75,15 @@ async def _file_lock(path: Path, waiting: Waiting) -> AsyncGenerator[None]:
 
 
 def _free_file(path: Path, handle: int) -> None:
-    # Away before it is free, or whoever got it in between would hold a file without a name.
+    # Removed before the lock is released: otherwise a process that acquires it in between would
+    # hold it on a file that is about to lose its name.
     with contextlib.suppress(OSError):
         path.unlink()
     os.close(handle)
 
 
 def _try_file(path: Path) -> int | None:
-    """The locked file's descriptor, or ``None`` when another holds it."""
+    """Return the descriptor of the locked file, or ``None`` if another process holds the lock."""
     try:
         make_private_folder(path.parent)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -89,7 +94,7 @@ def _try_file(path: Path) -> int | None:
         if os.fstat(handle).st_ino == path.stat().st_ino:
             return handle
     except (BlockingIOError, FileNotFoundError):
-        pass  # held, or its holder has just put the file away
+        pass  # it is held, or its holder has just removed the file
     os.close(handle)
     return None
 
@@ -101,7 +106,7 @@ async def _redis_lock(url: str, name: str, waiting: Waiting) -> AsyncGenerator[N
             url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
         )
     except ValueError:
-        raise InvalidInput("Configuration", "FACEID_LOCKS: is no valid redis:// URL") from None
+        raise InvalidInput("Configuration", "FACEID_LOCKS: not a valid redis:// URL") from None
     try:
         async with server as redis:
             lock = redis.lock(name, timeout=LEASE_SECONDS, sleep=POLL_SECONDS)
@@ -118,26 +123,26 @@ async def _redis_lock(url: str, name: str, waiting: Waiting) -> AsyncGenerator[N
 
 @contextlib.asynccontextmanager
 async def _renewed(lock: Any) -> AsyncGenerator[None]:
-    """Keeps the lease; a holder that lost it must not go on, and gets a ``StorageError``."""
+    """Keep the lease renewed. A holder that loses it is stopped with a ``StorageError``."""
     holder = asyncio.current_task()
     assert holder is not None
     renewal = asyncio.create_task(_renew(lock, holder))
     try:
         yield
     except asyncio.CancelledError:
-        if not renewal.done():  # it was somebody else who wants us to end
+        if not renewal.done():  # the cancellation came from somebody else
             raise
         holder.uncancel()
         raise StorageError("LockLost", "the request's lock ran out while it was held") from None
     finally:
         renewal.cancel()
-        # What was done is done: a lock that cannot be given back runs out by itself.
+        # An error here must not hide the result: a lock that is not released expires by itself.
         with contextlib.suppress(RedisError):
             await lock.release()
 
 
 async def _renew(lock: Any, holder: "asyncio.Task[Any]") -> None:
-    """Renews until the lease is lost, or so old that it may be lost soon; then ends the holder."""
+    """Renew until the lease is lost or may be lost soon, and then cancel the holder."""
     clock = asyncio.get_running_loop().time
     renewed_at = clock()
     while clock() - renewed_at < LEASE_SECONDS * 2 / 3:
@@ -148,5 +153,5 @@ async def _renew(lock: Any, holder: "asyncio.Task[Any]") -> None:
         except LockError:
             break
         except RedisError:
-            continue  # it may be back in time
+            continue  # the server may be back in time
     holder.cancel()

@@ -1,8 +1,8 @@
-"""One rate for an account and action, shared by everybody who has it: who paces whom.
+"""Pacers that share the rate of an account and action among all processes that use it.
 
-On one machine that is a file beside the locks. Where several machines share the storage,
-``FACEID_LOCKS`` names a Redis server, and the rate is shared through that: the same reckoning as
-in ``faceid.pacing``, in a script, by the server's clock.
+On one machine the rate is shared through a file beside the locks. Where several machines share the
+storage, ``FACEID_LOCKS`` names a Redis server, and the rate is shared through that: a script does
+the same calculation as ``faceid.pacing``, with the server's clock.
 """
 
 import hashlib
@@ -34,9 +34,11 @@ from tasks.state.storage import Storage, make_private_folder
 def open_pacers(
     settings: FaceIdSettings, storage: Storage, account: str, *, priority: bool
 ) -> Callable[[str], Pacer | None]:
-    """Gives the pacer of an action, ``None`` where its rate is not known.
+    """Return a function that returns the pacer of an action, or ``None`` if its rate is unknown.
 
-    With ``priority`` it goes before those who deliver batches. Raises ``StorageError``.
+    Pacers with ``priority`` go before those without, which batches use. The function raises
+    ``InvalidInput`` if ``FACEID_LOCKS`` is invalid, and ``StorageError`` if the folder for the
+    files cannot be created.
     """
     folder = layout.pace_folder(storage.folder)
 
@@ -111,20 +113,24 @@ return {{text(now), '0'}}
 
 
 class RedisPacer(Pacer):
-    """For all machines that name the same Redis server. Raises ``StorageError``."""
+    """Shares a rate among all machines that use the same Redis server.
+
+    Raises ``InvalidInput`` if the URL is invalid, and ``StorageError`` if the server cannot be
+    reached.
+    """
 
     def __init__(self, rate: float, url: str, name: str, *, priority: bool = False) -> None:
         super().__init__(rate, priority=priority)
-        # Connects when it is asked something.
+        # This does not connect yet; the first command does.
         try:
             self._redis = Redis.from_url(
                 url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
             )
         except ValueError:
-            raise InvalidInput("Configuration", "FACEID_LOCKS: is no valid redis:// URL") from None
+            raise InvalidInput("Configuration", "FACEID_LOCKS: not a valid redis:// URL") from None
         script = self._redis.register_script(_SCRIPT)
         self._script = cast("Callable[..., Awaitable[list[bytes]]]", script)
-        # In one slot of a cluster.
+        # The braces put both keys into the same slot of a Redis cluster.
         self._keys = [f"{{{name}}}:state", f"{{{name}}}:starts"]
         limit = starts_in_a_span(rate)
         self._numbers = [limit, limit / rate * (1 + GUARD)]
@@ -132,7 +138,7 @@ class RedisPacer(Pacer):
 
     async def _ask(self) -> tuple[float, float]:
         now, wait = await self._run(self._way)
-        # Its numbers have six digits: a millionth of a second later it is surely due.
+        # The script rounds to microseconds; one more makes sure that the call is due by then.
         return float(now), float(wait) and float(wait) + 1e-6
 
     async def _move(self, start: float, lag: float) -> None:

@@ -1,13 +1,13 @@
 """Encrypted documents under ``FACEID_STORAGE``: records of requests and cached steps.
 
-A document is JSON, sealed with Fernet under the newest of the ``FACEID_DATA_KEY`` keys and opened
-with any of them. Its own name is sealed in with it, so that one document put in another's place
-is told. Reading is strict: only a file that is not there is *nothing*; whatever else goes wrong is
-a ``StorageError``, and nothing is overwritten for it.
+A document is JSON, encrypted by Fernet with the newest of the ``FACEID_DATA_KEY`` keys and
+decrypted with any of them. Its name is encrypted with it, so that a document in the place of
+another is detected. Reading is strict: only a missing file means that there is no document. Any
+other problem is a ``StorageError``, and never leads to a document being overwritten.
 
-Local folders are made 0700 and files 0600, and a document is written whole or not at all, on disk
-before ``write`` returns. Other places are any fsspec file system whose single-object writes are
-atomic, as object stores' are.
+Local folders are created with mode 0700 and files with 0600. A document is written whole or not at
+all, and is on disk before ``write`` returns. The storage may be any other fsspec file system with
+atomic writes of single objects, such as an object store.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from faceid.files.resources import NoReaderError, file_system
 from faceid.settings import FaceIdSettings
 
 FORMAT: Final = 1
-"""Goes up when a document of the old form could be misread."""
+"""Version of the document format, raised when a new version would misread old documents."""
 
 KEY_FILE = "data.key"
 
@@ -37,16 +37,19 @@ _KEY = re.compile("[A-Za-z0-9_-]{43}=")
 
 
 class Storage:
-    """Documents by name; a name is a relative path. Methods block: call them from a thread."""
+    """Stores documents by name, a relative path. Methods block: call them in a thread.
+
+    Raises ``InvalidInput`` if there is no file system for the URL.
+    """
 
     def __init__(self, url: str, keys: MultiFernet) -> None:
         self._files, self._root = _open_file_system(url)
         self._keys = keys
         self.folder = Path(self._root) if isinstance(self._files, LocalFileSystem) else None
-        """The folder where it is on this machine, else ``None``."""
+        """Folder of the storage if it is on this machine, otherwise ``None``."""
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """The document; ``None`` where there is none. Raises ``StorageError`` for all else."""
+        """Return the document; ``None`` if it does not exist. Any error is a ``StorageError``."""
         try:
             sealed = cast("bytes", self._files.cat_file(f"{self._root}/{name}"))
         except FileNotFoundError as error:
@@ -55,7 +58,7 @@ class Storage:
                     "StorageUnavailable", f"cannot read {name} (no such bucket)"
                 ) from None
             return None
-        except Exception as error:  # a file system of any kind raises what it likes
+        except Exception as error:  # file systems raise errors of any kind
             raise _failed("read", name, error) from None
         return self._open(name, sealed)
 
@@ -64,7 +67,9 @@ class Storage:
             envelope: Any = orjson.loads(sealed)
             format_number, content = envelope["format"], envelope["sealed"]
         except (ValueError, LookupError, TypeError):
-            raise StorageError("DamagedDocument", f"{name} is no document of ours") from None
+            raise StorageError(
+                "DamagedDocument", f"{name} is not a document of faceid-flows"
+            ) from None
         if format_number != FORMAT:
             raise StorageError(
                 "UnknownFormat",
@@ -74,16 +79,17 @@ class Storage:
             document = orjson.loads(self._keys.decrypt(content))
         except (InvalidToken, TypeError):
             raise StorageError(
-                "CannotDecrypt", f"{name} was damaged, or sealed with a key that is not given"
+                "CannotDecrypt",
+                f"{name} is damaged, or was encrypted with a key that is not configured",
             ) from None
         if document["name"] != name:
             raise StorageError("MisplacedDocument", f"{name} holds another document")
         return cast("dict[str, Any]", document["content"])
 
     def holds(self, name: str, sealed: bytes) -> bool:
-        """Whether that is what ``write`` gave when it wrote the document, and nothing came since.
+        """Return whether the document is still the one for which ``write`` returned ``sealed``.
 
-        Raises ``StorageError``.
+        Raises ``StorageError`` if it cannot be read.
         """
         try:
             return cast("bytes", self._files.cat_file(f"{self._root}/{name}")) == sealed
@@ -93,9 +99,10 @@ class Storage:
             raise _failed("read", name, error) from None
 
     def write(self, name: str, content: dict[str, Any], *, durable: bool = True) -> bytes:
-        """Durable when it returns, unless that is not asked for; gives what it wrote.
+        """Write a document and return the encrypted bytes.
 
-        Raises ``StorageError``; then what stood there stands there.
+        With ``durable`` it is on disk when this returns. If this raises ``StorageError``, the
+        previous document is unchanged.
         """
         document = orjson.dumps({"name": name, "content": content})
         sealed = orjson.dumps({"format": FORMAT, "sealed": self._keys.encrypt(document).decode()})
@@ -109,7 +116,7 @@ class Storage:
         return sealed
 
     def remove(self, name: str) -> bool:
-        """Says whether there was one. Raises ``StorageError``."""
+        """Remove a document, and return whether it existed. Raises ``StorageError``."""
         try:
             if self.folder:
                 path = self.folder / name
@@ -117,7 +124,7 @@ class Storage:
                 _sync_names(path.parent)
             else:
                 path = f"{self._root}/{name}"
-                if not self._files.exists(path):  # an object store removes what is not there, too
+                if not self._files.exists(path):  # object stores do not report a missing object
                     return False
                 self._files.rm_file(path)
         except FileNotFoundError:
@@ -127,7 +134,7 @@ class Storage:
         return True
 
     def names(self, folder: str) -> Iterator[str]:
-        """The names of all documents in a folder of the storage. Raises ``StorageError``."""
+        """Yield the names of all documents in a folder, recursively. Raises ``StorageError``."""
         try:
             found = cast("list[str]", self._files.find(f"{self._root}/{folder}"))
         except FileNotFoundError:
@@ -140,7 +147,7 @@ class Storage:
                 yield name
 
     def folders(self, folder: str) -> list[str]:
-        """The names of the folders right in a folder of the storage. Raises ``StorageError``."""
+        """Return the names of the direct subfolders of a folder. Raises ``StorageError``."""
         try:
             listed = self._files.ls(f"{self._root}/{folder}", detail=True)
         except FileNotFoundError:
@@ -153,9 +160,10 @@ class Storage:
 
 
 def write_private_file(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Writes a file whole or not at all, 0600 in folders 0700.
+    """Write a file, whole or not at all, with mode 0600 and missing folders with 0700.
 
-    It is on disk when this returns; else, where that is not asked for, a power cut may take it.
+    With ``durable`` it is on disk when this returns; otherwise a power cut may undo the write.
+    Raises ``OSError``.
     """
     make_private_folder(path.parent)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".")  # 0600
@@ -174,8 +182,8 @@ def write_private_file(path: Path, content: bytes, *, durable: bool = True) -> N
 
 
 def make_private_folder(folder: Path) -> None:
-    """Makes a folder, and those above it that are missing, each of them 0700."""
-    # With `parents=True` the mode would be that of the last one alone.
+    """Create a folder and its missing parents, each with mode 0700. Raises ``OSError``."""
+    # `mkdir(parents=True)` would apply the mode only to the last folder.
     if not folder.is_dir():
         make_private_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -183,7 +191,7 @@ def make_private_folder(folder: Path) -> None:
 
 
 def _sync_names(folder: Path) -> None:
-    """What was named in the folder survives a power cut."""
+    """Sync a folder, so that names created or removed in it survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -197,7 +205,7 @@ def _failed(what: str, name: str, error: Exception) -> StorageError:
 
 
 def _is_of_bucket(error: FileNotFoundError) -> bool:
-    """Whether an S3 store has no such bucket: that is no empty storage."""
+    """Return whether the bucket itself is missing, which differs from a missing document."""
     reply: dict[str, Any] = getattr(error.__cause__, "response", {})
     return reply.get("Error", {}).get("Code") == "NoSuchBucket"
 
@@ -213,11 +221,12 @@ def _open_file_system(url: str) -> tuple[Any, str]:
 
 
 def storage_url(settings: FaceIdSettings) -> str:
+    """Return the location of the storage: ``FACEID_STORAGE``, or a folder in Prefect's home."""
     return settings.storage or str(PREFECT_HOME.value() / "faceid")
 
 
 def open_storage(settings: FaceIdSettings) -> Storage:
-    """The storage of the settings. Raises ``InvalidInput`` where it or its key is not set right."""
+    """Open the storage. Raises ``InvalidInput`` if it or its key is misconfigured."""
     url = storage_url(settings)
     return _open_storage(url, settings.data_key.get_secret_value(), settings.service)
 
@@ -229,8 +238,8 @@ def _open_storage(url: str, data_key: str, service: str) -> Storage:
     if service == "live":
         raise InvalidInput(
             "Configuration",
-            "FACEID_DATA_KEY is not set: the live service's answers are kept encrypted; make a key "
-            "with: python -c 'from cryptography.fernet import Fernet; "
+            "FACEID_DATA_KEY is not set: the live service's answers are stored encrypted; create a "
+            "key with: python -c 'from cryptography.fernet import Fernet; "
             "print(Fernet.generate_key().decode())'",
         )
     return Storage(url, _parse_keys(_own_key(url), f"{KEY_FILE} in FACEID_STORAGE"))
@@ -238,7 +247,7 @@ def _open_storage(url: str, data_key: str, service: str) -> Storage:
 
 def _parse_keys(text: str, where: str = "FACEID_DATA_KEY") -> MultiFernet:
     keys = [key.strip() for key in text.split(",") if key.strip()]
-    # Fernet itself would overlook what stands behind a key, such as a semicolon and another one.
+    # Fernet would ignore whatever follows a key, such as a semicolon and another key.
     if not keys or not all(_KEY.fullmatch(key) for key in keys):
         raise InvalidInput(
             "Configuration", f"{where}: must be Fernet keys, newest first, comma-separated"
@@ -247,9 +256,9 @@ def _parse_keys(text: str, where: str = "FACEID_DATA_KEY") -> MultiFernet:
 
 
 def _own_key(url: str) -> str:
-    """The emulator's key: made on first use, beside the storage.
+    """Return the key for an emulator's documents, which is created in the storage on first use.
 
-    Two processes may make one at the same time: the first to put it in place wins.
+    Two processes may create one at the same time: the first to put it in place wins.
     """
     files, root = _open_file_system(url)
     if not isinstance(files, LocalFileSystem):

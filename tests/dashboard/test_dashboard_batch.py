@@ -47,7 +47,7 @@ def test_a_batch_shows_how_far_it_is_and_what_came_of_it(page: Page, stack: Stac
     expect(main.get_by_text(f"batch {name}.jsonl")).to_be_visible()
     shoot("batch-at-work")
     page.goto(progress)
-    expect(main.get_by_text(re.compile(r"\d+ of 60 requests at their end"))).to_be_visible()
+    expect(main.get_by_text(re.compile(r"\d+ of 60 requests finished"))).to_be_visible()
     shoot("batch-with-its-progress")
 
     message = "partial: 58 verdicts, 2 failed of 60 requests [emulator]"

@@ -142,7 +142,7 @@ def test_a_batch_that_is_interrupted_ends_in_order_and_goes_on(
     batch.send_signal(signal.SIGINT)
     _, err = batch.communicate(timeout=60)
     assert batch.returncode == 130
-    assert "stopping when what is in flight has ended" in err
+    assert "stopping when the requests in flight have ended" in err
     assert "Traceback" not in err
     done = calls()
     assert done < 40

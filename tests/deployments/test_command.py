@@ -22,9 +22,9 @@ from tests.deployments.conftest import Ended, deliver_tokens
         ({"action": "Guess"}, "there is no target action 'Guess'"),
         ({"resource": ["ImageUrl=alder.jpg"]}, "resource VideoUrl is missing"),
         ({"param": ["LivenessType=WINK"]}, "LivenessType must be LIP or ACTION or SILENT"),
-        ({"param": ["LivenessType"]}, "--param wants NAME=VALUE"),
+        ({"param": ["LivenessType"]}, "--param must be NAME=VALUE"),
         ({"param": ["A=1", "A=2"]}, "--param A is given twice"),
-        ({"resource": ["ImageUrl"]}, "--resource wants NAME=VALUE"),
+        ({"resource": ["ImageUrl"]}, "--resource must be NAME=VALUE"),
         ({"region": "ap-tokyo"}, "region 'ap-tokyo'"),
         ({"region": None}, "region ''"),
         ({"resource": ["ImageUrl=alder.mp4", "VideoUrl=alder.mp4"]}, "the file is not JPG or PNG"),
@@ -87,7 +87,7 @@ def test_a_bad_setting_gets_one_line(
 @pytest.mark.parametrize(
     ("tokens", "environment", "message"),
     [
-        (["up"], {}, "which service? Say --emulator, or --live"),
+        (["up"], {}, "choose a service: --emulator, or --live"),
         (["up", "--live"], {}, "TENCENTCLOUD_SECRET_ID is not set"),
         (["up", "--live", "--emulator"], {}, "exclude each other"),
         (
@@ -101,7 +101,7 @@ def test_a_bad_setting_gets_one_line(
         (["emulator", "--window", "-5"], {}, "WINDOW"),
         (["emulator"], {"FACEID_EMULATOR_PORT": "high"}, "FACEID_EMULATOR_PORT"),
         (["frobnicate"], {}, "frobnicate"),
-        (["status"], {}, "which request?"),
+        (["status"], {}, "give one or more request IDs"),
     ],
 )
 def test_a_bad_command_gets_one_line(

@@ -24,7 +24,7 @@ OUT_OF_REACH = """\
 What cannot be reached from here:
   - Prefect's events, which hold request IDs and verdicts: nobody can delete them, and the server \
 drops them after PREFECT_SERVER_EVENTS_RETENTION_PERIOD, 7 days by default
-  - what automations have sent on: notifications, and results to a webhook
+  - what automations have sent: notifications, and results to a webhook
   - logs of batches' runs, and their summaries, which name some requests that failed: delete \
 those runs in the dashboard
   - free pages in the file of Prefect's database, until they are used again
@@ -99,8 +99,8 @@ def test_what_is_left_is_told_and_the_others_are_forgotten(
     assert (code, out) == (1, line(done))
     name = records().name(request_id)
     assert err == (
-        f"faceid: {request_id} is not forgotten: DamagedDocument: {name} is no document of ours. "
-        "Check FACEID_STORAGE and FACEID_DATA_KEY.\n"
+        f"faceid: {request_id} is not forgotten: DamagedDocument: {name} is not a document of "
+        "faceid-flows. Check FACEID_STORAGE and FACEID_DATA_KEY.\n"
         f"faceid: a run is at work on {locked}: wait for its end, or cancel it\n"
         f"1 forgotten\n{OUT_OF_REACH}"
     )
@@ -119,10 +119,10 @@ def test_runs_of_another_server_and_files_of_another_machine_are_named(
     code, out, err = faceid("forget", request_id)
     assert (code, out) == (0, line(request_id))
     assert err.splitlines()[2] == (
-        "  - flow runs that this Prefect server does not know (1): deleted before, or at another"
+        "  - flow runs that are not on this Prefect server (1): already deleted, or on another"
     )
     assert (
-        "  - files that are not where they were saved (1): gone before, or on another machine"
+        "  - files that are not where they were saved (1): already gone, or on another machine"
     ) in err.splitlines()
 
 
@@ -149,7 +149,9 @@ def test_old_requests_are_forgotten(faceid: Faceid, delivered: Delivered, sample
     record_file(samples / "storage").write_text("damaged")
     code, out, err = faceid("forget", "--older-than", "1h")
     assert (code, out) == (1, "")
-    assert err.startswith(f"faceid: a record is left: DamagedDocument: {records().name(fresh)} is ")
+    assert err.startswith(
+        f"faceid: a record cannot be forgotten: DamagedDocument: {records().name(fresh)} is "
+    )
 
 
 def test_the_result_line_can_be_kept(faceid: Faceid, delivered: Delivered):
@@ -189,7 +191,7 @@ def test_nothing_is_removed_when_the_server_does_not_answer(faceid: Faceid, deli
     assert ended == Ended(
         1,
         "",
-        "faceid: PrefectUnavailable: the Prefect server cannot be asked (ConnectError). "
+        "faceid: PrefectUnavailable: a call to the Prefect server failed (ConnectError). "
         "Check PREFECT_API_URL and PREFECT_API_AUTH_STRING, and that the server is running.\n",
     )
     assert asyncio.run(record_of(request_id)).reply
@@ -198,14 +200,14 @@ def test_nothing_is_removed_when_the_server_does_not_answer(faceid: Faceid, deli
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ([], "InvalidRequest: which requests? Give IDs or --older-than, not both"),
+        ([], "InvalidRequest: give either request IDs or --older-than, not both"),
         (
             ["r-1", "--older-than", "30d"],
-            "InvalidRequest: which requests? Give IDs or --older-than",
+            "InvalidRequest: give either request IDs or --older-than",
         ),
         (
             ["--older-than", "soon"],
-            "InvalidRequest: 'soon' is no age: such as 30d, 12h, 90m or 45s",
+            "InvalidRequest: 'soon' is not an age such as 30d, 12h, 90m or 45s",
         ),
     ],
 )

@@ -209,7 +209,7 @@ def test_a_wrong_key_gets_one_line(
     code, out, err = faceid(command, "r-1")
     assert (code, out) == (1, "")
     assert err.startswith("faceid: CannotDecrypt: records/emulator/default/")
-    assert "sealed with a key that is not given" in err
+    assert "encrypted with a key that is not configured" in err
     assert "FACEID_DATA_KEY" in err
     assert err.count("\n") == 1
 
@@ -297,7 +297,9 @@ def test_a_block_that_is_not_there_is_told_at_once(
 ):
     code, out, err = faceid(*tokens)
     assert (code, out) == (2, "")
-    assert err.startswith("faceid: MissingCredentials: the block tencent-credentials/nobody is not")
+    assert err.startswith(
+        "faceid: MissingCredentials: the block tencent-credentials/nobody does not exist"
+    )
     assert len(err.splitlines()) == 1
     with temporary_settings({PREFECT_API_URL: None}):
         assert "set PREFECT_API_URL to its API" in faceid(*tokens).err

@@ -88,9 +88,9 @@ def test_the_lines_are_those_of_the_last_run_of_a_chain(
 def test_what_is_no_batch_is_told(faceid: Faceid, prefect_api: str, emulator: Emulator):
     single: State[Any] = asyncio.run(cast("Any", deliver)(**REQUEST, return_state=True))
     runs = {
-        "people": "'people' is no flow run's ID",
-        str(uuid4()): "the Prefect server knows no run",
-        str(single.state_details.flow_run_id): "is a run of deliver, and no batch",
+        "people": "'people' is not a flow run ID",
+        str(uuid4()): "the Prefect server has no run",
+        str(single.state_details.flow_run_id): "is a run of deliver, not a batch",
     }
     for run, said in runs.items():
         code, out, err = faceid("results", run)

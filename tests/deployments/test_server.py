@@ -231,4 +231,4 @@ def test_a_prefect_that_is_not_known_is_started_as_it_is(
     assert sys.argv == ["deployments.server", "server", "start"]
     assert vars(AioSqliteConfiguration).get("begin_transaction") is before
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: this Prefect is not the one that faceid-flows knows")
+    assert line.startswith("warning: faceid-flows does not support this version of Prefect")

@@ -113,7 +113,7 @@ def test_up_serves_the_deployment_to_the_api(
     )
     assert stranger.returncode == 1
     _, said = stranger.stderr.splitlines()
-    assert "the Prefect server cannot be asked (401 Unauthorized). Check " in said
+    assert "a call to the Prefect server failed (401 Unauthorized). Check " in said
     assert "PREFECT_API_AUTH_STRING" in said
     with httpx.Client(base_url=ready["api_url"], auth=("admin", "let me in"), timeout=30) as api:
         dashboard = httpx.get(ready["dashboard"] + "/ui-settings").json()

@@ -75,7 +75,7 @@ def test_a_delivery_in_the_topology_of_compose(topology: Topology, database: str
     root = topology.here("http://server:4200")
     # Nobody is let in without the auth string, whatever he wants.
     assert httpx.post(f"{root}/api/flows/filter", json={}).status_code == 401
-    assert "refuses us: set PREFECT_API_AUTH_STRING" in refused(topology)
+    assert "rejected our credentials: set PREFECT_API_AUTH_STRING" in refused(topology)
     dashboard = httpx.get(f"{root}/ui-settings").json()
     # Served from a folder that it may write, and calling the host that the browser came to.
     assert (dashboard["default_ui"], dashboard["auth"], dashboard["api_url"]) == (

@@ -47,11 +47,11 @@ def test_the_command_has_the_secret_and_nobody_sees_it(folder: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("FACEID_DATA_KEY", "", "must hold one line"),
-        ("FACEID_DATA_KEY", "one\ntwo\n", "must hold one line"),
-        ("FACEID_DATA_KEY", "\x00", "must hold one line"),
-        ("data-key.txt", "k", "is not named as a variable"),
-        ("HOME", "k", "is in the environment and in"),
+        ("FACEID_DATA_KEY", "", "must contain exactly one line"),
+        ("FACEID_DATA_KEY", "one\ntwo\n", "must contain exactly one line"),
+        ("FACEID_DATA_KEY", "\x00", "must contain exactly one line"),
+        ("data-key.txt", "k", "the file name is not a valid variable name"),
+        ("HOME", "k", "is set both in the environment and in"),
     ],
 )
 def test_what_is_no_secret_is_refused(folder: Path, name: str, content: str, message: str):
@@ -64,13 +64,13 @@ def test_what_is_no_secret_is_refused(folder: Path, name: str, content: str, mes
 
 def test_what_cannot_be_read_is_named(folder: Path):
     (folder / "FACEID_DATA_KEY").write_bytes(b"\xff\xfe")
-    with pytest.raises(InvalidInput, match=r"cannot read .*FACEID_DATA_KEY: it is no text"):
+    with pytest.raises(InvalidInput, match=r"cannot read .*FACEID_DATA_KEY: it is not text"):
         read_secrets(folder, {})
     (folder / "FACEID_DATA_KEY").unlink()
     (folder / "FACEID_DATA_KEY").mkdir()
     with pytest.raises(InvalidInput, match=r"cannot read .*FACEID_DATA_KEY: Is a directory"):
         read_secrets(folder, {})
-    with pytest.raises(InvalidInput, match="no folder"):
+    with pytest.raises(InvalidInput, match=r"the secrets folder .* does not exist"):
         read_secrets(folder / "none", {})
 
 
@@ -86,8 +86,8 @@ def call(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 def test_nothing_starts_without_its_secrets(folder: Path, tmp_path: Path):
     for refused, said in (
-        (call(folder), "which command is to have the secrets?"),
-        (call(tmp_path / "none", "true"), "there is no folder"),
+        (call(folder), "name the command to run with the secrets"),
+        (call(tmp_path / "none", "true"), f"the secrets folder {tmp_path / 'none'} does not exist"),
         (call(folder, "no-such-command"), "cannot run no-such-command: No such file"),
     ):
         assert refused.returncode == 2

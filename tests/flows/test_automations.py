@@ -146,10 +146,10 @@ async def test_what_leaves_the_file_is_removed_unless_somebody_changed_it(
     ("change", "said"),
     [
         (("expect:", "expects:"), "automations.0.trigger: no such field: expects"),
-        (("message: x", "message: '{{ x'"), "message: no valid template"),
+        (("message: x", "message: '{{ x'"), "message: not a valid template"),
         (("description: d", "descriptoin: d"), "automations.0.description: Field required"),
         (("message: x", "message: ["), "while parsing"),
-        (("test: two", "test: one"), "automations: 'test: one' stands there 2 times"),
+        (("test: two", "test: one"), "automations: 'test: one' is defined 2 times"),
         (("message: x", "message: x\nnotify: slack-webhook/ops"), "no block slack-webhook/ops"),
     ],
 )

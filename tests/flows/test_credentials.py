@@ -127,7 +127,7 @@ async def test_a_name_that_is_no_blocks_is_refused_and_nothing_is_sent(
     state, result, run = await run_deliver(credentials=name)
     assert result.error
     assert (result.error.kind, result.error.code) == ("input", "MissingCredentials")
-    reason = "is not there; make it first" if name == "gone" else "is no block's name"
+    reason = "does not exist; create it first" if name == "gone" else "is not a block name"
     assert (state.message or "").startswith("invalid-input: MissingCredentials: ")
     assert reason in (state.message or "")
     assert {"request:r-1", "outcome:invalid-input"} <= set(run.tags)

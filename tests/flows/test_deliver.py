@@ -125,7 +125,7 @@ async def test_a_negative_verdict_is_a_success_of_the_delivery(
         ({"action_parameters": {"LivenessType": "WINK"}}, "LivenessType must be"),
         (
             {"credentials": "nobody"},
-            "the block tencent-credentials/nobody is not there; make it first",
+            "the block tencent-credentials/nobody does not exist; create it first",
         ),
     ],
 )

@@ -198,4 +198,4 @@ async def test_an_event_that_cannot_be_sent_does_no_harm(
         return "went on"
 
     assert await cast("Any", tells)() == "went on"
-    assert "event delivery.verdict is not sent (EventTooLarge)" in caplog.text
+    assert "event delivery.verdict was not sent (EventTooLarge)" in caplog.text

@@ -570,7 +570,7 @@ async def test_an_age_that_is_none_is_refused(
     state = await run_forget(older_than=older_than)
     assert state.is_failed()
     assert state.message == (
-        f"InvalidRequest: {older_than!r} is no age: such as 30d, 12h, 90m or 45s"
+        f"InvalidRequest: {older_than!r} is not an age such as 30d, 12h, 90m or 45s"
     )
 
 

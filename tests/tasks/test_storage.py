@@ -119,7 +119,7 @@ def test_keys_are_rotated_by_naming_the_new_one_first(storage: Callable[..., Sto
     storage(old).write(NAME, CONTENT)
     both = storage(new, old)
     assert both.read(NAME) == CONTENT
-    with pytest.raises(StorageError, match="sealed with a key that is not given"):
+    with pytest.raises(StorageError, match="encrypted with a key that is not configured"):
         storage(new).read(NAME)
     both.write(NAME, CONTENT)
     assert storage(new).read(NAME) == CONTENT
@@ -169,11 +169,11 @@ def _below_a_file(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "code", "message"),
     [
-        (_truncated, "DamagedDocument", f"{NAME} is no document of ours"),
-        (_emptied, "DamagedDocument", f"{NAME} is no document of ours"),
-        (_poisoned, "CannotDecrypt", f"{NAME} was damaged, or sealed with a key"),
-        (_of_another_kind, "DamagedDocument", f"{NAME} is no document of ours"),
-        (_unsealed, "CannotDecrypt", f"{NAME} was damaged"),
+        (_truncated, "DamagedDocument", f"{NAME} is not a document of faceid-flows"),
+        (_emptied, "DamagedDocument", f"{NAME} is not a document of faceid-flows"),
+        (_poisoned, "CannotDecrypt", f"{NAME} is damaged, or was encrypted with a key"),
+        (_of_another_kind, "DamagedDocument", f"{NAME} is not a document of faceid-flows"),
+        (_unsealed, "CannotDecrypt", f"{NAME} is damaged"),
         (_of_the_next_format, "UnknownFormat", f"{NAME} has format 2, and this version reads"),
         (_a_folder, "StorageUnavailable", f"cannot read {NAME} (Is a directory)"),
         (_below_a_file, "StorageUnavailable", f"cannot read {NAME} (Not a directory)"),
@@ -248,7 +248,7 @@ def test_a_storage_elsewhere_needs_the_key_to_be_given(
     opened.write(NAME, CONTENT)
     assert opened.read(NAME) == CONTENT
     assert list(opened.names("records")) == [NAME]
-    with pytest.raises(StorageError, match="sealed with a key"):
+    with pytest.raises(StorageError, match="encrypted with a key"):
         storage(new_key()).read(NAME)
 
 
