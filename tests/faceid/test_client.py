@@ -304,7 +304,7 @@ async def test_the_pacer_is_told_when_each_call_leaves(faceid_emulator: Emulator
     told: list[tuple[float, float]] = []
 
     class Watched(Pacer):
-        async def left(self, start: float, lag: float) -> None:
+        async def departed(self, start: float, lag: float) -> None:
             told.append((start, start + lag))
 
     began = time.monotonic()

@@ -175,7 +175,7 @@ async def main():
     print(flush=True)
     sys.stdin.readline()
     for _ in range(int(sys.argv[2])):
-        print(await pacer.slot(), flush=True)
+        print(await pacer.acquire(), flush=True)
 
 asyncio.run(main())
 """
