@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+# The tests that start no Prefect server. They compute more than they wait: a process a core.
+LIBRARY_TESTS := -n logical tests/faceid tests/emulator
+PYTHONS ?= python3.11 python3.12 python3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help install s3 demo up deploy test coverage test-services test-browser lint format bench \
-  bench-large lock clean
+.PHONY: help install s3 demo up deploy test coverage test-fast test-library test-services \
+  test-browser lint format bench bench-large lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -25,11 +28,26 @@ up: $(VENV)/installed ## the local stack with the dashboard, on the emulator, un
 deploy: $(VENV)/installed ## register deployments, work pool, block type and automations at PREFECT_API_URL
 	@$(BIN)/python -m deployments.deploy
 
-test: $(VENV)/installed-dev ## the test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/installed-dev ## the test suite (COVERAGE=1: with the coverage gate)
+	$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
-coverage: $(VENV)/installed-dev ## the test suite, and the lines and branches it covers
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+coverage: COVERAGE = 1
+coverage: test ## the test suite, and the lines and branches it covers
+
+test-fast: $(VENV)/installed-dev ## the tests of the library and the emulator, without Prefect
+	$(BIN)/python -m pytest $(LIBRARY_TESTS)
+
+test-library: ## the same on each of PYTHONS that is on this machine
+	@for python in $(PYTHONS); do \
+	  if $$python -c '' 2>/dev/null; then \
+	    $(MAKE) --no-print-directory test-library-$$python || exit 1; \
+	  else \
+	    echo "$$python is not on this machine: skipped"; \
+	  fi; \
+	done
+
+test-library-%: .venv-library/%/installed
+	.venv-library/$*/bin/python -m pytest $(LIBRARY_TESTS)
 
 test-services: $(VENV)/installed-dev ## tests that need PostgreSQL and Redis on this machine
 	$(BIN)/python -m pytest -m services --override-ini="addopts=" -ra
@@ -64,7 +82,7 @@ lock: $(VENV)/installed-dev ## resolve the locks anew (needs uv)
 	  -c requirements-s3.lock -o requirements-dev.lock
 
 clean: ## remove .venv and what tools left
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build dist
+	rm -rf $(VENV) .venv-library .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage build dist
 
 # As constraints, too: pip takes a package with extras (sqlalchemy[asyncio]) for one of its own, that
 # the lock alone does not pin, and would look for its newest.
@@ -76,4 +94,13 @@ $(VENV)/installed: requirements.lock pyproject.toml
 
 $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 	$(PIP) install --require-hashes -r requirements-dev.lock -c requirements-dev.lock
+	@touch $@
+
+.PRECIOUS: .venv-library/%/installed
+.venv-library/%/installed: requirements-dev.lock pyproject.toml
+	$* -m venv $(@D)
+	$(@D)/bin/python -m pip -qq --disable-pip-version-check install --require-hashes \
+	  -r requirements-dev.lock -c requirements-dev.lock
+	$(@D)/bin/python -m pip -qq --disable-pip-version-check install --no-deps \
+	  --no-build-isolation --editable .
 	@touch $@

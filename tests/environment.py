@@ -3,15 +3,10 @@
 A module of its own, as pytest imports conftest files under names of its own.
 """
 
-import asyncio
 import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-T = TypeVar("T")
 
 HOME = tempfile.mkdtemp(prefix="faceid-tests-")
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
@@ -33,13 +28,3 @@ os.environ.update(
     PREFECT_LOGGING_LEVEL="WARNING",
     DO_NOT_TRACK="1",
 )
-
-
-async def wait_until(look: Callable[[], Awaitable[T | None]], what: str, seconds: float = 90) -> T:
-    """What ``look`` finds as soon as it finds something; fails when it does not in time."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    while not (found := await look()):
-        assert loop.time() < deadline, f"not seen within {seconds:.0f} s: {what}"
-        await asyncio.sleep(0.05)
-    return found

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-from tests.environment import wait_until
+from tests.waiting import wait_until
 
 
 class Received(NamedTuple):

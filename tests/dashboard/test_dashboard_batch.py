@@ -8,19 +8,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.dashboard.conftest import (
-    Shoot,
-    Stack,
-    choose,
-    click,
-    error_toasts,
-    fill,
-    manifest_line,
-    new_id,
-    run_of,
-    submit,
-)
-from tests.deployments.conftest import final_state, until
+from tests.dashboard.dashboard_stack import Stack, manifest_line, new_id
+from tests.dashboard.pages import Shoot, choose, click, error_toasts, fill, run_of, submit
+from tests.deployments.triggered_runs import final_state
+from tests.waiting import until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 

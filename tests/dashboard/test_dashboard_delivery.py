@@ -6,18 +6,10 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.dashboard.conftest import (
-    AUTH,
-    Shoot,
-    Stack,
-    choose,
-    error_toasts,
-    fill,
-    new_id,
-    run_of,
-    submit,
-)
-from tests.deployments.conftest import final_state, trigger, until
+from tests.dashboard.dashboard_stack import AUTH, Stack, new_id
+from tests.dashboard.pages import Shoot, choose, error_toasts, fill, run_of, submit
+from tests.deployments.triggered_runs import final_state, trigger
+from tests.waiting import until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 

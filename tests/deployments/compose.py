@@ -15,7 +15,7 @@ from typing import Any, cast
 import yaml
 from dotenv import dotenv_values
 
-from tests.deployments.conftest import until
+from tests.waiting import until
 
 FILE = Path(__file__).parents[2] / "deployments" / "compose.yaml"
 

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from faceid.emulator import Emulator
-from tests.deployments.conftest import REQUEST, Ended, until
+from tests.deployments.command_line import Ended
+from tests.sample_request import REQUEST
+from tests.waiting import until
 
 Faceid = Callable[..., Ended]
 

@@ -19,8 +19,10 @@ import pytest
 
 from deployments.stack import EmulatorAddress
 from faceid.samples import copy_samples
-from tests.deployments.conftest import REQUEST, running_up, until
+from tests.deployments.stack_processes import running_up
+from tests.sample_request import REQUEST
 from tests.server_log import refusals
+from tests.waiting import until
 
 # With the tests of services, one at a time: it keeps both cores busy, as a user's machine would be.
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]

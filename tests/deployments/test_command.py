@@ -12,7 +12,7 @@ import pytest
 from deployments.commands.deliver import exit_code
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult, ResultError, Verdict
-from tests.deployments.conftest import Ended, deliver_tokens
+from tests.deployments.command_line import Ended, deliver_tokens
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,9 @@ from deployments.settings_files import SERVER_SETTINGS
 from deployments.stack import child, free_port, prefect_server
 from faceid.emulator import Emulator, EmulatorOptions
 from flows.deliver import deliver
-from tests.deployments.conftest import REQUEST, Ended, running_up
+from tests.deployments.command_line import Ended
+from tests.deployments.stack_processes import running_up
+from tests.sample_request import REQUEST
 
 Found = dict[str, dict[str, str]]
 

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from faceid.emulator import Emulator
 from flows.upkeep import request_runs
-from tests.deployments.conftest import Ended, deliver_tokens
+from tests.deployments.command_line import Ended, deliver_tokens
 from tests.flows.helpers import aged, record_file, record_of, records
 from tests.flows.traces import documents_with, rows_with
 

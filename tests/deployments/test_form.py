@@ -21,7 +21,7 @@ from faceid.validation import read_request, validate_request
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
 from flows.parameters import strict_schema
-from tests.deployments.conftest import REQUEST
+from tests.sample_request import REQUEST
 
 LINK = "https://bucket.example/face.jpg?q-signature=0123"
 WITH_PASSWORD = "sftp://somebody:secret@host/face.jpg"

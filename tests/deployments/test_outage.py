@@ -11,7 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.deployments.conftest import REQUEST, Ended, parts_of_up, trigger, until
+from tests.deployments.command_line import Ended
+from tests.deployments.stack_processes import parts_of_up
+from tests.deployments.triggered_runs import trigger
+from tests.sample_request import REQUEST
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
 

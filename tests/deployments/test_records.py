@@ -13,9 +13,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from faceid.emulator import Emulator
 from tasks.credentials import TencentCredentials
-from tests.deployments.conftest import Ended, deliver_tokens, until
+from tests.deployments.command_line import Ended, deliver_tokens
 from tests.flows.deployed import Worker, next_run
 from tests.flows.helpers import start_deliver
+from tests.waiting import until
 
 Faceid = Callable[..., Ended]
 ACTION = "VideoLivenessCompare"

@@ -15,7 +15,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from faceid.emulator import Emulator
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
-from tests.deployments.conftest import REQUEST, Ended
+from tests.deployments.command_line import Ended
+from tests.sample_request import REQUEST
 
 Faceid = Callable[..., Ended]
 

@@ -17,18 +17,12 @@ from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
 from deployments.stack import MAX_RESTARTS, EmulatorAddress, StackError, child
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
-from tests.deployments.conftest import (
-    REQUEST,
-    Ended,
-    assert_all_gone,
-    deliver_tokens,
-    final_state,
-    parts_of_up,
-    running_up,
-    trigger,
-    until,
-)
+from tests.deployments.command_line import Ended, deliver_tokens
+from tests.deployments.stack_processes import assert_all_gone, parts_of_up, running_up
+from tests.deployments.triggered_runs import final_state, trigger
 from tests.flows.helpers import nobody_at_work
+from tests.sample_request import REQUEST
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -17,8 +17,10 @@ from cryptography.fernet import Fernet
 from deployments.stack import free_port
 from faceid.emulator import Emulator
 from tests.deployments.compose import Topology
-from tests.deployments.conftest import POSTGRES, execute, final_state, trigger, until
+from tests.deployments.postgres_server import POSTGRES, execute
 from tests.deployments.test_registration import ALL
+from tests.deployments.triggered_runs import final_state, trigger
+from tests.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 

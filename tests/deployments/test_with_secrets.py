@@ -10,7 +10,7 @@ import pytest
 
 from deployments.exec_with_secrets import read_secrets
 from faceid.errors import InvalidInput
-from tests.deployments.conftest import until
+from tests.waiting import until
 
 SECRET = "p@ss w:rd%41#$HOME"
 

@@ -22,7 +22,8 @@ from deployments.settings_files import WORKER_SETTINGS
 from faceid.emulator import Emulator
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
-from tests.deployments.conftest import REQUEST, until
+from tests.sample_request import REQUEST
+from tests.waiting import until
 
 ACTION = "VideoLivenessCompare"
 REQUESTS = 200

@@ -8,15 +8,12 @@ from typing import Any
 from faceid.manifests.reading import BadLine, Entry, read_manifest
 from faceid.settings import FaceIdSettings
 from faceid.validation import RequestValidator
+from tests import sample_request
 
 HEADER = "request_id,target_action,region,ImageUrl,VideoUrl,LivenessType,ValidateData\n"
 ROW = "r-1,VideoLivenessCompare,ap-singapore,a.jpg,a.mp4,SILENT,\n"
-REQUEST: dict[str, Any] = {
-    "request_id": "r-1",
-    "target_action": "VideoLivenessCompare",
-    "region": "ap-singapore",
-    "resources": {"ImageUrl": "a.jpg", "VideoUrl": "a.mp4"},
-    "action_parameters": {"LivenessType": "SILENT"},
+REQUEST: dict[str, Any] = sample_request.REQUEST | {
+    "resources": {"ImageUrl": "a.jpg", "VideoUrl": "a.mp4"}
 }
 LINE = json.dumps(REQUEST) + "\n"
 MARK = "Zq7xPrivate"

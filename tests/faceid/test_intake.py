@@ -16,6 +16,7 @@ from faceid.models import CheckedRequest
 from faceid.samples import copy_samples
 from faceid.settings import FaceIdSettings
 from faceid.validation import check_files, personal_parameters, read_request, validate_request
+from tests.sample_request import REQUEST
 
 MEBIBYTE = 1024 * 1024
 
@@ -29,15 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def check(settings: FaceIdSettings | None = None, **changes: Any) -> CheckedRequest:
-    fields: dict[str, Any] = {
-        "request_id": "r-1",
-        "target_action": "VideoLivenessCompare",
-        "region": "ap-singapore",
-        "resources": {"ImageUrl": "alder.jpg", "VideoUrl": "alder.mp4"},
-        "action_parameters": {"LivenessType": "SILENT"},
-    }
     validated = validate_request(
-        read_request(**fields | changes), settings or FaceIdSettings.load()
+        read_request(**REQUEST | changes), settings or FaceIdSettings.load()
     )
     return check_files(validated)
 

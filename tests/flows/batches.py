@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun, State
 
 from faceid.models import DeliveryResult
 from flows.deliver_batch import deliver_batch
-from tests.flows.deployed import REQUEST
+from tests.sample_request import REQUEST
 
 
 class Ended(NamedTuple):

@@ -1,15 +1,14 @@
 """Flows run in this process, recorded by a real Prefect server, against the real emulator."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
 from prefect import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.client.schemas.objects import State
 
 from faceid.emulator import Emulator
 from faceid.models import DeliveryFailed, DeliveryResult
@@ -21,18 +20,9 @@ from tasks.save_files import save_files
 from tasks.upload_resource import upload_resource
 from tests.flows import batches
 from tests.flows.batches import Ended, RunBatch
-from tests.flows.deployed import REQUEST, Worker
-
-
-class Delivered(NamedTuple):
-    """How a run ended, as its caller and as the dashboard sees it."""
-
-    state: State[Any]
-    result: DeliveryResult
-    run: FlowRun
-
-
-Deliver = Callable[..., Coroutine[Any, Any, Delivered]]
+from tests.flows.deliveries import Deliver, Delivered
+from tests.flows.deployed import Worker
+from tests.sample_request import REQUEST
 
 
 @pytest.fixture
@@ -95,20 +85,3 @@ async def worker(prefect_api: str, emulator: Emulator, no_delays: None) -> Async
 def runner(prefect_api: str) -> Iterator[asyncio.Runner]:
     with asyncio.Runner() as runner:
         yield runner
-
-
-async def artifact_of(run: FlowRun) -> Any:
-    async with get_client() as client:
-        (artifact,) = await client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[f"result-{run.id}"]))
-        )
-    return artifact
-
-
-async def task_runs_of(run: FlowRun) -> list[TaskRun]:
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-
-    async with get_client() as client:
-        return await client.read_task_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-        )

@@ -21,14 +21,7 @@ from prefect.types.entrypoint import EntrypointType
 from faceid.models import DeliveryResult
 from flows.deliver import deliver
 from flows.sweep import sweep
-
-REQUEST: dict[str, Any] = {
-    "request_id": "r-1",
-    "target_action": "VideoLivenessCompare",
-    "region": "ap-singapore",
-    "resources": {"ImageUrl": "alder.jpg", "VideoUrl": "alder.mp4"},
-    "action_parameters": {"LivenessType": "SILENT"},
-}
+from tests.sample_request import REQUEST
 
 NEXT = re.compile(r"rerequested: next run ([0-9a-f-]{36}) at (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)")
 

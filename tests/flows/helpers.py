@@ -21,8 +21,9 @@ from tasks.state.locks import acquire_lock
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
 from tasks.state.storage import open_storage
-from tests.environment import wait_until
-from tests.flows.conftest import REQUEST, task_runs_of
+from tests.flows.deliveries import task_runs_of
+from tests.sample_request import REQUEST
+from tests.waiting import wait_until
 
 ACTION = "VideoLivenessCompare"
 REFUSES_THE_FILE = "api:FailedOperation.ImageDecodeFailed"

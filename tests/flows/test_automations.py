@@ -24,12 +24,13 @@ from faceid.emulator import Emulator
 from faceid.errors import InvalidInput
 from faceid.models import DeliveryResult
 from flows.server.events import emit_event
-from tests.environment import HOME, wait_until
+from tests.environment import HOME
 from tests.flows.batches import RunBatch, entry, write
-from tests.flows.conftest import Deliver
+from tests.flows.deliveries import Deliver
 from tests.flows.deployed import Worker
 from tests.flows.helpers import ACTION, REFUSES_THE_ACCOUNT, REFUSES_THE_FILE
 from tests.receiver import Receiver, receiver
+from tests.waiting import wait_until
 
 NAMES = [
     "faceid: batch failed",

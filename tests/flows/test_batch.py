@@ -22,11 +22,11 @@ from faceid.emulator import Emulator
 from flows import deliver_batch as module
 from flows.deliver_batch import deliver_batch
 from flows.server.runs import tag_of
-from tests.environment import wait_until
 from tests.flows.batches import RunBatch, entry, write
-from tests.flows.conftest import task_runs_of
+from tests.flows.deliveries import task_runs_of
 from tests.flows.deployed import Worker
 from tests.flows.helpers import ACTION, REFUSES_THE_ACCOUNT, calls_of, steps_of
+from tests.waiting import wait_until
 
 WINDOW = 7200
 

@@ -9,7 +9,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from faceid.emulator import Emulator
-from tests.flows.conftest import Deliver
+from tests.flows.deliveries import Deliver
 from tests.flows.helpers import (
     ACTION,
     OTHER_INPUT,

@@ -17,7 +17,7 @@ from faceid.settings import LIVE_ENDPOINT, FaceIdSettings
 from tasks.credentials import TencentCredentials, load_settings, settings_of
 from tests.environment import HOME
 from tests.flows.batches import Ended, RunBatch, entry, write
-from tests.flows.conftest import Deliver
+from tests.flows.deliveries import Deliver
 from tests.flows.deployed import Worker, next_run, swept, tag
 from tests.flows.helpers import called, calls_of, nobody_at_work
 

@@ -13,8 +13,9 @@ from prefect import get_client
 from faceid.emulator import Emulator
 from faceid.models import DeliveryFailed, DeliveryResult
 from flows.deliver import deliver
-from tests.environment import wait_until
-from tests.flows.conftest import REQUEST, Deliver, artifact_of, task_runs_of
+from tests.flows.deliveries import Deliver, artifact_of, task_runs_of
+from tests.sample_request import REQUEST
+from tests.waiting import wait_until
 
 
 async def test_a_request_gets_its_verdict(run_deliver: Deliver, emulator: Emulator):

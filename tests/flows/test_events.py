@@ -13,9 +13,8 @@ from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
 from flows.server.events import emit_event
 from tasks.state.records import Backoff
-from tests.environment import wait_until
 from tests.flows.batches import RunBatch, entry, write
-from tests.flows.conftest import Deliver
+from tests.flows.deliveries import Deliver
 from tests.flows.deployed import Worker, swept
 from tests.flows.helpers import (
     ACTION,
@@ -26,6 +25,7 @@ from tests.flows.helpers import (
     records,
     told_of,
 )
+from tests.waiting import wait_until
 
 
 def related(event: Event, role: str) -> list[str]:

@@ -24,8 +24,7 @@ from flows.forget import Forgotten, Left, forget, moment, open_forgetting
 from flows.server import runs
 from flows.upkeep import request_runs
 from tasks.credentials import TencentCredentials
-from tests.environment import wait_until
-from tests.flows.conftest import Deliver
+from tests.flows.deliveries import Deliver
 from tests.flows.deployed import Worker, next_run, swept
 from tests.flows.helpers import (
     ACTION,
@@ -41,6 +40,7 @@ from tests.flows.helpers import (
     steps_of,
 )
 from tests.flows.traces import database, documents_with, files_with, rows_with
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)

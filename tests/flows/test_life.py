@@ -37,6 +37,7 @@ from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
 from tasks.state.storage import Storage, open_storage
 from tasks.upload_resource import upload_resource
+from tests.sample_request import REQUEST
 
 ACTION = "VideoLivenessCompare"
 # The suite lives the same lives each time; a number of lives asks for others, as many.
@@ -210,11 +211,7 @@ class Life(RuleBasedStateMachine):
 
     async def _deliver(self, photo: str, policy: str) -> DeliveryResult:
         state: Any = await cast("Any", deliver)(
-            request_id="r-1",
-            target_action=ACTION,
-            region="ap-singapore",
-            resources={"ImageUrl": photo, "VideoUrl": "alder.mp4"},
-            action_parameters={"LivenessType": "SILENT"},
+            **REQUEST | {"resources": REQUEST["resources"] | {"ImageUrl": photo}},
             on_unknown_outcome=policy,
             return_state=True,
         )

@@ -12,7 +12,7 @@ import pytest
 
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
-from tests.flows.conftest import REQUEST, Deliver
+from tests.flows.deliveries import Deliver
 from tests.flows.helpers import (
     ACTION,
     OTHER_INPUT,
@@ -27,6 +27,7 @@ from tests.flows.helpers import (
     start_deliver,
     steps_of,
 )
+from tests.sample_request import REQUEST
 
 FILES = ("alder.jpg", "alder.mp4")
 

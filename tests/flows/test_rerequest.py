@@ -9,7 +9,7 @@ import pytest
 from prefect import get_client
 
 from faceid.emulator import Emulator
-from tests.flows.conftest import Deliver
+from tests.flows.deliveries import Deliver
 from tests.flows.deployed import Worker, delete_deployment, next_run, tag
 from tests.flows.helpers import ACTION, REFUSES_THE_ACCOUNT, calls_of, record_of, records, steps_of
 

@@ -14,7 +14,7 @@ from prefect.types.entrypoint import EntrypointType
 from faceid.emulator import Emulator
 from flows.deliver_batch import deliver_batch
 from tests.flows.batches import entry, write
-from tests.flows.conftest import Deliver
+from tests.flows.deliveries import Deliver
 from tests.flows.deployed import Worker
 
 OUTSIDE = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from faceid.emulator import Emulator
-from tests.flows.conftest import Deliver, task_runs_of
+from tests.flows.deliveries import Deliver, task_runs_of
 from tests.flows.helpers import calls_of, record_of, steps_of
 
 BEST_FRAME = "*BestFrame*"

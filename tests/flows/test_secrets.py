@@ -8,8 +8,9 @@ import pytest
 
 from faceid.emulator import Emulator
 from tasks.state.storage import KEY_FILE
-from tests.environment import HOME, wait_until
-from tests.flows.conftest import Deliver, task_runs_of
+from tests.environment import HOME
+from tests.flows.deliveries import Deliver, task_runs_of
+from tests.waiting import wait_until
 
 FAULTS = [
     ("CreateUploadUrl", "http:502"),

@@ -30,9 +30,8 @@ from flows.upkeep import dead_runs
 from tasks.state.claims import fail_if_locked
 from tasks.state.locks import acquire_lock
 from tasks.state.storage import Storage
-from tests.environment import wait_until
-from tests.flows.conftest import Deliver
-from tests.flows.deployed import REQUEST, Worker, delete_deployment, next_run, swept, tag
+from tests.flows.deliveries import Deliver
+from tests.flows.deployed import Worker, delete_deployment, next_run, swept, tag
 from tests.flows.helpers import (
     ACTION,
     called,
@@ -43,6 +42,8 @@ from tests.flows.helpers import (
     records,
     told_of,
 )
+from tests.sample_request import REQUEST
+from tests.waiting import wait_until
 
 REDIS = os.environ.get("FACEID_TEST_REDIS", "redis://127.0.0.1:6379/9")
 PASSED = "verdict: passed, Success [emulator]"

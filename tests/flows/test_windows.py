@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from faceid.emulator import Emulator, EmulatorOptions
-from tests.flows.conftest import Deliver, task_runs_of
+from tests.flows.deliveries import Deliver, task_runs_of
 from tests.flows.helpers import ACTION, REFUSES_THE_ACCOUNT, called, calls_of, steps_of
 
 WINDOW = 7200

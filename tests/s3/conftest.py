@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 from uuid import uuid4
 
@@ -13,28 +12,13 @@ import pytest
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
+from tests.s3.s3_store import Store
+
 USER = "worker"
 POLICY = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}],
 }
-
-
-@dataclass
-class Store:
-    """The store, with a key that it takes."""
-
-    url: str
-    secret_id: str
-    secret_key: str
-
-    def environment(self) -> dict[str, str]:
-        return {
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": self.secret_id,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
 
 
 @pytest.fixture(scope="session")
@@ -76,9 +60,3 @@ def bucket(aws: Store) -> str:
     name = f"bucket-{uuid4().hex[:12]}"
     S3FileSystem().mkdir(name)
     return name
-
-
-def change_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on the environment has a key that the store does not take."""
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "EXAMPLE-wrong-secret")
-    S3FileSystem.clear_instance_cache()

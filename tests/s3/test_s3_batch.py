@@ -18,9 +18,9 @@ from flows.deliver_batch import deliver_batch
 from flows.forget import Forgotten, open_forgetting
 from tasks.state.record_store import RecordStore
 from tests.flows.batches import entry
-from tests.flows.deployed import REQUEST
 from tests.flows.helpers import calls_of
-from tests.s3.conftest import change_key
+from tests.s3.s3_store import change_key
+from tests.sample_request import REQUEST
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from faceid.files.roots import Roots
 from faceid.manifests.reading import find_manifests
 from faceid.settings import FaceIdSettings
 from tasks.state.storage import Storage, open_storage
-from tests.deployments.conftest import deliver_tokens
-from tests.s3.conftest import Store, change_key
+from tests.deployments.command_line import deliver_tokens
+from tests.s3.s3_store import Store, change_key
 
 NAME = "records/emulator/default/ab/document.json"
 PHOTO = ResourceField(name="ImageUrl", formats=("JPG",))

@@ -30,15 +30,3 @@ def script() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         for pipe in (process.stdin, process.stdout):
             if pipe:
                 pipe.close()
-
-
-def next_line(process: "subprocess.Popen[str]") -> str:
-    """Waits for the next line that the process prints."""
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def close_input(process: "subprocess.Popen[str]") -> None:
-    """The sign for a script to go on."""
-    assert process.stdin is not None
-    process.stdin.close()

@@ -10,7 +10,7 @@ import pytest
 
 from faceid.errors import InvalidInput, StorageError
 from tasks.state.locks import acquire_lock
-from tests.tasks.conftest import close_input, next_line
+from tests.tasks.script_processes import close_input, next_line
 
 
 async def wait_for_it() -> None:

@@ -16,8 +16,8 @@ from redis.exceptions import RedisError
 from faceid.errors import InvalidInput, StorageError
 from tasks.state import locks
 from tasks.state.locks import acquire_lock
-from tests.environment import wait_until
-from tests.tasks.conftest import next_line
+from tests.tasks.script_processes import next_line
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.services
 

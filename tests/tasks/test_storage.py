@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet
 from faceid.errors import InvalidInput, StorageError
 from faceid.settings import LIVE_ENDPOINT, FaceIdSettings
 from tasks.state.storage import KEY_FILE, Storage, open_storage
-from tests.tasks.conftest import close_input, next_line
+from tests.tasks.script_processes import close_input, next_line
 
 NAME = "records/emulator/default/ab/document.json"
 CONTENT: dict[str, Any] = {"person": "EXAMPLE NOBODY", "url": "https://store.example/?sign=SECRET"}

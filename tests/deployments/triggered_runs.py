@@ -1,0 +1,28 @@
+"""Runs that are triggered and watched through the API, as its users do."""
+
+from typing import Any, cast
+
+import httpx
+
+from tests.sample_request import REQUEST
+from tests.waiting import until
+
+
+def trigger(api: httpx.Client, **changes: Any) -> str:
+    """The ID of a run of the sample request, as a user of the API triggers it."""
+    deployment = api.get("/deployments/name/deliver/default").json()["id"]
+    created = api.post(
+        f"/deployments/{deployment}/create_flow_run", json={"parameters": REQUEST | changes}
+    )
+    assert created.status_code == 201, created.text
+    return created.json()["id"]
+
+
+def final_state(api: httpx.Client, run_id: str) -> dict[str, Any]:
+    """The state that a run ended in, as soon as it has."""
+
+    def look() -> dict[str, Any] | None:
+        state = cast("dict[str, Any]", api.get(f"/flow_runs/{run_id}").json()["state"])
+        return state if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+    return cast("dict[str, Any]", until(look, "the run's end"))
