@@ -105,8 +105,8 @@ class Slots:
 
     def _factor(self, now: float) -> float:
         """The current slow-down factor; returns to 1 while no call is throttled."""
-        departed = max(0.0, 1 - (now - self._cells[_SLOWED_AT]) / RECOVERY)
-        return 1 + max(0.0, self._cells[_FACTOR] - 1) * departed
+        left = max(0.0, 1 - (now - self._cells[_SLOWED_AT]) / RECOVERY)
+        return 1 + max(0.0, self._cells[_FACTOR] - 1) * left
 
     def release(self) -> None:
         self._cells.release()

@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.environment import HOME, LIVE
 from tests.server_log import refusals
 
 if TYPE_CHECKING:
     from faceid.emulator import Emulator
+
+
+# How long an example takes says something about the machine, and nothing about the code.
+settings.register_profile("faceid", deadline=None)
+settings.load_profile("faceid")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from faceid.emulator.emulation import Emulation
 from faceid.emulator.exchange import Exchange, Reply, trouble
 from faceid.emulator.faults import NO_FAULT, Fault, Traits
 from faceid.emulator.journal import Entry
-from faceid.emulator.parameters import ValidatedRequest, check_create_upload_url
+from faceid.emulator.parameters import ParameterCheck, check_create_upload_url
 from faceid.emulator.refusals import API_MESSAGES, Refusal, limit_message
 from faceid.emulator.target_actions import OFFLINE, call_target_action
 
@@ -40,7 +40,9 @@ _TRUTH = {"true": True, "false": False}
 class Gateway:
     def __init__(self, emulation: Emulation) -> None:
         self._emulation = emulation
-        self._forms = {name: ValidatedRequest(action) for name, action in emulation.actions.items()}
+        self._parameters = {
+            name: ParameterCheck(action) for name, action in emulation.actions.items()
+        }
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request. Raises ``ClientGone`` if its body is incomplete."""
@@ -97,14 +99,14 @@ class Gateway:
             raise Refusal("NoSuchVersion")
         if name in OFFLINE:
             raise Refusal("ActionOffline")
-        if name != CREATE_UPLOAD_URL and name not in self._forms:
+        if name != CREATE_UPLOAD_URL and name not in self._parameters:
             raise Refusal("InvalidAction")
         region = self._region(name, headers.get("x-tc-region", ""))
         given = _parameters(exchange, body)
         if name == CREATE_UPLOAD_URL:
             check_create_upload_url(given, self._emulation.actions)
         else:
-            self._forms[name].check(given)
+            self._parameters[name].check(given)
         return Call(name, request_id, headers.get("host", ""), region, given)
 
     def _region(self, name: str, region: str) -> str:

@@ -16,7 +16,7 @@ _MD5 = re.compile("[0-9A-Fa-f]{32}")  # documented; upper case is accepted, too 
 _TYPES = {"string": str, "json-text": str, "boolean": bool, "object": dict}
 
 
-class ValidatedRequest:
+class ParameterCheck:
     """Checks the parameters of the calls of one action."""
 
     def __init__(self, action: TargetAction) -> None:

@@ -2,7 +2,7 @@
 
 Runs end in Prefect's own states, ``Completed`` and ``Failed``. Names of our own would hide them
 from the dashboard's filters and from automations on failed runs; what happened is the first word
-of the state's message, a tag, and the result object in an artifact (design §5.4).
+of the state's message, a tag, and the result object in an artifact.
 """
 
 from datetime import UTC, datetime

@@ -130,7 +130,7 @@ def credential(target: Any, secret_key: str | None = None) -> Credential:
 
 
 def profile(url: str, method: str = "POST") -> ClientProfile:
-    """The vendor's SDK, pointed at a server (fact sheet §7.3)."""
+    """The vendor's SDK, pointed at a server."""
     parts = urlsplit(url)
     http = HttpProfile(protocol=parts.scheme, endpoint=parts.netloc, reqMethod=method)
     return ClientProfile(httpProfile=http)

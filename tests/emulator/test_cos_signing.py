@@ -1,4 +1,4 @@
-"""The store's signatures: the vectors of fact sheet §3.3, and the vendor's store SDK."""
+"""The store's signatures: vectors computed by hand, and the vendor's store SDK."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""``/_emulator/...``: clock, log, counts, reset, and what it answers to nonsense (design §5.6)."""
+"""``/_emulator/...``: clock, log, counts, reset, and what it answers to nonsense."""
 
 import time
 from email.utils import parsedate_to_datetime

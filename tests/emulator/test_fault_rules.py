@@ -1,4 +1,4 @@
-"""Faults on order: each kind really happens, and is accounted for (design §5.6)."""
+"""Faults on order: each kind really happens, and is accounted for."""
 
 import json
 import time

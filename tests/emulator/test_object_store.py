@@ -1,4 +1,4 @@
-"""Objects: what a PUT keeps, a GET gives back, what is refused, when they go (§3.4, §3.5)."""
+"""Objects: what a PUT keeps, a GET gives back, what is refused, when they go."""
 
 import base64
 import hashlib

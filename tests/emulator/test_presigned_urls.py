@@ -1,4 +1,4 @@
-"""What opens an object and what does not: form, signature, method, host, window (§3.1, §3.2)."""
+"""What opens an object and what does not: form, signature, method, host, window."""
 
 import re
 from typing import Any
@@ -203,7 +203,7 @@ def store_client_of(emulator: Emulator, secret_id: str, secret_key: str) -> Any:
 
 @pytest.fixture
 def store_client(emulator: Emulator) -> Any:
-    """The vendor's store SDK, unchanged; it signs the host without its port (§3.3)."""
+    """The vendor's store SDK, unchanged; it signs the host without its port."""
     key = STORE_KEYS[REGION]
     return store_client_of(emulator, key.secret_id, key.secret_key)
 

@@ -1,4 +1,4 @@
-"""So many calls in any second, whenever it begins; then RequestLimitExceeded (§1, §5.1)."""
+"""So many calls in any second, whenever it begins; then RequestLimitExceeded."""
 
 import pytest
 from emulator_calls import Caller

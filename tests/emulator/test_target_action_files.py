@@ -1,4 +1,4 @@
-"""What a target action does with the files it is pointed to (fact sheet §5, §7.4)."""
+"""What a target action does with the files it is pointed to."""
 
 import base64
 from collections.abc import Iterator
@@ -135,7 +135,7 @@ def test_the_limit_of_an_id_card(caller: Caller) -> None:
     for action in ("CheckIdCardInformation", "IdCardOCRVerification"):
         assert "Result" in caller.call(action, right)
         assert caller.code(action, large) == "FailedOperation.ImageSizeTooLarge"
-    # Inline it may be larger there (§5.3).
+    # Inline it may be larger there.
     inline = {"ImageBase64": b64(JPEG.ljust(5 * MB))}
     assert "Result" in caller.call("CheckIdCardInformation", inline)
     assert caller.code("IdCardOCRVerification", inline) == "FailedOperation.ImageSizeTooLarge"

@@ -1,4 +1,4 @@
-"""Who may call: every way in which a signed call can be wrong (fact sheet §2, §7.4)."""
+"""Who may call: every way in which a signed call can be wrong."""
 
 import hashlib
 import time

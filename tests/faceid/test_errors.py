@@ -1,4 +1,4 @@
-"""Every code of the fact sheet has its class, and the class says what to do next."""
+"""Every code that is known of the service has its class, and the class says what to do next."""
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ from faceid.errors import (
     store_error_class,
 )
 
-# Fact sheet §6.1 and §6.2, code by code. None: a verdict.
+# The vendor's codes, one by one. None: a verdict.
 API_CODES: dict[type[FaceIdError] | None, str] = {
     ServiceUnavailable: """
         InternalError InternalError.UnKnown InternalError.EncryptSystemError ResourceInsufficient
