@@ -1,4 +1,4 @@
-"""The store's signatures: vectors computed by hand, and the vendor's store SDK."""
+"""The store's signatures: vectors made with the vendor's store SDK, and that SDK itself."""
 
 import logging
 from typing import Any
