@@ -112,7 +112,7 @@ class Batch:
         """Called when a signal tells the batch to end."""
         self._client = client
         self._store = store
-        self._terms = options
+        self._options = options
         self._chain_began = chain_began
         self._gate = asyncio.Semaphore(concurrency)
         self._turn = asyncio.Lock()
@@ -214,7 +214,7 @@ class Batch:
             return DeliveryOutcome(failure=error)
         run = CurrentRun(str(flow_run.id))
         return await deliver_request(
-            validated, self._client, self.settings, self._store, run, self._terms
+            validated, self._client, self.settings, self._store, run, self._options
         )
 
     async def _failed_before(self, validated: ValidatedRequest) -> DeliveryOutcome | None:
