@@ -34,8 +34,9 @@ test: $(VENV)/installed-dev ## the test suite (COVERAGE=1: with the coverage gat
 coverage: COVERAGE = 1
 coverage: test ## the test suite, and the lines and branches it covers
 
-test-fast: $(VENV)/installed-dev ## the tests of the library and the emulator, without Prefect
-	$(BIN)/python -m pytest $(LIBRARY_TESTS)
+test-fast: $(VENV)/installed-dev ## the tests of library and emulator, no Prefect (COVERAGE=1: gated)
+	$(BIN)/python -m pytest $(LIBRARY_TESTS) \
+	  $(if $(COVERAGE),--cov=faceid --cov-report=term:skip-covered)
 
 test-library: ## the same on each of PYTHONS that is on this machine
 	@for python in $(PYTHONS); do \
