@@ -1,8 +1,9 @@
 """The flow ``deliver``, which delivers one request. Its entry point is ``flows.deliver.deliver``.
 
-This module defines the flow's parameters and returns its final state; ``flows.delivery.run`` makes
-the delivery. The flow itself has no retries, but its steps do. If these do not succeed within
-``FACEID_WAIT_IN_RUN`` seconds, the request is left to a later run (``flows.delivery.follow_ups``).
+This module defines the flow's parameters and returns its final state; ``flows.delivery.run``
+performs the delivery. The flow itself has no retries, but its steps do. If the service stays
+unavailable for longer than ``FACEID_WAIT_IN_RUN`` seconds, the request is left to a later run
+(``flows.delivery.follow_ups``).
 """
 
 from datetime import UTC, datetime

@@ -92,9 +92,10 @@ class _Sweep:
         self.storage = storage
         self.done: Counter[str] = Counter()
         self.waiting: dict[str, datetime] = {}
-        """The times since when requests have been waiting, by request ID."""
+        """Waiting requests of the current service: request ID and the time since when it waits."""
 
     async def run(self) -> Counter[str]:
+        """Carry out the sweep, and return how often each thing was done."""
         await delete_late_runs(self.client, "sweep", but=UUID(flow_run.id))
         self.done["marked Crashed"] += await mark_dead_runs(self.client, self._is_at_work)
         for service in await services_in_use(self.client):
@@ -150,7 +151,7 @@ class _Sweep:
             self._tell(error)
 
     def _tell_of_long_waits(self, service: Service) -> None:
-        """Emit one event about all requests that have waited for long.
+        """Emit one event about all requests that have waited for at least ``LONG_WAIT``.
 
         There is one event per sweep, because an outage may hold up thousands of requests.
         """
@@ -265,12 +266,13 @@ class _Sweep:
         return "cancelled"
 
     async def _link(self, dead: FlowRun, flow_run_id: str) -> None:
+        """Tag a dead run with the ID of the run that replaces it."""
         await self.client.update_flow_run(dead.id, tags=[*dead.tags, f"next:{flow_run_id}"])
 
     async def _replace(self, run: FlowRun) -> None:
         """Schedule another run in place of one that died before it claimed its request."""
         if tag_of(run, "next") or tag_of(run, "window"):
-            return  # it has been replaced, or is replaced because of its record
+            return  # it has been replaced, or is a follow-up, which its record replaces
         if "request_id" not in run.parameters:
             return  # another run would fail, too
         store, request_id = await self._store_of(run), str(run.parameters["request_id"])

@@ -236,7 +236,7 @@ class Batch:
     async def _as_cut_off(self, request: Request) -> DeliveryOutcome:
         """Return the outcome of a request that was cut off.
 
-        It counts as deferred: delivering the same manifest again continues it.
+        The request counts as deferred: delivering the same manifest again continues it.
         """
         reason = ServiceUnavailable("CutOff", "the batch was told to end")
         try:

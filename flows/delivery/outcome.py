@@ -53,7 +53,7 @@ class DeliveryOutcome(NamedTuple):
 
 
 def outcome_of(error: ResultError | None, deferred: DeliveryDeferred | None = None) -> Outcome:
-    """Return the outcome of a run that ended with this error or was deferred, or with neither."""
+    """Return the outcome of a run that ended with an error, was deferred, or got a verdict."""
     if deferred is not None:
         return "rerequested"
     return "verdict" if error is None else _OUTCOME_OF_ERROR[error.kind]

@@ -1,4 +1,4 @@
-"""Stores the records of requests, by service, account and request ID.
+"""The store of records, which are identified by service, account and request ID.
 
 Only the holder of the request's lock (``tasks.state.locks``) writes a record.
 """
@@ -62,7 +62,7 @@ class RecordStore:
         await anyio.to_thread.run_sync(self._save, record)
 
     async def remove(self, record: Record) -> None:
-        """Remove the record. Raises ``StorageError``."""
+        """Remove the record. Raises ``StorageError`` if it cannot be removed."""
         await anyio.to_thread.run_sync(self._remove, record)
 
     def _save(self, record: Record) -> None:

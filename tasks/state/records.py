@@ -71,7 +71,9 @@ class Intent(_Part, frozen=True):
     """The intent to call the action, kept until the call is answered, refused or withdrawn."""
 
     window: int
+    """Number of the window in which the call is made."""
     at: datetime
+    """When the intent was formed."""
 
 
 class Origin(_Part, frozen=True):
@@ -88,6 +90,7 @@ class FollowUp(_Part, frozen=True):
     """The run that continues a request, scheduled or about to be scheduled."""
 
     attempt: int
+    """Number of the follow-up among all follow-ups of the request, from 1."""
     previous: str
     """ID of the flow run that this run follows or replaces."""
     due: datetime
@@ -115,7 +118,7 @@ class RunEntry(_Part, frozen=True):
 
 @dataclass
 class _Stored:
-    """The state of a record when this process last wrote it."""
+    """The encrypted bytes that were last written for a record, and whether it was open."""
 
     sealed: bytes | None = None
     was_open: bool = False
@@ -171,7 +174,7 @@ class Record(BaseModel, frozen=True):
     """Random ID. After a request is forgotten it gets a new one, so that old cached steps no longer
     match."""
     request_digest: str = Field(validation_alias=AliasChoices("request_digest", "form_digest"))
-    """Digest of the request with its file locations. If it matches, the input is the same."""
+    """Digest of the request with its file locations. If unchanged, the files need not be read."""
     input_digest: str
     """Digest of the request and the contents of its files."""
     fence: int = 0
@@ -207,6 +210,7 @@ class Record(BaseModel, frozen=True):
 
     @property
     def state(self) -> RecordState:
+        """The state of the record, derived from its other fields."""
         match self.outcome:
             case None if not self.runs:
                 return "new"
@@ -230,7 +234,7 @@ class Record(BaseModel, frozen=True):
 
     @property
     def waits_since(self) -> datetime | None:
-        """The first setback or the due time of the follow-up, whichever is earlier.
+        """Time of the first setback or due time of the follow-up, whichever is earlier.
 
         ``None`` if the request does not wait for a later run, or has neither.
         """
@@ -302,7 +306,7 @@ class Record(BaseModel, frozen=True):
     def refuse_call(self, *, reached_action: bool) -> None:
         """Remove the intent, because the call was refused or not sent and will not be answered.
 
-        Without ``reached_action`` the call is not counted.
+        ``reached_action`` is whether the action received the call; otherwise it is not counted.
         """
         self._set(intent=None, calls=self.calls - (not reached_action))
 
@@ -327,7 +331,7 @@ class Record(BaseModel, frozen=True):
 
     @_from("at work", "calling", "waiting", "crashed")
     def fail(self, outcome: RunEnd, error: ResultError) -> None:
-        """End the run, or a request whose runs died, without a verdict."""
+        """End the request without a verdict: its run failed, or its runs died too often."""
         self._end(outcome, error)
 
     @_from("at work", "calling", "waiting", "crashed")
