@@ -331,7 +331,7 @@ class Record(BaseModel, frozen=True):
 
     @_from("at work", "calling", "waiting", "crashed")
     def fail(self, outcome: RunEnd, error: ResultError) -> None:
-        """End the request without a verdict: its run failed, or its runs died too often."""
+        """End the request without a verdict: its run failed, or it is given up."""
         self._end(outcome, error)
 
     @_from("at work", "calling", "waiting", "crashed")
