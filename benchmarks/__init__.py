@@ -1,1 +1,1 @@
-"""Benchmarks: figures and ratios measured in one run. They neither pass nor fail."""
+"""Benchmarks, which print measured figures and ratios. They neither pass nor fail."""

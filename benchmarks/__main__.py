@@ -1,4 +1,4 @@
-"""``make bench``: every benchmark but the long ones, or those named, in processes of their own."""
+"""Run the named benchmarks, by default all but the long ones, each in its own process."""
 
 import subprocess
 import sys

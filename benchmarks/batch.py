@@ -1,7 +1,7 @@
-"""A batch against the API's limit, against the limit lifted, and against how else it is done.
+"""The throughput of batches, at the API's limit and with the limit lifted, and of alternatives.
 
-Rounds take turns, so that a machine that slows down slows all; figures are medians. Server,
-emulator and flow share the machine.
+The cases take turns in each round, so that a machine that slows down affects all of them. The
+figures are medians of the rounds. Server, emulator and flow run on the same machine.
 """
 
 import json
@@ -20,7 +20,7 @@ from deployments.settings_files import SERVER_SETTINGS
 
 ROUNDS = 3
 LIMIT = 20
-"""CreateUploadUrl per second, the API's."""
+"""The API's limit on calls of CreateUploadUrl, per second."""
 
 _KIND: dict[str, dict[str, object]] = {
     "IdCardOCRVerification": {"resources": {"ImageUrl": "alder.jpg"}},
@@ -30,10 +30,11 @@ _KIND: dict[str, dict[str, object]] = {
     },
 }
 _STEPS = {"IdCardOCRVerification": 4, "VideoLivenessCompare": 6}
-"""Task runs of a request."""
+"""Task runs per request, by action."""
 
 
 def write_manifest(path: Path, action: str, count: int) -> None:
+    """Write a manifest of ``count`` requests of the action."""
     with path.open("w") as file:
         for number in range(count):
             entry = {
@@ -46,7 +47,7 @@ def write_manifest(path: Path, action: str, count: int) -> None:
 
 
 def deliver_batch(action: str, count: int, on: Stage) -> Figures:
-    """``faceid batch``, as a user runs it."""
+    """Run ``faceid batch`` as a user would, and return the figures."""
     write_manifest(on.folder / "people.jsonl", action, count)
     command = ["faceid", "batch", "people.jsonl", "--results", "results.jsonl"]
     figures = on.run(command, count, _STEPS[action] * count)
@@ -56,19 +57,24 @@ def deliver_batch(action: str, count: int, on: Stage) -> Figures:
 
 
 def deliver_otherwise(name: str, count: int, steps: int, on: Stage) -> Figures:
+    """Run the script ``benchmarks.others.NAME``, and return the figures."""
     command = [f"benchmarks.others.{name}", str(on.folder / "alder.jpg"), str(count)]
     return on.run(command, count, steps * count)
 
 
 @dataclass(frozen=True)
 class Case:
+    """A way of delivering requests, and the conditions under which it is measured."""
+
     title: str
     count: int
-    """Requests."""
+    """Number of requests."""
     steps: int
-    """Task runs of each; 0 where there is no Prefect."""
+    """Task runs per request; 0 without Prefect."""
     lifted: bool
+    """Whether the API's limit is lifted."""
     server: Mapping[str, str] | None
+    """Settings of the Prefect server; ``None`` without Prefect."""
     deliver: Callable[[Stage], Figures]
 
 
@@ -149,5 +155,5 @@ def _print(seen: dict[str, list[Figures]]) -> None:
 
 
 def held(rounds: list[Figures]) -> float:
-    """The share of the limit, tickets per second from the first call to the last of all."""
+    """Return the median rate of CreateUploadUrl calls, as a fraction of ``LIMIT``."""
     return median(figures.tickets_per_second for figures in rounds) / LIMIT

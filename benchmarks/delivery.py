@@ -1,8 +1,8 @@
-"""What cache and record add to a delivery, in CPU time and in requests per second.
+"""The cost of cache and record for a delivery, in CPU time and in requests per second.
 
-Deliveries run in this process, a few at a time, recorded by a Prefect server of their own, against
-an emulator with its rates raised. Rounds with and without cache and record take turns, so that a
-machine that slows down slows both; the ratio is what to keep.
+Deliveries run in this process, a few at a time, with a separate Prefect server and an emulator
+whose rate limits are raised. Rounds with and without cache and record take turns, so that a machine
+that slows down affects both. The ratio is more meaningful than the absolute figures.
 """
 
 import asyncio
@@ -27,16 +27,19 @@ AT_ONCE = 4
 
 
 class Round(NamedTuple):
-    """Per request: milliseconds of CPU here and in the Prefect server; and requests per second."""
+    """The figures of one round."""
 
     flow: float
+    """CPU time per request in this process, in milliseconds."""
     server: float
+    """CPU time per request in the Prefect server, in milliseconds."""
     rate: float
+    """Requests per second."""
 
 
 @contextmanager
 def _nothing_kept() -> Generator[None]:
-    """The steps without Prefect's cache, and records that are neither written nor found."""
+    """Disable Prefect's cache for the steps, and the reading and writing of records."""
     from prefect.cache_policies import NO_CACHE
 
     from flows.delivery import run as flow
@@ -114,7 +117,7 @@ def main() -> None:
         server, api_url = stack.enter_context(
             prefect_server(free_port(), environment, home / "server.log")
         )
-        # Before Prefect is imported, which reads them then.
+        # Set before Prefect is imported, because Prefect reads its settings on import.
         os.environ |= environment | address.environment() | {"PREFECT_API_URL": api_url}
         kept, bare = asyncio.run(_rounds(samples, psutil.Process(server.process.pid)))
     print(f"  {'':28}flow CPU ms  server CPU ms  requests/s   (medians of {ROUNDS} rounds)")

@@ -1,8 +1,9 @@
-"""How many signed requests the emulator serves per second of one core.
+"""The number of signed requests that the emulator serves per second of CPU time.
 
-The emulator runs as a process of its own with its rates raised; its CPU time is read from the
-system, so that the load's own cost does not count. Beside it, in the same run: the same server
-with an application that only answers, which is as fast as the emulator could ever be.
+The emulator runs in its own process with raised rate limits. Its CPU time is read from the
+operating system, so that the cost of generating the load is not included. For comparison, the same
+run measures the same server with an application that only answers, which is the upper bound for the
+emulator.
 """
 
 import asyncio
@@ -85,7 +86,7 @@ async def _load(url: str, request: bytes, number: int) -> None:
 
 
 def _measure(arguments: list[str]) -> float:
-    """Requests per second of the server's CPU time."""
+    """Return the number of requests served per second of the server's CPU time."""
     with _server(arguments) as (process, ready):
         request = _request(ready["url"], ready["secret_id"], ready["secret_key"])
         asyncio.run(_load(ready["url"], request, 1_000))  # warm

@@ -1,9 +1,8 @@
-"""One measured run: a fresh emulator and, where it is asked for, a fresh Prefect server, and a
-process that delivers requests between them.
+"""Measured runs: a process delivers requests to a new emulator, with or without a Prefect server.
 
-What is read: the emulator's own log (when the first and the last call came, most calls in any
-second, throttled replies), the operating system's accounts of both processes, and the task runs in
-Prefect's database.
+The figures come from three sources: the emulator's log and statistics (times of the first and last
+call, most calls in any second, throttled replies), the operating system's resource usage of the
+delivering process and the server, and the task runs in Prefect's database.
 """
 
 import json
@@ -25,41 +24,42 @@ from deployments.stack import emulator, free_port, prefect_server
 from faceid.samples import copy_samples
 
 LIFTED = 1000
-"""Calls per second of every action where the limit is lifted."""
+"""Limit of every action when the limit is lifted, in calls per second."""
 
 PATIENCE = 30.0
-"""Seconds without another recorded task run before no more are expected."""
+"""How long to wait for another recorded task run before giving up, in seconds."""
 
 _ACTIONS = ("CreateUploadUrl", "IdCardOCRVerification", "VideoLivenessCompare")
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one run showed."""
+    """The figures of one run."""
 
     seconds: float
-    """From the first call to the last."""
+    """Time from the first call to the last, in seconds."""
     per_second: float
-    """Requests."""
+    """Requests per second."""
     most: int
-    """CreateUploadUrl in any one second."""
+    """The most calls of CreateUploadUrl in any one second."""
     tickets_per_second: float
     throttled: int
+    """Number of throttled calls."""
     flow_cpu: float
-    """Milliseconds of CPU per request in the process that delivers, its start included."""
+    """CPU time per request in the delivering process, including its start, in milliseconds."""
     peak: float
-    """MB of memory of that process, at most."""
+    """Peak memory of the delivering process, in MB."""
     recorded: int = 0
-    """Task runs that ended Completed in the database."""
+    """Number of completed task runs in Prefect's database."""
     lag: float = 0
-    """Seconds from the process's end until the last of them was there."""
+    """Time from the end of the process until the last task run was recorded, in seconds."""
     server_cpu: float = 0
-    """Milliseconds of CPU per request in the Prefect server."""
+    """CPU time per request in the Prefect server, in milliseconds."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a run takes place."""
+    """The environment of a measured run: its folder, emulator and Prefect server."""
 
     folder: Path
     environment: dict[str, str]
@@ -68,7 +68,11 @@ class Stage:
     api_url: str
 
     def run(self, command: list[str], requests: int, task_runs: int = 0) -> Figures:
-        """Runs ``python -m COMMAND`` to its end. ``task_runs`` are those that are expected."""
+        """Run ``python -m COMMAND`` until it ends, and return the figures.
+
+        ``task_runs`` is the expected number of task runs. Raises ``RuntimeError`` if the command
+        fails.
+        """
         server_before = _cpu(self.server)
         with (self.folder / "run.log").open("wb") as log:
             process = subprocess.Popen(
@@ -103,8 +107,12 @@ class Stage:
         )
 
     def _recorded(self, expected: int, since: float) -> tuple[int, float]:
-        """How many task runs are Completed once no more come, and when the last of them came."""
-        # Prefect has a task run for each child flow run, too.
+        """Wait until all expected task runs are recorded, or until ``PATIENCE`` runs out.
+
+        Returns the number of completed task runs, and the time from ``since`` until the last of
+        them was recorded, in seconds.
+        """
+        # Prefect also creates a task run for each child flow run; these are not counted.
         completed = {
             "task_runs": {
                 "state": {"type": {"any_": ["COMPLETED"]}},
@@ -125,7 +133,11 @@ class Stage:
 
 @contextmanager
 def stage(*, lifted: bool, server: Mapping[str, str] | None) -> Generator[Stage]:
-    """``server`` are the Prefect server's settings; ``None``: there is no server."""
+    """Start an emulator and a Prefect server in a temporary folder, and yield the stage.
+
+    ``server`` contains the settings of the Prefect server; with ``None`` no server is started. With
+    ``lifted`` the limit of every action is ``LIFTED``.
+    """
     rates = {"FACEID_RATES": json.dumps(dict.fromkeys(_ACTIONS, LIFTED))} if lifted else {}
     with TemporaryDirectory(prefix="faceid-bench-") as name, ExitStack() as running:
         folder = Path(name)
@@ -151,7 +163,7 @@ def stage(*, lifted: bool, server: Mapping[str, str] | None) -> Generator[Stage]
 
 
 def _cpu(process: psutil.Process | None) -> float:
-    """Seconds of CPU of a process and those that it started."""
+    """Return the CPU time of a process and its descendants, in seconds."""
     if process is None:
         return 0.0
     family = [process, *process.children(recursive=True)]
@@ -159,6 +171,7 @@ def _cpu(process: psutil.Process | None) -> float:
 
 
 def post(url: str, body: dict[str, Any]) -> Any:
+    """Post a JSON document, and return the JSON of the reply."""
     request = urllib.request.Request(
         url, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )

@@ -1,4 +1,4 @@
-"""Whether a batch's memory grows with its manifest: peaks of the flow's process, limit lifted."""
+"""The peak memory of a batch's process for manifests of different sizes, with the limit lifted."""
 
 from benchmarks.batch import deliver_batch
 from benchmarks.measured import stage

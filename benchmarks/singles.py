@@ -1,7 +1,8 @@
-"""How long single deliveries wait for the rate while a batch holds the account's limit.
+"""How long single deliveries wait for the pacer while a batch uses the account's whole limit.
 
-A batch runs as a user runs it; meanwhile starts are asked for as single deliveries ask for them,
-at random and far more often than the three times a minute that they are meant for.
+A batch runs as a user would run it. Meanwhile, this benchmark acquires starts from the pacer at
+random intervals, with the priority of single deliveries, and far more often than the three times a
+minute for which the priority is intended.
 """
 
 import asyncio
@@ -36,7 +37,9 @@ async def _waits(open_pacer: Callable[[], Pacer], batch: "Future[Figures]") -> l
 
 def main() -> None:
     with stage(lifted=False, server=SERVER_SETTINGS) as on, ThreadPoolExecutor(1) as threads:
-        os.environ |= on.environment  # which Prefect reads when it is imported
+        os.environ |= (
+            on.environment
+        )  # before Prefect is imported, because it reads its settings on import
         from faceid.settings import FaceIdSettings
         from tasks.state.pacing import open_pacers
         from tasks.state.storage import open_storage

@@ -1,7 +1,8 @@
-"""Whether a long batch under ``faceid up`` goes on at the API's rate, with nothing lost on the way.
+"""Whether a long batch under ``faceid up`` keeps the API's rate, and whether any events are lost.
 
-5,000 requests at 20 a second, three times, as a user runs them. For each run: what came to its end
-in each ten seconds, the longest time in which nothing did, and what the server refused or lost.
+A batch of 5,000 requests at 20 per second is run three times, as a user would run it. For each run
+this prints how many requests ended in each interval of ten seconds, the longest time in which none
+ended, how many task runs and events the server recorded, and how often its log reports lost data.
 """
 
 import json
@@ -29,18 +30,18 @@ ROUNDS = 3
 REQUESTS = 5_000
 ACTION = "IdCardOCRVerification"
 STEPS = 4
-"""Task runs of a request."""
+"""Task runs per request."""
 BIN = 10
-"""Seconds of one number in the time series."""
+"""Length of an interval of the time series, in seconds."""
 STANDSTILL = 5.0
-"""Seconds without a request at its end."""
+"""Longer times in which no request ended are counted, in seconds."""
 
 _LOST = ("database is locked", "Subscription queue is full", "dead letter queue")
 
 
 @contextmanager
 def under_up() -> Generator[Stage]:
-    """``faceid up --emulator`` on a free port, in a folder of its own."""
+    """Run ``faceid up --emulator`` on a free port and in a temporary folder."""
     with TemporaryDirectory(prefix="faceid-bench-") as name:
         folder = Path(name)
         copy_samples(folder)
@@ -110,7 +111,7 @@ def _print(number: int, figures: Figures, on: Stage) -> None:
 
 
 def _events(on: Stage, name: str) -> int:
-    """How many events of this name the server has kept, once it has written them all."""
+    """Return how many events of this name the server has stored, once the number stops growing."""
     query: dict[str, Any] = {
         "filter": {"event": {"name": [name]}, "occurred": {"since": "2026-01-01T00:00:00Z"}}
     }

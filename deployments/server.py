@@ -6,7 +6,7 @@ SQLite allows one writer at a time. An unmodified Prefect server does not cope w
 - **Requests are refused.** A transaction begins as DEFERRED and takes the write lock only at its
   first write. If another connection has written in between, SQLite refuses the write at once: a
   trigger is answered with 503, or an event is lost. Here each transaction begins as IMMEDIATE, and
-  so waits for the lock.
+  therefore waits for the lock.
 - **The server stalls.** After a migration, the pool keeps one connection in which each write opens
   a transaction implicitly. The event persister relies on autocommit, so with this connection it
   holds the write lock during a whole flush, and every other writer waits. Here each connection is
@@ -67,7 +67,7 @@ def adapt_to_sqlite() -> bool:
     async def begin_transaction(
         self: AioSqliteConfiguration, session: AsyncSession, with_for_update: bool = False
     ) -> AsyncGenerator[AsyncSessionTransaction]:
-        del self, with_for_update  # every transaction is begun as if it were set
+        del self, with_for_update  # every transaction begins as if `with_for_update` were set
         async with session.begin() as transaction:
             token = begin_mode.set("IMMEDIATE")
             try:
@@ -94,7 +94,7 @@ def set_to_autocommit(connection: Any, *_: object) -> None:
 
 
 async def write_events(session: AsyncSession, events: list[ReceivedEvent]) -> None:
-    """Insert the rows that Prefect's function would, and skip events that are stored already."""
+    """Insert the same rows as Prefect's function, except for events that are already stored."""
     database: Any = provide_database_interface()
     for start in range(0, len(events), EVENTS_AT_ONCE):
         some = events[start : start + EVENTS_AT_ONCE]

@@ -1,7 +1,8 @@
-"""``deliver``: one request, as a flow: what people fill in, and what they are told.
+"""The flow ``deliver``, which delivers one request. Its entry point is ``flows.deliver.deliver``.
 
-What is done with it is in ``flows.delivery.run``. Entry point ``flows.deliver.deliver``. The flow
-itself has no retries: its steps have, and what they cannot mend in a minute is left to a later run
+This module defines the flow's parameters and returns its final state; ``flows.delivery.run``
+performs the delivery. The flow itself has no retries, but its steps do. If the service stays
+unavailable for longer than ``FACEID_WAIT_IN_RUN`` seconds, the request is left to a later run
 (``flows.delivery.follow_ups``).
 """
 

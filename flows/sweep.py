@@ -1,12 +1,14 @@
-"""``sweep``: requests whose run died get another, and nobody has to look.
+"""The flow ``sweep``, which continues requests and batches whose run or follow-up was lost.
 
-Workers are killed, servers restart, machines go. What is open is in the records: a request that is
-at work although nobody holds its lock has lost its run; one that waits for a follow-up that is not
-there, or ended before it began, has lost that. Each gets a new follow-up, once, however many sweeps
-there are: what is to be done next stands in the record, and the idempotency key of the run is made
-from it. What a person cancelled is left alone.
+Runs are lost when workers are killed, servers restart or machines fail. The records show which
+requests are open. If a record says that a run is at work, but nobody holds the request's lock, the
+run has died. If the follow-up that a request waits for does not exist in Prefect, or ended before
+it claimed the request, the follow-up is lost. In each case the sweep schedules one new follow-up,
+however many sweeps there are: the follow-up is stored in the record, and its idempotency key is
+derived from the record. Cancelled requests are not continued.
 
-It tells counts, and no request by its ID: its own runs are not to be forgotten with a request.
+The state of a sweep contains counts, and no request IDs, so that runs of ``sweep`` need not be
+deleted when a request is forgotten.
 """
 
 import hashlib
@@ -50,13 +52,13 @@ from tasks.state.records import Record
 from tasks.state.storage import Storage, open_storage
 
 LONG_WAIT = timedelta(hours=1)
-"""A request that has waited for longer is told of."""
+"""Requests that have waited for at least this long are reported in an event."""
 
 EXAMPLES = 3
-"""Request IDs that stand for all."""
+"""How many request IDs are reported as examples of waiting requests."""
 
 MAX_DEATHS = 8
-"""How many runs of a request may die one after the other before one of them took it on."""
+"""How many runs of a request may die in succession before any of them claims the request."""
 
 
 @flow(name="sweep", flow_run_name="sweep", persist_result=False)
@@ -82,7 +84,7 @@ async def sweep() -> State[Any]:
 
 
 class _Sweep:
-    """One look at everything that is open."""
+    """One sweep over all open requests and all crashed runs."""
 
     def __init__(self, client: PrefectClient, settings: FaceIdSettings, storage: Storage) -> None:
         self.client = client
@@ -90,9 +92,10 @@ class _Sweep:
         self.storage = storage
         self.done: Counter[str] = Counter()
         self.waiting: dict[str, datetime] = {}
-        """Since when each request waits that does."""
+        """Waiting requests of the current service: request ID and the time since when it waits."""
 
     async def run(self) -> Counter[str]:
+        """Carry out the sweep, and return how often each thing was done."""
         await delete_late_runs(self.client, "sweep", but=UUID(flow_run.id))
         self.done["marked Crashed"] += await mark_dead_runs(self.client, self._is_at_work)
         for service in await services_in_use(self.client):
@@ -119,13 +122,13 @@ class _Sweep:
             record = await store.load(request_id)
         except FaceIdError as error:
             self._tell(error)
-            return True  # for all we know
+            return True  # assumed, because the record cannot be read
         took_it_on = record and record.runs and record.runs[-1].flow_run_id == str(run.id)
         return bool(took_it_on) and await is_locked(store, self.settings, request_id)
 
     @property
     def _locks_tell(self) -> bool:
-        """Whether a lock that is free is free on every machine."""
+        """Whether a free lock means that no run on any machine is at work on the request."""
         return self.storage.folder is not None or bool(self.settings.locks)
 
     async def _store_of(self, run: FlowRun) -> RecordStore:
@@ -148,7 +151,10 @@ class _Sweep:
             self._tell(error)
 
     def _tell_of_long_waits(self, service: Service) -> None:
-        """In one event for all, each time: an outage may hold up thousands of them."""
+        """Emit one event about all requests that have waited for at least ``LONG_WAIT``.
+
+        There is one event per sweep, because an outage may hold up thousands of requests.
+        """
         before = datetime.now(UTC) - LONG_WAIT
         long = {name: since for name, since in self.waiting.items() if since <= before}
         if not long:
@@ -168,38 +174,40 @@ class _Sweep:
         )
 
     async def _is_ours(self, store: RecordStore, record: Record) -> bool:
-        """Whether another run like the last one would be of the same service."""
+        """Return whether another run with the same parameters would use the same service."""
         block = block_of(record.origin.parameters if record.origin else {})
         return (await settings_of(block)).service == store.service
 
     def _tell(self, error: FaceIdError) -> None:
-        """The others are looked after all the same."""
+        """Log and count an error, and let the sweep continue with other requests."""
         get_run_logger().warning("an open request could not be looked after: %s", error)
         self.done["not looked after"] += 1
 
     async def _take_up(self, store: RecordStore, record: Record) -> str:
-        """Brings an open request on its way again where it has lost it; says what was done."""
+        """Continue an open request if its run or follow-up is lost, and return what was done."""
         if record.outcome is None:
             return await self._after_death(store, record)
         follow_up = record.follow_up
         if follow_up is None or follow_up.flow_run_id is None:
-            # Whoever planned it did not come to schedule it.
+            # The run that planned the follow-up died before it scheduled it.
             await submit(self.client, store, record)
             return "scheduled"
         run = await read_run(self.client, follow_up.flow_run_id)
         if run is None or run.state is None:
-            # Deleted, or the server has a new database.
+            # The follow-up was deleted, or the server has a new database.
             return await self._schedule(store, record, follow_up.due)
         if run.state.is_cancelled():
             return await self._cancelled(store, record)
         if run.state.is_final():
-            # It ended before it took the request on.
+            # The follow-up ended before it claimed the request.
             return await self._schedule_after_setback(store, record, run)
         return "waiting"
 
     async def _after_death(self, store: RecordStore, record: Record) -> str:
-        """The run that took the request on last holds its lock no more, and has not said how it
-        ended."""
+        """Handle a request whose last run did not record an outcome and no longer holds the lock.
+
+        Returns what was done.
+        """
         run = await read_run(self.client, record.runs[-1].flow_run_id)
         if run is not None and run.state is not None:
             if run.state.is_cancelling():
@@ -232,7 +240,7 @@ class _Sweep:
         return await self._schedule(store, record, due, dead)
 
     def _announce(self, record: Record) -> None:
-        """The request failed, and its last run could not say so any more."""
+        """Emit the event about a failed request whose last run died and could not emit it."""
         ending = DeliveryOutcome(record, failed_before=True)
         result = result_of(
             ending,
@@ -258,29 +266,30 @@ class _Sweep:
         return "cancelled"
 
     async def _link(self, dead: FlowRun, flow_run_id: str) -> None:
+        """Tag a dead run with the ID of the run that replaces it."""
         await self.client.update_flow_run(dead.id, tags=[*dead.tags, f"next:{flow_run_id}"])
 
     async def _replace(self, run: FlowRun) -> None:
-        """Another run for one that died before it took its request on."""
+        """Schedule another run in place of one that died before it claimed its request."""
         if tag_of(run, "next") or tag_of(run, "window"):
-            return  # it has been replaced, or is the record's to replace
+            return  # it has been replaced, or is a follow-up, which its record replaces
         if "request_id" not in run.parameters:
-            return  # it would die again
+            return  # another run would fail, too
         store, request_id = await self._store_of(run), str(run.parameters["request_id"])
         if tag_of(run, "service") not in (None, store.service):
-            return  # its record is in another's storage
+            return  # its record belongs to another service
         try:
-            # With the lock held: the request may just be being forgotten.
+            # The lock is held because the request may be being forgotten at this moment.
             async with request_lock(store, self.settings, request_id, fail_if_locked):
                 if await read_run(self.client, str(run.id)) is not None:
                     await self._replace_unless_taken_on(run, store, await store.load(request_id))
         except LockBusy:
-            pass  # for the next sweep
+            pass  # left to the next sweep
         except FaceIdError as error:
             self._tell(error)
 
     async def _replace_batch(self, run: FlowRun) -> None:
-        """Another run for a batch that died: it goes on with the same manifest."""
+        """Schedule another run of the same manifest in place of a batch that died."""
         service = (await settings_of(block_of(run.parameters))).service
         if tag_of(run, "next") or tag_of(run, "service") not in (None, service):
             return
@@ -294,7 +303,7 @@ class _Sweep:
     ) -> None:
         if record and any(entry.flow_run_id == str(run.id) for entry in record.runs):
             return
-        # How many died in a row, each before it took the request on.
+        # How many runs died in succession, each before it claimed the request.
         attempt = 1 + _number(tag_of(run, "attempt"))
         origin = await origin_of(self.client, run)
         if origin is None or attempt > MAX_DEATHS:
@@ -314,5 +323,5 @@ class _Sweep:
 
 
 def _number(text: str | None) -> int:
-    """0 for what is none: a person may have tagged the run, too."""
+    """Return the number, or 0 if the text is not one, because people can tag runs as well."""
     return int(text) if text and text.isdecimal() else 0

@@ -1,1 +1,1 @@
-"""The steps of a delivery as Prefect tasks, a file each: ``flows.deliver`` shows their order."""
+"""The steps of a delivery as Prefect tasks, one per file, called by ``flows.delivery.run``."""

@@ -1,7 +1,8 @@
-"""The last step: the target action is called, and its answer read as a verdict.
+"""The last step of a delivery: call the target action and read the verdict from its answer.
 
-The call may be billed, so the record stands guard: an answer that is stored is returned, never
-asked for again; the intent is on disk before the call, the answer before this step returns.
+The call may be billed, so the record protects it from being repeated. If an answer is stored, its
+verdict is returned without another call. The intent is stored before the call, and the answer is
+stored before this step returns.
 """
 
 from typing import Any, cast
@@ -31,17 +32,17 @@ from tasks.retries import RETRIES
     **RETRIES,
 )
 async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> Verdict:
-    """The verdict: the stored one as ``Cached``, else that of a call with the open window.
+    """Return the stored verdict, in a state named ``Cached``, or call the action for a new one.
 
-    No window is needed where nothing may be called (``Delivery.may_call``). A negative verdict is
-    a success. A call that was sent and not answered is repeated only where the delivery's
-    ``on_unknown_outcome`` says so, else this raises ``OutcomeUnknown``. Raises ``WindowOver``
-    when the uploads ran out meanwhile, ``StorageError`` when the record cannot be trusted: then
-    nothing is called.
+    ``window`` may be ``None`` if the action may not be called (``Delivery.may_call``). A negative
+    verdict counts as a success. A call that was sent but not answered is repeated only if the
+    delivery's ``on_unknown_outcome`` is ``call_again``; otherwise this raises ``OutcomeUnknown``.
+    Raises ``WindowOver`` if the uploads have expired in the meantime, and ``StorageError`` if the
+    record cannot be written. If the intent cannot be stored, the action is not called.
     """
     record = delivery.record
     if record.verdict is not None:
-        # A state, where Prefect types a value: it is what shows `Cached` in the dashboard.
+        # Prefect's types expect a value here. Only a state makes the dashboard show `Cached`.
         message = "The verdict was stored by an earlier run."
         return cast("Verdict", Completed(name="Cached", message=message, data=record.verdict))
     if record.intent is not None and delivery.on_unknown_outcome == "stop":
@@ -53,14 +54,14 @@ async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> V
         delivery.require_open(upload.ticket)
     await _intend(delivery)
     reply, verdict = await _call(delivery, window)
-    # A run that is to save files is not at its end yet.
+    # A run that has files to save does not end with the answer.
     record.answer(reply, verdict, ends_run=not delivery.wants_files)
     await delivery.save()
     return verdict
 
 
 async def _intend(delivery: Delivery) -> None:
-    """Stores the intent to call; where that fails, nothing is called and nothing was intended."""
+    """Store the intent to call. If that fails, withdraw the intent and raise ``StorageError``."""
     record = delivery.record
     before = record.intent
     record.intend_call()
@@ -72,7 +73,10 @@ async def _intend(delivery: Delivery) -> None:
 
 
 async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]:
-    """The answer. Whatever error it raises, the record says truly what is known of the call."""
+    """Call the action and return its answer and verdict.
+
+    If the call raises an error, the record is first updated with what is known about the call.
+    """
     record = delivery.record
     try:
         reply = await delivery.client.call(
@@ -80,7 +84,7 @@ async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]
         )
         return reply, read_verdict(delivery.action, reply)
     except NoAnswer as error:
-        # The intent stands: it may have been done.
+        # The intent is kept, because the service may have carried out the call.
         delivery.note(error)
         await delivery.save()
         if delivery.on_unknown_outcome == "stop":
@@ -97,7 +101,7 @@ async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]
 
 
 async def _raise_if_gone(delivery: Delivery, window: OpenWindow) -> None:
-    """The service could not read an upload: is that because it is there no more?"""
+    """Raise ``WindowOver`` if a ticket has expired or its resource is no longer in the store."""
     for upload in window.uploads:
         delivery.require_open(upload.ticket)
         if not await delivery.client.resource_exists(upload.ticket):

@@ -1,4 +1,4 @@
-"""The third step: is the window still open, by the server's clock, with time to spare?"""
+"""The third step of a delivery: check that the window is open for long enough."""
 
 from prefect import task
 
@@ -14,11 +14,13 @@ from tasks.retries import RETRIES
     **RETRIES,
 )
 async def check_expiry(delivery: Delivery, uploads: list[Upload]) -> OpenWindow:
-    """All uploads of a request, each with enough of its life left. Raises ``WindowOver``.
+    """Return the open window with all uploads of the request.
 
-    The action fetches the files while it is called, so the margin must cover the call.
+    Raises ``WindowOver`` if, by the server's clock, less than ``FACEID_EXPIRY_MARGIN`` seconds are
+    left of one of the tickets. The margin must cover the call, because the action downloads the
+    files during the call.
     """
-    # Cached steps may have brought us here without a single reply.
+    # If all earlier steps were cached, no reply has told us the server's time yet.
     await delivery.client.learn_clock()
     for upload in uploads:
         delivery.require_open(upload.ticket)

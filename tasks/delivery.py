@@ -1,4 +1,4 @@
-"""What the steps of one delivery share: the request, the client, the record."""
+"""The state that the steps of one delivery share: the request, the client and the record."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,9 +18,9 @@ OnUnknownOutcome = Literal["call_again", "stop"]
 
 
 class Delivery:
-    """One request on its way to its verdict.
+    """The delivery of one request by one run.
 
-    A plain class: Prefect walks through dataclasses and models that are handed to a task.
+    This is a plain class because Prefect traverses dataclasses and models in task parameters.
     """
 
     def __init__(
@@ -43,57 +43,63 @@ class Delivery:
         self.is_follow_up = taken.is_follow_up
         self.on_unknown_outcome: OnUnknownOutcome = on_unknown_outcome
         self.wants_files = wants_files
-        """Whether the files that the answer points to are to be saved after the verdict."""
+        """Whether to save the files that the answer links to after the verdict."""
         self.in_batch = in_batch
         self.saw_open_window = False
-        """Whether this run opened a window, or found one that is open."""
+        """Whether this run has opened a window or found an open one."""
         self._request = taken.request
 
     @property
     def request(self) -> CheckedRequest:
-        """The request with its files measured; a request that has its verdict has no need of it."""
+        """The request with its files checked. Must not be used if the request has its verdict."""
         assert self._request is not None
         return self._request
 
     @property
     def suffix(self) -> str:
-        """What steps are named by besides: the request, where a flow run has many."""
+        """Suffix of task run names: the request ID in a batch, otherwise empty."""
         return f" {self.record.request_id}" if self.in_batch else ""
 
     @property
     def may_call(self) -> bool:
-        """Whether the target action may be called: not after its verdict, nor where a call's
-        outcome is unknown and that is to stop the delivery."""
+        """Whether the target action may be called.
+
+        It may not if the request has its verdict, or if the outcome of a call is unknown and
+        ``on_unknown_outcome`` is ``stop``.
+        """
         record = self.record
         stopped = record.intent is not None and self.on_unknown_outcome == "stop"
         return record.verdict is None and not stopped
 
     @property
     def opens_windows(self) -> bool:
-        """Whether this run itself opens the next window when one is over, and leaves it to no
-        other: where no other can be scheduled, or where it came late for the one of before."""
+        """Whether this run opens the next window itself instead of leaving it to a follow-up.
+
+        This is the case if no follow-up can be scheduled, or if this run is a follow-up that
+        started too late and found its window already over.
+        """
         came_late = self.is_follow_up and not self.saw_open_window
         return self.record.origin is None or came_late
 
     def require_open(self, ticket: UploadTicket) -> None:
-        """Raises ``WindowOver`` when less than ``FACEID_EXPIRY_MARGIN`` is left of the ticket."""
+        """Raise ``WindowOver`` if the ticket is valid for less than ``FACEID_EXPIRY_MARGIN`` s."""
         margin = timedelta(seconds=self.settings.expiry_margin)
         ticket.require_open(self.client.server_now(), margin)
 
     def note(self, answer: str | FaceIdError) -> None:
-        """Keeps the Tencent request ID of an answer, or of an error that has one."""
+        """Add a Tencent request ID, or that of an error if it has one, to the record."""
         found = answer.tencent_request_id if isinstance(answer, FaceIdError) else answer
         self.record.note(found)
 
     async def save(self) -> None:
-        """Writes the record. Durable when it returns; else ``StorageError``."""
+        """Write the record to the storage. Raises ``StorageError`` if it cannot be written."""
         await self.store.save(self.record)
 
 
 def step_name(step: str) -> Callable[[], str]:
-    """The name of a task run: its step, its resource, and its window where that is not the first.
+    """Return a function that Prefect calls to name a task run.
 
-    Prefect calls it with the task run's parameters at hand.
+    The name consists of the step, the resource's field, and the window unless it is the first.
     """
 
     def name() -> str:

@@ -1,4 +1,4 @@
-"""The first step: an upload ticket for one resource."""
+"""The first step of a delivery: request an upload ticket for one resource."""
 
 from prefect import task
 
@@ -16,9 +16,9 @@ from tasks.retries import RETRIES
     **RETRIES,
 )
 async def request_upload_url(delivery: Delivery, file: ResourceFile) -> UploadTicket:
-    """Asks ``CreateUploadUrl`` for a place to put the file.
+    """Call ``CreateUploadUrl``, and return the upload ticket for the file.
 
-    Safe to repeat: a ticket that is not used merely runs out.
+    It is safe to repeat this step, because an unused ticket simply expires.
     """
     try:
         ticket = await delivery.client.create_upload_url(

@@ -1,9 +1,9 @@
-"""Who retries what: Prefect's task retries own backoff, so that every retry shows in the dashboard.
+"""Retries of the steps within a run, made by Prefect so that the dashboard shows each of them.
 
-An error's class says whether trying again can help (``faceid.errors.NextStep``). The delays grow
-and are jittered, so that runs that failed together do not come back together. A run waits
-``FACEID_WAIT_IN_RUN`` seconds in all; what takes longer is for a later run
-(``flows.delivery.follow_ups``), so that nobody sits in a worker's slot.
+The class of an error determines whether trying again can help (``faceid.errors.NextStep``). The
+delays grow and have jitter, so that steps that failed together are not retried together. A step
+waits for about ``FACEID_WAIT_IN_RUN`` seconds in total. An outage that takes longer is left to a
+later run (``flows.delivery.follow_ups``), so that the waiting run does not occupy a worker's slot.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from faceid.errors import FaceIdError, NextStep
 from faceid.settings import FaceIdSettings
 
 DELAYS: list[float] = [1.0, 2.0, 4.0, 8.0, 15.0, 30.0]
-"""Seconds before each retry: a minute in all; before any more, the last of them again. No longer
-than it must be, as it stands in each of a step's events."""
+"""Delays before the retries, in seconds: one minute in total. The last delay is used for any
+further retries. The list is kept short because Prefect includes it in each of a step's events."""
 
 MAX_RETRIES = 50
 
@@ -25,18 +25,20 @@ _WORTH_RETRYING = {NextStep.RETRY, NextStep.WAIT, NextStep.CHECK_RESOURCE}
 
 
 def is_passing(error: object) -> bool:
-    """Whether the error may pass by itself, so that trying again can help."""
+    """Return whether the error may be temporary, so that trying again can help."""
     return isinstance(error, FaceIdError) and error.next_step in _WORTH_RETRYING
 
 
 def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Prefect's ``retry_condition_fn``: it has to be a plain function."""
-    # Counted by the delays as they stand there, jitter aside: the same number of tries each time.
+    """Return whether to retry the step: Prefect's ``retry_condition_fn``, a plain function."""
+    # Counts the delays without their jitter, so that the number of attempts is always the same.
     waited = sum(DELAYS[: run.run_count]) + DELAYS[-1] * max(0, run.run_count - len(DELAYS))
     return is_passing(state.data) and waited <= FaceIdSettings.load().wait_in_run
 
 
 class Retries(TypedDict):
+    """Task options that control retries."""
+
     retries: int
     retry_delay_seconds: list[float]
     retry_jitter_factor: float

@@ -1,4 +1,4 @@
-"""After the verdict, if asked: fetches the files that the answer points to, before they expire."""
+"""The optional step after the verdict: download the files that the answer links to."""
 
 import contextlib
 import os
@@ -25,10 +25,12 @@ from tasks.state.storage import make_private_folder
     **RETRIES,
 )
 async def save_files(delivery: Delivery, verdict: Verdict, folder: Path) -> int:  # noqa: ARG001
-    """Saves each file as ``<request ID>.<field>``, 0600; gives how many the answer points to.
+    """Save each file of the answer in ``folder``, and return how many files the answer links to.
 
-    A file that is there already is left alone. ``verdict`` says what this comes after. Raises
-    ``WindowOver`` when the files have expired at the service.
+    The files are named ``<request ID>.<field>`` and a suffix, and have mode 0600. Existing files
+    are not changed. ``verdict`` is not used; it only tells Prefect that this step depends on the
+    call. Raises ``WindowOver`` if a file has expired at the service, and ``StorageError`` if the
+    record does not contain the answer or a file cannot be written.
     """
     reply = delivery.record.reply
     if reply is None:
@@ -39,7 +41,7 @@ async def save_files(delivery: Delivery, verdict: Verdict, folder: Path) -> int:
         if isinstance(url, str) and url:
             found += 1
             path = file_path(folder, delivery.record.request_id, file)
-            # Known before it is there, so that it can be forgotten wherever this run ends.
+            # Recorded before the file exists, so that `forget` finds it even if this run dies.
             if str(path) not in delivery.record.saved_files:
                 delivery.record.save_file(str(path))
                 await delivery.save()
@@ -67,13 +69,13 @@ async def _save(
 
 @contextlib.contextmanager
 def _draft_of(path: Path) -> Generator[IO[bytes] | None]:
-    """A file that takes its name when it is whole; ``None`` where there is one of that name."""
+    """Open a draft that is renamed to ``path`` once it is complete; ``None`` if ``path`` exists."""
     if path.exists():
         yield None
         return
     make_private_folder(path.parent)
     draft = draft_path(path)
-    draft.unlink(missing_ok=True)  # a killed run's
+    draft.unlink(missing_ok=True)  # left behind by a killed run
     handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -84,10 +86,10 @@ def _draft_of(path: Path) -> Generator[IO[bytes] | None]:
 
 
 def draft_path(path: Path) -> Path:
-    """Where a file is until it is whole: known by its name, as a killed run leaves it behind."""
+    """Return the path of an incomplete file, which a killed run may leave behind."""
     return path.with_name(f".{path.name}.part")
 
 
 def file_path(folder: Path, request_id: str, file: AnswerFile) -> Path:
-    """Where a file of an answer is saved."""
+    """Return the path under which a file of an answer is saved."""
     return folder / f"{request_id}.{file.url.partition('.')[0].removesuffix('Url')}{file.suffix}"

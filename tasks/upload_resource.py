@@ -1,4 +1,4 @@
-"""The second step: the file goes to its ticket."""
+"""The second step of a delivery: upload the file to the URL of its ticket."""
 
 from prefect import task
 
@@ -15,9 +15,10 @@ from tasks.retries import RETRIES
     **RETRIES,
 )
 async def upload_resource(delivery: Delivery, ticket: UploadTicket, file: ResourceFile) -> Upload:
-    """PUTs the file, unless its ticket is about to run out.
+    """Upload the file with PUT to its ticket's URL, and return the upload.
 
-    Safe to repeat: the store overwrites. Raises ``WindowOver``.
+    It is safe to repeat this step, because the store overwrites the object. Raises ``WindowOver``
+    if the ticket has expired or is about to expire.
     """
     await delivery.client.learn_clock()
     delivery.require_open(ticket)

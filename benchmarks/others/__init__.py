@@ -1,5 +1,6 @@
-"""Other ways to do what a batch does, as people write them: what the table compares with.
+"""Alternative implementations of a batch, with which the batch benchmark compares.
 
-Each is a script that delivers ``COUNT`` requests of one resource, ``IdCardOCRVerification``:
-``python -m benchmarks.others.NAME FILE COUNT``. The service and its keys come from the environment.
+Each is a script that delivers ``COUNT`` requests of ``IdCardOCRVerification``, which have one
+resource: ``python -m benchmarks.others.NAME FILE COUNT``. The endpoint and the keys come from the
+environment.
 """

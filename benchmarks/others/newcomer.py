@@ -1,4 +1,4 @@
-"""The flow that a Prefect newcomer would write: four tasks, ``.map``, the SDK, default settings."""
+"""The flow that a Prefect newcomer would write, with ``.map``, the SDK and default settings."""
 
 import sys
 import time

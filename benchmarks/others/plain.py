@@ -1,4 +1,4 @@
-"""A plain asyncio and httpx script: sign, ask for a URL, upload, call. No retries, nothing kept."""
+"""A plain script with asyncio and httpx, without retries and without stored state."""
 
 import asyncio
 import hashlib
@@ -18,6 +18,8 @@ AT_ONCE = 32
 
 
 class Service:
+    """A minimal client of the service."""
+
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
         self._url = os.environ["FACEID_ENDPOINT"]

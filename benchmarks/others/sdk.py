@@ -1,4 +1,4 @@
-"""The vendor's SDK in 32 threads, with ``requests`` for the upload, which the SDK does not have."""
+"""A script with the vendor's SDK in 32 threads. The SDK has no upload, so ``requests`` is used."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""The vendor's SDK, pointed at the service of the environment."""
+"""A client of the vendor's SDK, configured from environment variables."""
 
 import os
 from typing import Any
@@ -12,6 +12,7 @@ from tencentcloud.faceid.v20180301.faceid_client import FaceidClient
 
 
 def client() -> FaceidClient:
+    """Return a client for the service at ``FACEID_ENDPOINT``."""
     url = urlsplit(os.environ["FACEID_ENDPOINT"])
     http = HttpProfile(protocol=url.scheme, endpoint=url.netloc, keepAlive=True)
     keys = Credential(os.environ["TENCENTCLOUD_SECRET_ID"], os.environ["TENCENTCLOUD_SECRET_KEY"])
@@ -19,7 +20,7 @@ def client() -> FaceidClient:
 
 
 def ask(service: FaceidClient, action: str, **parameters: str) -> Any:
-    """Calls an action; gives the SDK's response object."""
+    """Call an action, and return the SDK's response object."""
     request: Any = getattr(models, f"{action}Request")()
     for name, value in parameters.items():
         setattr(request, name, value)

@@ -1,9 +1,9 @@
-"""Chains of batch runs: a run leaves requests that wait, or that it dropped, to the next run.
+"""Chains of batch runs: each run leaves the requests it did not complete to the next run.
 
 A batch that cannot finish all of its requests schedules one later run of the same manifest, which
-finds the verdicts of the others in their records. The sweeper does the same for a batch that died.
-A request that failed in a chain is not tried again in that chain. Runs without a deployment have no
-follow-up; for them, running the same command again continues the batch.
+finds the verdicts of the other requests in their records. The sweeper does the same for a batch
+that died. A request that failed in a chain is not tried again in that chain. Runs without a
+deployment have no follow-up; running the same command again continues such a batch.
 """
 
 import hashlib
@@ -80,7 +80,7 @@ async def _fill_in_date(client: PrefectClient, manifest: str, run: FlowRun) -> s
     if day is None:
         scheduled = run.expected_start_time or datetime.now(UTC)
         day = f"{scheduled.astimezone(await _zone_of(client, run)):%Y-%m-%d}"
-        # By the next time this is asked, the schedule may have been changed or deleted.
+        # The day is stored in a label because the schedule may be changed or deleted later.
         await client.update_flow_run_labels(run.id, {DAY: day})
     return manifest.replace("{date}", str(day))
 

@@ -1,4 +1,4 @@
-"""Runs the requests of a batch, and keeps stats about them.
+"""The delivery of a batch's requests, with statistics about the results.
 
 Each request is delivered like a single one (``flows.delivery.run``). This module limits how many
 are at work at the same time, decides when to stop, and records the result of each.
@@ -109,7 +109,7 @@ class Batch:
         self.tell: Callable[[DeliveryResult], None] | None = None
         """Called with each result."""
         self.tell_to_end: Callable[[], None] | None = None
-        """Called when a signal tells the batch to end."""
+        """Called when a signal asks the batch to stop."""
         self._client = client
         self._store = store
         self._options = options
@@ -148,7 +148,7 @@ class Batch:
 
         Returns how many of them were begun; all of these have ended.
         """
-        # A new one for each slice, because it caches where symbolic links lead.
+        # Each slice has a new validator, because a validator caches the targets of symbolic links.
         validator = RequestValidator.load(self.settings, from_manifest=True)
         async with asyncio.TaskGroup() as group, self._turn:
             self._has_turn[first].set()
@@ -157,7 +157,10 @@ class Batch:
     async def _begin(
         self, first: int, count: int, validator: RequestValidator, group: asyncio.TaskGroup
     ) -> int:
-        """Begin these requests in order, each as soon as fewer than ``concurrency`` are at work."""
+        """Begin requests in order, each as soon as fewer than ``concurrency`` are at work.
+
+        Returns how many requests were begun.
+        """
         for start in range(first, first + count, _READ_AT_A_TIME):
             size = min(_READ_AT_A_TIME, first + count - start)
             requests = await anyio.to_thread.run_sync(self._read, start, size)
@@ -218,7 +221,7 @@ class Batch:
         )
 
     async def _failed_before(self, validated: ValidatedRequest) -> DeliveryOutcome | None:
-        """Return the outcome of the request if it failed in an earlier run of the chain."""
+        """Return the outcome of the request if it failed earlier in the chain, else ``None``."""
         assert self._chain_began is not None
         record = await self._store.load(validated.request.request_id)
         if (
@@ -231,7 +234,10 @@ class Batch:
         return DeliveryOutcome(record, failed_before=True)
 
     async def _as_cut_off(self, request: Request) -> DeliveryOutcome:
-        """Return the outcome of a request that was cut off; the same manifest continues it."""
+        """Return the outcome of a request that was cut off.
+
+        The request counts as deferred: delivering the same manifest again continues it.
+        """
         reason = ServiceUnavailable("CutOff", "the batch was told to end")
         try:
             return DeliveryOutcome(

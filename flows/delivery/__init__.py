@@ -1,4 +1,4 @@
-"""One request, from its files to its verdict: its steps, its follow-ups, how it ends.
+"""The delivery of one request: its steps, its follow-ups and its outcome.
 
-May import ``flows.server`` and ``tasks``. A batch delivers its requests with it.
+This package may import ``flows.server`` and ``tasks``. Batches use it to deliver their requests.
 """

@@ -1,12 +1,13 @@
-"""A request that cannot be brought to its end now is left to a later run: its follow-up.
+"""Follow-ups: later runs that continue requests which cannot be completed now.
 
-Two reasons: its window ran out (then the next run is due at once), or the service cannot be reached
-for longer than a run may wait (then it is due later, with growing delays, and given up after
-``FACEID_GIVE_UP_AFTER``). The follow-up is a run of the same deployment, scheduled by Prefect, so
-nobody sits in a worker's slot meanwhile, and worker and server may restart in between.
+There are two reasons for a follow-up. If the window of a request is over, the follow-up is due
+immediately. If the service is unavailable for longer than a run may wait, the follow-up is due
+later, with growing delays, until the request is given up after ``FACEID_GIVE_UP_AFTER`` seconds. A
+follow-up is a run of the same deployment, scheduled by Prefect. Until it is due, it does not occupy
+a worker's slot, and the worker and the server may be restarted.
 
-Everything is in the record before Prefect hears of it: whoever finds a follow-up there that Prefect
-does not have schedules it, with the same idempotency key (``flows.sweep``).
+A follow-up is stored in the record before it is scheduled. If the process dies in between, the
+sweeper schedules it with the same idempotency key (``flows.sweep``).
 """
 
 import hashlib
@@ -33,14 +34,14 @@ from tasks.state.records import Backoff, FollowUp, Origin, Record
 
 SHORTEST_DELAY = 5.0
 LONGEST_DELAY = 3600.0
-"""Seconds between two runs of a request while the service is unavailable."""
+"""Bounds, without jitter, of the delay between two runs of a request, in seconds."""
 
 
 class DeliveryDeferred(Exception):
-    """This run ends without a verdict and without having failed.
+    """A run ends without a verdict, but has not failed: the request is left to a later run.
 
-    ``follow_up`` goes on from here; ``None`` where this run has no deployment: then the same
-    request is to be delivered again.
+    ``follow_up`` is the run that continues the request. It is ``None`` if the current run has no
+    deployment; then the same request has to be delivered again to continue it.
     """
 
     def __init__(self, reason: FaceIdError, follow_up: FollowUp | None) -> None:
@@ -50,10 +51,10 @@ class DeliveryDeferred(Exception):
 
 
 async def current_run(flow_run_id: str, service: Service) -> CurrentRun:
-    """The current flow run, and what another would be started with in its place.
+    """Return the current flow run and its origin, from which a follow-up can be scheduled.
 
-    Raises ``InvalidInput`` where it goes on with a request to another service: what an emulator
-    was asked is never asked of the live service unseen.
+    Raises ``InvalidInput`` if the run was scheduled for another service, so that a request to an
+    emulator is never continued on the live service by accident.
     """
     async with get_client() as client:
         run = await client.read_flow_run(UUID(flow_run_id))
@@ -63,7 +64,7 @@ async def current_run(flow_run_id: str, service: Service) -> CurrentRun:
 
 
 async def origin_of(client: PrefectClient, run: FlowRun) -> Origin | None:
-    """``None`` where the run has no deployment, or one that is gone."""
+    """Return the origin of the run; ``None`` if it has no deployment or this no longer exists."""
     if run.deployment_id is None:
         return None
     try:
@@ -80,13 +81,16 @@ async def origin_of(client: PrefectClient, run: FlowRun) -> Origin | None:
 
 
 async def defer_to_next_window(delivery: Delivery, reason: FaceIdError) -> DeliveryDeferred:
-    """Leaves the next window to a run that is due at once."""
+    """Leave the next window to a follow-up that is due immediately."""
     delivery.record.defer(to_next_window=True)
     return DeliveryDeferred(reason, await _leave(delivery, datetime.now(UTC)))
 
 
 async def defer_until_available(delivery: Delivery, reason: FaceIdError) -> DeliveryDeferred | None:
-    """Leaves the request to a later run; ``None`` where waiting cannot help, or did not."""
+    """Leave the request to a later run.
+
+    Returns ``None`` if waiting cannot help, or if it is time to give the request up.
+    """
     record = delivery.record
     if not is_passing(reason):
         return None
@@ -97,10 +101,11 @@ async def defer_until_available(delivery: Delivery, reason: FaceIdError) -> Deli
 def next_attempt_at(
     record: Record, settings: FaceIdSettings, *, at_once: bool = False
 ) -> datetime | None:
-    """Counts a setback; says when the next run is due, ``None`` when it is time to give up.
+    """Count a setback, and return when the next run is due.
 
-    The delays begin with what a run itself waits, and double up to an hour. With ``at_once`` the
-    first one in a row costs no time.
+    Returns ``None`` if it is time to give up. The delay is at first as long as a run itself waits,
+    and doubles with each setback, up to an hour. With ``at_once`` there is no delay after the first
+    setback.
     """
     now = datetime.now(UTC)
     backoff = record.backoff or Backoff(since=now)
@@ -114,9 +119,9 @@ def next_attempt_at(
 
 
 def delay_after(backoff: int, settings: FaceIdSettings) -> float:
-    """Seconds until the next run, after so many setbacks before this one."""
+    """Return the delay until the next run in seconds. ``backoff`` counts the previous setbacks."""
     delay = max(settings.wait_in_run, SHORTEST_DELAY) * 2.0 ** min(backoff, 20)
-    # Requests that failed together do not come back together.
+    # With jitter, so that requests that failed together are not retried together.
     return min(delay, LONGEST_DELAY) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
 
@@ -127,7 +132,7 @@ async def _leave(delivery: Delivery, due: datetime) -> FollowUp | None:
         await delivery.save()
         return None
     async with get_client() as client:
-        # An earlier run may have left the request to one that is still to come.
+        # A follow-up that an earlier run scheduled may not have started yet.
         if await is_to_come(client, record.follow_up):
             record.defer()
             await delivery.save()
@@ -137,6 +142,7 @@ async def _leave(delivery: Delivery, due: datetime) -> FollowUp | None:
 
 
 async def is_to_come(client: PrefectClient, follow_up: FollowUp | None) -> bool:
+    """Return whether the follow-up is scheduled in Prefect and has not started yet."""
     if follow_up is None or follow_up.flow_run_id is None:
         return False
     run = await read_run(client, follow_up.flow_run_id)
@@ -144,7 +150,7 @@ async def is_to_come(client: PrefectClient, follow_up: FollowUp | None) -> bool:
 
 
 async def read_run(client: PrefectClient, flow_run_id: str) -> FlowRun | None:
-    """``None`` where the server does not know it: it was deleted, or the database is a new one."""
+    """Return the run; ``None`` if it was deleted or the server has a new database."""
     try:
         return await client.read_flow_run(UUID(flow_run_id))
     except ObjectNotFound:
@@ -158,10 +164,11 @@ async def schedule(
     due: datetime,
     previous: str | None = None,
 ) -> None:
-    """Leaves the request to a new run that is due then, where there is a deployment for it.
+    """Leave the request to a new run that is due at ``due``, if the last run has a deployment.
 
-    ``previous`` is the run in whose place it comes, if not the one that took the request on last.
-    To be called with the request's lock held. Raises ``StorageError``.
+    ``previous`` is the ID of the run that the new run replaces; by default, of the last run that
+    claimed the request. The caller must hold the request's lock. Raises ``StorageError`` if the
+    record cannot be saved.
     """
     record.plan_follow_up(due, previous)
     await store.save(record)
@@ -170,10 +177,10 @@ async def schedule(
 
 
 async def submit(client: PrefectClient, store: RecordStore, record: Record) -> None:
-    """Has Prefect schedule the record's follow-up, and saves its run's ID.
+    """Schedule the record's follow-up in Prefect, and save the ID of its run.
 
-    Nothing changes where its deployment is gone: the sweeper tries again. A follow-up that a
-    person cancelled is not scheduled again, and the request is cancelled.
+    If its deployment no longer exists, nothing is changed, and the sweeper tries again. If somebody
+    has cancelled the follow-up, it is not scheduled again, and the request is cancelled.
     """
     assert record.origin is not None
     while True:
@@ -189,7 +196,7 @@ async def submit(client: PrefectClient, store: RecordStore, record: Record) -> N
         )
         if run is None:
             return
-        # The key of a run that has ended gives that dead run.
+        # If a run with this key has ended, Prefect returns that run. Plan another one.
         if run.state is None or not run.state.is_final():
             break
         if run.state.is_cancelled():
@@ -216,9 +223,9 @@ async def create_run(
     service: Service,
     tags: list[str],
 ) -> FlowRun | None:
-    """Another run for the request, or the one that has the key already.
+    """Schedule another run for the request, or return the existing run with this key.
 
-    ``None`` where there is no such deployment.
+    Returns ``None`` if the deployment does not exist or does not accept the parameters.
     """
     request_id = origin.parameters["request_id"]
     tags = [f"request:{request_id}", f"service:{service}", *tags]
@@ -228,8 +235,10 @@ async def create_run(
 async def create_from(
     client: PrefectClient, origin: Origin, key: str, due: datetime, name: str, tags: list[str]
 ) -> FlowRun | None:
-    """A run of the deployment that another run came from; ``None`` where that is gone, or does not
-    take such parameters (any more)."""
+    """Schedule a run of the origin's deployment, or return the existing run with this key.
+
+    Returns ``None`` if the deployment does not exist or does not accept the parameters.
+    """
     try:
         deployment = await client.read_deployment_by_name(origin.deployment)
     except ObjectNotFound:

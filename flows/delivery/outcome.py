@@ -1,8 +1,8 @@
-"""How a delivery ends, told in every place where someone may look: state, tags, artifact, event.
+"""The outcome of a delivery, reported in the run's state, tags, artifact and event.
 
-Runs end in Prefect's own states, ``Completed`` and ``Failed``. Names of our own would hide them
-from the dashboard's filters and from automations on failed runs; what happened is the first word
-of the state's message, a tag, and the result object in an artifact.
+Runs end in Prefect's own states ``Completed`` and ``Failed``. With custom state names, the
+dashboard's filters and automations on failed runs would not find them. The outcome is the first
+word of the state's message and the value of a tag, and the result object is in an artifact.
 """
 
 from datetime import UTC, datetime
@@ -32,20 +32,20 @@ _OUTCOME_OF_ERROR: dict[ErrorKind, Outcome] = {
 
 
 class DeliveryOutcome(NamedTuple):
-    """How a run of a request ended: with a verdict in its record, or with the reason for none."""
+    """How a run of a request ended: with a verdict in its record, or without one and why."""
 
     record: Record | None = None
-    """``None`` where the request was not even taken on."""
+    """``None`` if the request was not claimed."""
     failure: FaceIdError | None = None
     deferred: DeliveryDeferred | None = None
     unsaved: FaceIdError | None = None
-    """Why the answer's files, which were asked for, could not be saved."""
+    """Why the files of the answer could not be saved, if they were requested."""
     failed_before: bool = False
-    """Whether nothing was done now: an earlier run failed, as the record says."""
+    """Whether the request failed in an earlier run, so that this run did nothing."""
 
     @property
     def was_at_its_end(self) -> bool:
-        """Whether an earlier run had brought the request to its end, and nothing was done now."""
+        """Whether an earlier run had completed the request, so that this run did nothing."""
         if self.failed_before:
             return True
         runs = self.record.runs if self.record else ()
@@ -53,13 +53,14 @@ class DeliveryOutcome(NamedTuple):
 
 
 def outcome_of(error: ResultError | None, deferred: DeliveryDeferred | None = None) -> Outcome:
+    """Return the outcome of a run that ended with an error, was deferred, or got a verdict."""
     if deferred is not None:
         return "rerequested"
     return "verdict" if error is None else _OUTCOME_OF_ERROR[error.kind]
 
 
 def verdict_word(result: DeliveryResult) -> str:
-    """``passed``, ``refused`` or ``none``."""
+    """Return the verdict as a word: ``passed``, ``refused`` or ``none``."""
     if result.verdict is None or result.verdict.passed is None:
         return "none"
     return "passed" if result.verdict.passed else "refused"
@@ -73,7 +74,7 @@ def result_of(
     service: Service,
     started_at: datetime,
 ) -> DeliveryResult:
-    """The result object of this run, from what the record says of the request's whole life."""
+    """Return the result object of the current run, which covers all runs of the request so far."""
     record, error = ending.record, ending.failure and error_of(ending.failure)
     if record and ending.failed_before:
         error = record.error
@@ -95,14 +96,16 @@ def result_of(
 
 
 def error_of(failure: FaceIdError) -> ResultError:
+    """Return an error in the form in which results and records contain it."""
     return ResultError(code=failure.code, message=str(failure), kind=failure.kind)
 
 
 async def add_tags(*tags: str) -> list[str]:
-    """Adds to the tags of the current flow run; a tag ``name:…`` replaces one of the same name.
+    """Add tags to the current flow run, and return all of its tags.
 
-    Gives all that it has now. Prefect's update replaces all tags, so those that stand there are
-    sent along. The new ones come first: the dashboard shows the first few of them.
+    A tag ``name:…`` replaces existing tags of the same name. Prefect's update replaces all tags, so
+    the existing tags are sent along. New tags come first, because the dashboard shows only the
+    first few tags.
     """
     names = tuple(tag.partition(":")[0] + ":" for tag in tags)
     async with get_client() as client:
@@ -115,9 +118,9 @@ async def add_tags(*tags: str) -> list[str]:
 def emit_delivery_event(
     result: DeliveryResult, ending: DeliveryOutcome, *, in_batch: bool = False
 ) -> None:
-    """The event of a request's end.
+    """Emit the event that reports how a run of a request ended.
 
-    A batch tells what it did itself, and not again what its manifest's earlier runs did.
+    A batch does not emit events for requests that an earlier run had completed.
     """
     if in_batch and ending.was_at_its_end:
         return
@@ -143,25 +146,25 @@ def emit_delivery_event(
 
 
 def misconfigured(error: InvalidInput) -> State[Any]:
-    """The end of a run whose settings are wrong: which service it was meant for is not known."""
+    """Return the final state of a run with invalid settings, whose service is therefore unknown."""
     return Failed(message=f"invalid-input: {error}", data=error)
 
 
 async def finish_delivery(result: DeliveryResult, ending: DeliveryOutcome) -> State[Any]:
-    """Writes the result where people look, and gives the state that the run ends in.
+    """Report the result in tags, an artifact and an event, and return the final state of the run.
 
-    A ``Completed`` state carries the result object; a ``Failed`` one ``DeliveryFailed``, so that
-    a plain Python call of the flow raises it.
+    The data of a ``Completed`` state is the result object. The data of a ``Failed`` state is a
+    ``DeliveryFailed``, which is raised if the flow is called as a plain Python function.
     """
     deferred = ending.deferred
     outcome, word = outcome_of(result.error, deferred), verdict_word(result)
-    # A run that names a block which is not there ends before it has any tag.
+    # The request tag is added again, because a run whose block does not exist ends without tags.
     tags = [f"request:{result.request_id}", f"outcome:{outcome}", f"verdict:{word}"]
     if deferred and deferred.follow_up and deferred.follow_up.flow_run_id:
         tags.append(f"next:{deferred.follow_up.flow_run_id}")
     await add_tags(*tags)
     state = _state_of(result, ending)
-    # The dashboard shows no more of the table's verdict than that it is an object.
+    # In the table, the dashboard shows the verdict only as an object, without its contents.
     await Artifact(
         type="table",
         key=f"result-{flow_run.id}",

@@ -1,4 +1,4 @@
-"""One request, from its files to its verdict.
+"""The delivery of one request, from its files to its verdict.
 
 ::
 
@@ -7,7 +7,7 @@
     (another resource)  ─────────────────────┘        │
                                                       └─ window over ──> a later run, window n+1
 
-What ``deliver`` does with one request, and ``deliver-batch`` with each of many.
+``deliver`` delivers one request in this way, and ``deliver-batch`` each request of a manifest.
 """
 
 import asyncio
@@ -34,14 +34,16 @@ from tasks.upload_resource import upload_resource
 
 
 class DeliveryOptions(NamedTuple):
-    """What a caller may say about how a request is delivered."""
+    """Options for the delivery of a request."""
 
     folder: Path | None = None
-    """For the files that the answer points to; ``None``: they are not fetched."""
+    """Folder for the files that the answer links to; ``None`` if they are not to be saved."""
     max_windows: int = 12
+    """Maximum number of windows, over all runs of the request."""
     on_unknown_outcome: OnUnknownOutcome = "call_again"
     in_batch: bool = False
-    """Then steps are named by the request, too, and a stored verdict is no step."""
+    """Whether to include the request ID in task run names, and to return a stored verdict without a
+    task run."""
 
 
 async def deliver_request(
@@ -52,7 +54,10 @@ async def deliver_request(
     run: CurrentRun,
     options: DeliveryOptions,
 ) -> DeliveryOutcome:
-    """Takes the request on, and brings it as far as it goes. Raises none of our errors."""
+    """Claim the request, and deliver it as far as possible.
+
+    A ``FaceIdError`` is not raised, but returned as part of the outcome.
+    """
     record: Record | None = None
     unsaved: FaceIdError | None = None
     try:
@@ -79,10 +84,11 @@ async def deliver_request(
 
 
 async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
-    """The stored verdict, or that of the window in which the action answered.
+    """Return the stored verdict, or deliver the request until the action returns one.
 
-    ``max_windows`` at most are opened in the request's life. However it ends, the record says so.
-    Raises ``DeliveryDeferred`` when the request is left to a later run.
+    At most ``max_windows`` windows are opened, over all runs of the request. The record is updated
+    with the outcome in any case. Raises ``DeliveryDeferred`` if the request is left to a later run,
+    and ``FaceIdError`` if the delivery failed.
     """
     record = delivery.record
     url_was_refused = False
@@ -94,7 +100,7 @@ async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
                 return await call_target_action(delivery, None)
             return await in_one_window(delivery)
         except (WindowOver, UrlRefused) as error:
-            # The store may refuse a URL that the service signed once; twice is no accident.
+            # The store may refuse a signed URL once by accident, but not in two successive windows.
             again = isinstance(error, WindowOver) or not url_was_refused
             if record.window >= max_windows or not again:
                 await end_without_verdict(delivery, error)
@@ -113,30 +119,35 @@ async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
 
 
 async def to_files(delivery: Delivery, verdict: Verdict, folder: Path) -> FaceIdError | None:
-    """Saves what the answer points to. The verdict stands, whatever becomes of that."""
+    """Save the files of the answer, and end the run with its verdict.
+
+    Returns the error if a file could not be saved. The verdict is valid in any case.
+    """
     unsaved: FaceIdError | None = None
     try:
         await save_files(delivery, verdict, folder)
     except FaceIdError as error:
         unsaved = error
     delivery.record.finish()
-    with suppress(StorageError):  # the verdict itself is stored
+    with suppress(StorageError):  # the verdict itself is already stored
         await delivery.save()
     return unsaved
 
 
 async def end_without_verdict(delivery: Delivery, failure: FaceIdError) -> None:
+    """End the run as failed, and save the record if possible."""
     error = error_of(failure)
     delivery.record.fail(outcome_of(error), error)
-    with suppress(StorageError):  # what is to be told is the first failure
+    with suppress(StorageError):  # the failure to report is the first one
         await delivery.save()
 
 
 async def in_one_window(delivery: Delivery) -> Verdict:
+    """Upload the files of the request, call the action, and return the verdict."""
     uploads = await asyncio.gather(
         *(to_upload(delivery, file) for file in delivery.request.files), return_exceptions=True
     )
-    # All have come to their end before one's failure ends the request: nothing runs on behind it.
+    # All uploads have ended before a failure is raised, so that none continues in the background.
     failures = [upload for upload in uploads if isinstance(upload, BaseException)]
     if failures:
         raise failures[0]
@@ -145,5 +156,6 @@ async def in_one_window(delivery: Delivery) -> Verdict:
 
 
 async def to_upload(delivery: Delivery, file: ResourceFile) -> Upload:
+    """Request a ticket for the file, upload the file, and return the upload."""
     ticket = await request_upload_url(delivery, file)
     return await upload_resource(delivery, ticket, file)

@@ -1,9 +1,10 @@
-"""Taking a request on: one run at a time, from where the last one stopped.
+"""Claims: only one run at a time works on a request, and it continues where the last run stopped.
 
-Before the first step a run holds the request's lock and has its record. Here stands the rule for a
-request ID that comes with another input than before: refused while a run is at work on it, when a
-verdict is stored, or when a call's outcome is unknown; else (the first one failed: a blurry photo,
-a wrong file) the new input is taken, in a new window.
+Before its first step, a run acquires the request's lock and loads or creates its record. If the
+request ID comes with a different input than before, the claim is refused if another run is at work
+on the request, if its verdict is stored, or if the outcome of a call is unknown. Otherwise, for
+example if the first input was a blurry photo or a wrong file, the new input replaces it in a new
+window.
 """
 
 import contextlib
@@ -23,25 +24,25 @@ from tasks.state.records import Origin, Record
 
 
 class CurrentRun(NamedTuple):
-    """The flow run that takes a request on."""
+    """The flow run that claims a request."""
 
     flow_run_id: str
     origin: Origin | None = None
-    """``None`` for a run without a deployment: no other can be scheduled in its place."""
+    """``None`` for a run without a deployment, which cannot have a follow-up."""
 
 
 class Claim(NamedTuple):
-    """A request in a run's hands."""
+    """A request that a run has claimed."""
 
     record: Record
     request: CheckedRequest | None
-    """``None`` where the request has its verdict: its files are not needed any more."""
+    """``None`` if the request has its verdict, because its files are no longer needed."""
     is_follow_up: bool
-    """Whether an earlier run left it to this one."""
+    """Whether the run is the follow-up that was scheduled for the request."""
 
 
 class _Input:
-    """What a caller handed over, measured when it has to be, and then once."""
+    """The input of a request. Its files are read only if necessary, and only once."""
 
     def __init__(self, validated: ValidatedRequest) -> None:
         self.validated = validated
@@ -54,14 +55,17 @@ class _Input:
         return self._checked
 
     async def is_that_of(self, record: Record) -> bool:
-        """Without opening a file where that can be told without."""
+        """Return whether this is the input of the record.
+
+        The files are read only if the request digests differ.
+        """
         if record.request_digest == self.digest:
             return True
         return record.input_digest == input_digest(await self.checked())
 
 
 async def has_verdict(validated: ValidatedRequest, store: RecordStore) -> bool:
-    """Whether this very request has its verdict, so that its files are not needed any more."""
+    """Return whether this request, with these file locations, already has its verdict."""
     record = await store.load(validated.request.request_id)
     return (
         record is not None
@@ -73,22 +77,25 @@ async def has_verdict(validated: ValidatedRequest, store: RecordStore) -> bool:
 def request_lock(
     store: RecordStore, settings: FaceIdSettings, request_id: str, waiting: Waiting
 ) -> contextlib.AbstractAsyncContextManager[None]:
-    """The request's lock, to be held; ``waiting`` is called when it is not free at once."""
+    """Return a context manager that holds the request's lock.
+
+    ``waiting`` is called once if the lock is not free immediately; it may raise an error.
+    """
     folder = layout.locks_folder(store.storage.folder)
     return acquire_lock(settings.locks, folder, store.name(request_id), waiting)
 
 
 class LockBusy(Exception):
-    """A run is at work on the request."""
+    """Another run holds the lock."""
 
 
 async def fail_if_locked() -> None:
-    """For ``request_lock``: raises ``LockBusy`` at once."""
+    """Raise ``LockBusy``: an argument for ``waiting``, to fail instead of waiting."""
     raise LockBusy
 
 
 async def is_locked(store: RecordStore, settings: FaceIdSettings, request_id: str) -> bool:
-    """Whether a run is at work on the request."""
+    """Return whether a run is at work on the request."""
     try:
         async with request_lock(store, settings, request_id, fail_if_locked):
             return False
@@ -100,10 +107,11 @@ async def is_locked(store: RecordStore, settings: FaceIdSettings, request_id: st
 async def claim_request(
     validated: ValidatedRequest, store: RecordStore, settings: FaceIdSettings, run: CurrentRun
 ) -> AsyncGenerator[Claim]:
-    """Holds the request; gives its record, and the request where it still has to be delivered.
+    """Hold the request's lock, and yield the claim.
 
-    Waits for another run that is at work on the same input. Raises ``RequestIdConflict``,
-    ``InvalidInput`` for a file, and ``StorageError``.
+    Waits if another run is at work on the same input. Raises ``RequestIdConflict`` if the request
+    ID stands for another input that cannot be replaced, ``InvalidInput`` if a file is not
+    acceptable, and ``StorageError`` if the record cannot be read or written.
     """
     given = _Input(validated)
     request_id = validated.request.request_id
@@ -128,7 +136,7 @@ async def claim_request(
 
 
 def _continued(record: Record | None, given: _Input, checked: CheckedRequest) -> Record:
-    """The record of a request without a verdict, brought up to this input."""
+    """Return the record of a request without a verdict, created or updated for this input."""
     request, digest = given.validated.request, input_digest(checked)
     if record is None:
         return Record(

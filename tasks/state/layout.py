@@ -1,18 +1,19 @@
-"""Where things lie in the storage: every folder and name in it is known here.
+"""The layout of the storage: the names of all folders and documents in it.
 
 ::
 
-    records/<service>/<account>/<2 hex>/<digest>.json    the record of a request
-    open/<service>/<account>/<2 hex>/<digest>.json       the name of a request that is still open
-    cache/<digest>                                       a cached step
+    records/<service>/<account>/<2 hex>/<digest>.json    record of a request
+    open/<service>/<account>/<2 hex>/<digest>.json       marks a request that is still open
+    cache/<digest>                                       result of a cached step
     locks/<digest>                                       locks, on a local file system
-    pace/<digest>                                        when an action was last called, likewise
+    pace/<digest>                                        pacing state of an action, also local
     batches/<flow run ID>/                               result lines of a batch
     data.key                                             the key of an emulator's storage
 
-Digests are SHA-256 in hexadecimal: an ID may be a person's, and some file systems do not tell
-upper case from lower case. Locks and rates need a file system. Where the storage is remote, they
-are in the folder ``faceid`` of Prefect's home, unless ``FACEID_LOCKS`` names a Redis server.
+Digests are SHA-256 in hexadecimal, because a request ID may identify a person, and because some
+file systems are not case-sensitive. Locks and pacing state need a local file system. If the storage
+is remote, they are in the folder ``faceid`` of Prefect's home. If ``FACEID_LOCKS`` names a Redis
+server, they are kept on that server instead.
 """
 
 import hashlib
@@ -24,34 +25,37 @@ RECORDS, OPEN, CACHE, BATCHES = "records", "open", "cache", "batches"
 
 
 def record_name(service: str, account: str, request_id: str) -> str:
+    """Return the name of a request's record."""
     return f"{RECORDS}/{_of_request(service, account, request_id)}"
 
 
 def open_name(service: str, account: str, request_id: str) -> str:
-    """The name that says that a request is open: the sweeper reads these, and not every record."""
+    """Return the name that marks a request as open, so the sweeper need not read every record."""
     return f"{OPEN}/{_of_request(service, account, request_id)}"
 
 
 def step_name(*parts: object) -> str:
-    """A step's result in Prefect's cache, by all that its key is made from."""
+    """Return the cache key of a step, a digest of the given parts."""
     return digest("\n".join(map(str, parts)))
 
 
 def cached_step_name(key: str) -> str:
+    """Return the name of the document for a cache key."""
     return f"{CACHE}/{key}"
 
 
 def locks_folder(local: Path | None) -> Path:
-    """``local`` is the storage's own folder; ``None`` where the storage is remote."""
+    """Return the folder for locks. ``local`` is the storage's folder, ``None`` if it is remote."""
     return _machine_folder(local) / "locks"
 
 
 def pace_folder(local: Path | None) -> Path:
-    """``local`` is the storage's own folder; ``None`` where the storage is remote."""
+    """Return the pacing folder. ``local`` is the storage's folder, ``None`` if it is remote."""
     return _machine_folder(local) / "pace"
 
 
 def digest(text: str) -> str:
+    """Return the SHA-256 digest of a text in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Records in the storage: found by service, account and request ID alone.
+"""The store of records, which are identified by service, account and request ID.
 
 Only the holder of the request's lock (``tasks.state.locks``) writes a record.
 """
@@ -20,14 +20,14 @@ from tasks.state.storage import Storage
 
 
 def request_digest(validated: ValidatedRequest) -> str:
-    """Of everything about a request but its files' contents."""
+    """Return the digest of a request with its file locations, but without the files' contents."""
     return _digest(
         [validated.action.name, validated.request.region, validated.locations, validated.parameters]
     )
 
 
 def input_digest(checked: CheckedRequest) -> str:
-    """Of everything about a request, wherever its files lie."""
+    """Return the digest of a request with its files' contents, but without their locations."""
     files = {file.field: file.md5 for file in checked.files}
     return _digest([checked.target_action, checked.region, files, checked.parameters])
 
@@ -37,7 +37,7 @@ def _digest(parts: list[Any]) -> str:
 
 
 class RecordStore:
-    """Records by request ID, of one service and account."""
+    """The records of one service and account, by request ID."""
 
     def __init__(self, storage: Storage, service: Service, account: str) -> None:
         self.storage = storage
@@ -45,40 +45,46 @@ class RecordStore:
         self.account = account
 
     def name(self, request_id: str) -> str:
+        """Return the name of the request's record in the storage."""
         return layout.record_name(self.service, self.account, request_id)
 
     async def load(self, request_id: str) -> Record | None:
-        """Raises ``StorageError`` when there is one that cannot be read."""
+        """Return the record, or ``None``. Raises ``StorageError`` if it cannot be read."""
         return await anyio.to_thread.run_sync(self._load, self.name(request_id), request_id)
 
     async def save(self, record: Record) -> None:
-        """Durable when it returns; else ``StorageError``, also when another run took over."""
+        """Write the record.
+
+        When this returns, the record is on disk, unless it is the first version of a new record.
+        Raises ``StorageError`` if it cannot be written or if another run has claimed the request.
+        """
         record.touch()
         await anyio.to_thread.run_sync(self._save, record)
 
     async def remove(self, record: Record) -> None:
-        """Raises ``StorageError``."""
+        """Remove the record. Raises ``StorageError`` if it cannot be removed."""
         await anyio.to_thread.run_sync(self._remove, record)
 
     def _save(self, record: Record) -> None:
         name = self.name(record.request_id)
         is_new, was_open = self._before(name, record)
-        # Named as open before it is open, and for as long as it may be: a crash in between does no
-        # harm.
+        # The request is listed as open before its record is, and removed from the list only after
+        # its record is closed. A crash in between leaves an extra name, which the sweeper removes.
         if record.is_open and not was_open:
             self.storage.write(
                 self._open_name(record.request_id), {"request_id": record.request_id}
             )
-        # A request that a power cut takes before anything is known about it was never claimed.
+        # The first version need not be durable: if a power cut removes it, nothing was done yet.
         content = record.model_dump(mode="json")
         record.stored_as(self.storage.write(name, content, durable=not is_new))
         if was_open and not record.is_open:
             self.storage.remove(self._open_name(record.request_id))
 
     def _before(self, name: str, record: Record) -> tuple[bool, bool]:
-        """Whether there is no record yet, and whether the one that is there is open.
+        """Return whether the record is new, and whether the stored record is open.
 
-        As a rule that is the record as this process wrote it, and it need not be opened.
+        Usually the stored record is the one that this process last wrote, and is not decrypted.
+        Raises ``StorageError`` if another run has claimed the request since then.
         """
         if record.sealed and self.storage.holds(name, record.sealed):
             return False, record.was_open
@@ -97,11 +103,11 @@ class RecordStore:
         return layout.open_name(self.service, self.account, request_id)
 
     def close(self, request_id: str) -> None:
-        """Takes a name away that a crash left among the open ones. Blocks."""
+        """Remove a request from the list of open requests, where a crash left it. Blocks."""
         self.storage.remove(self._open_name(request_id))
 
     def all(self) -> Iterator[Record]:
-        """Every record; for looking one up by something else than its request ID. Blocks."""
+        """Yield all records, to search for one by something other than its request ID. Blocks."""
         for name in self.storage.names(f"{layout.RECORDS}/{self.service}/{self.account}"):
             if (record := self._load(name)) is not None:
                 yield record
@@ -120,7 +126,7 @@ class RecordStore:
 
 
 def open_requests(storage: Storage, service: Service) -> Iterator[tuple[str, str]]:
-    """Account and request ID of each request that is, or a moment ago was, open. Blocks."""
+    """Yield the account and request ID of each request that is, or recently was, open. Blocks."""
     for name in storage.names(f"{layout.OPEN}/{service}"):
         content = storage.read(name)
         if content is not None:

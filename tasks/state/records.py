@@ -1,12 +1,13 @@
-"""The record of a request: what is known about it across runs, crashes and second triggers.
+"""The record of a request: what is known about it across runs, crashes and repeated triggers.
 
-It guards the call of the target action, which may be billed: the intent to call is stored durably
-before the call, and the answer durably after it. So a run that finds an intent without an answer
-knows that the outcome of a call is unknown. Prefect's cache cannot guard that: it takes every read
-error for a miss, and drops a write that failed.
+The record protects the call of the target action, which may be billed. The intent to call is stored
+durably before the call, and the answer is stored durably after it. A run that finds an intent
+without an answer therefore knows that the outcome of a call is unknown. Prefect's cache cannot
+provide this: it treats every read error as a miss, and discards failed writes.
 
-A record changes by its methods alone, each of which is named for what happens and refuses what may
-not follow. ``tasks.state.record_store`` keeps records.
+Only the methods of a record change it. Each is named after an event in the request's life, and
+raises ``IllegalTransition`` if the event cannot happen in the record's state.
+``tasks.state.record_store`` reads and writes records.
 """
 
 from collections.abc import Callable
@@ -38,15 +39,15 @@ _Method = Callable[Concatenate["Record", _Params], _Result]
 
 
 class IllegalTransition(RuntimeError):
-    """What was to happen to a record may not follow from its state. A mistake in the program."""
+    """A method of a record was called in a state that does not allow it: a programming error."""
 
 
 ALLOWED: dict[str, frozenset[RecordState]] = {}
-"""The states in which each method of ``Record`` may be called; the others are always allowed."""
+"""States in which a method of ``Record`` may be called. Other methods are always allowed."""
 
 
 def _from(*states: RecordState) -> Callable[[_Method[_Params, _Result]], _Method[_Params, _Result]]:
-    """Lets a method of ``Record`` be called in these states only."""
+    """Return a decorator that allows a method of ``Record`` to be called only in these states."""
 
     def decorate(method: _Method[_Params, _Result]) -> _Method[_Params, _Result]:
         ALLOWED[method.__name__] = frozenset(states)
@@ -63,41 +64,45 @@ def _from(*states: RecordState) -> Callable[[_Method[_Params, _Result]], _Method
 
 
 class _Part(BaseModel, frozen=True):
-    """A part of a record. It is replaced, and never changed."""
+    """A part of a record. Parts are immutable, and are replaced as a whole."""
 
 
 class Intent(_Part, frozen=True):
-    """A call that was sent, or was about to be. It stands until the call's answer is stored."""
+    """The intent to call the action, kept until the call is answered, refused or withdrawn."""
 
     window: int
+    """Number of the window in which the call is made."""
     at: datetime
+    """When the intent was formed."""
 
 
 class Origin(_Part, frozen=True):
-    """What a run was started with, so that another run can go on in its place."""
+    """The deployment and parameters of a run, from which a run in its place can be started."""
 
     deployment: str
-    """``flow/deployment``: its ID would not outlive the server's database."""
+    """``flow/deployment``. The ID is not used because a new server database would change it."""
     parameters: dict[str, Any] = Field(repr=False)
     job_variables: dict[str, Any] | None = Field(default=None, repr=False)
     work_queue: str | None = None
 
 
 class FollowUp(_Part, frozen=True):
-    """The run that goes on with a request, scheduled or about to be scheduled."""
+    """The run that continues a request, scheduled or about to be scheduled."""
 
     attempt: int
+    """Number of the follow-up among all follow-ups of the request, from 1."""
     previous: str
-    """The flow run that left the request to this one, or died with it."""
+    """ID of the flow run that this run follows or replaces."""
     due: datetime
     flow_run_id: str | None = None
-    """``None`` until Prefect has scheduled the run."""
+    """ID of the flow run; ``None`` until Prefect has scheduled it."""
 
 
 class Backoff(_Part, frozen=True):
-    """How often in a row something kept the request from going on: an outage, runs that died."""
+    """The number of successive setbacks of a request, such as outages and runs that died."""
 
     since: datetime
+    """When the first of the setbacks happened."""
     count: int = 0
 
 
@@ -106,14 +111,14 @@ class RunEntry(_Part, frozen=True):
 
     flow_run_id: str
     window: int
-    """The number of the window in which it ended, or began while it has not ended."""
+    """Number of the window in which the run ended; until it ends, of the one in which it began."""
     outcome: RunEnd | None = None
-    """``None`` while the run is at work, and when it died and nobody has noticed yet."""
+    """``None`` while the run is at work, or if it died and the sweeper has not noticed yet."""
 
 
 @dataclass
 class _Stored:
-    """What a process wrote last of a record."""
+    """The encrypted bytes that were last written for a record, and whether it was open."""
 
     sealed: bytes | None = None
     was_open: bool = False
@@ -166,44 +171,46 @@ class Record(BaseModel, frozen=True):
     target_action: str
     region: str
     generation: str = Field(default_factory=lambda: uuid4().hex)
-    """New after the request was forgotten: steps cached before that are not found any more."""
+    """Random ID. After a request is forgotten it gets a new one, so that old cached steps no longer
+    match."""
     request_digest: str = Field(validation_alias=AliasChoices("request_digest", "form_digest"))
-    """Of the request as it was given. When it is the same, the files need not even be opened."""
+    """Digest of the request with its file locations. If unchanged, the files need not be read."""
     input_digest: str
-    """Of the request and the contents of its files."""
+    """Digest of the request and the contents of its files."""
     fence: int = 0
-    """Goes up with every run that claims the request, so that a run that was overtaken is told."""
+    """Incremented with every claim, so that an overtaken run cannot save the record."""
     window: int = 0
-    """The number of the window that is open or being opened; 0 before the first."""
+    """Number of the window that is open or being opened; 0 before the first window."""
     calls: int = 0
-    """Target-action requests sent and not throttled, unanswered ones included."""
+    """Number of target-action calls that were sent and not throttled, including unanswered ones."""
     tencent_request_ids: tuple[str, ...] = ()
     intent: Intent | None = None
     reply: Reply | None = None
-    """The answer, whole. With it the request is done."""
+    """The complete answer of the target action."""
     verdict: Verdict | None = None
     outcome: RunEnd | None = None
-    """How the last run ended; ``None`` while it is at work, or when it died unnoticed."""
+    """How the last run ended; ``None`` while it is at work, or if its death was not noticed yet."""
     error: ResultError | None = None
     runs: tuple[RunEntry, ...] = ()
-    """The runs that claimed the request, the last one last."""
+    """The runs that claimed the request, oldest first."""
     origin: Origin | None = None
-    """Of the last run; ``None`` where it had no deployment, and no other can be scheduled."""
+    """Origin of the last run; ``None`` if it has no deployment for a follow-up."""
     follow_up: FollowUp | None = None
     attempt: int = 0
-    """Counts the follow-ups of the request's whole life."""
+    """Number of follow-ups planned so far for this request."""
     backoff: Backoff | None = Field(
         default=None, validation_alias=AliasChoices("backoff", "setbacks")
     )
     saved_files: tuple[str, ...] = Field(default=(), repr=False)
-    """Where files that the answer points to were saved."""
+    """Paths of the saved files of the answer, including those that are about to be saved."""
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     _stored: _Stored = PrivateAttr(default_factory=_Stored)
 
-    # What the record says.
+    # Properties.
 
     @property
     def state(self) -> RecordState:
+        """The state of the record, derived from its other fields."""
         match self.outcome:
             case None if not self.runs:
                 return "new"
@@ -222,26 +229,28 @@ class Record(BaseModel, frozen=True):
 
     @property
     def is_open(self) -> bool:
-        """Whether runs of a deployment still have to bring the request to its end."""
+        """Whether the request is unfinished and runs of a deployment are to finish it."""
         return self.origin is not None and self.outcome in (None, "rerequested")
 
     @property
     def waits_since(self) -> datetime | None:
-        """Since when the request is held up by an outage, or by a run that is due and does not
-        begin; ``None`` where it does not wait for a later run."""
+        """Time of the first setback or due time of the follow-up, whichever is earlier.
+
+        ``None`` if the request does not wait for a later run, or has neither.
+        """
         if self.outcome != "rerequested":
             return None
         times = [self.backoff.since] if self.backoff else []
         times += [self.follow_up.due] if self.follow_up else []
         return min(times, default=None)
 
-    # What happens to it, in the order of a request's life.
+    # Events, in the order of a request's life.
 
     def claim(self, flow_run_id: str, origin: Origin | None) -> bool:
-        """A run claims the request.
+        """Enter a run that claims the request.
 
         Returns:
-            Whether an earlier run left the request to this one.
+            Whether the run is the follow-up that was scheduled for the request.
         """
         is_follow_up = self.follow_up is not None and self.follow_up.flow_run_id == flow_run_id
         self._set(
@@ -257,12 +266,15 @@ class Record(BaseModel, frozen=True):
         return is_follow_up
 
     def restate(self, request_digest: str) -> None:
-        """The same input was given in another way, such as with files in another place."""
+        """Store a new digest for the same input, for example if its files have been moved."""
         self._set(request_digest=request_digest)
 
     @_from("new", "at work", "waiting", "crashed", "cancelled", "failed")
     def take_input(self, target_action: str, region: str, input_digest: str) -> None:
-        """Another input takes the place of the one before, in a window of its own."""
+        """Replace the input by another one, which gets a new window.
+
+        Raises ``IllegalTransition`` if there is a call without an answer, or a verdict.
+        """
         if self.intent is not None or self.verdict is not None:
             raise IllegalTransition("another input does not follow a call")
         self._set(
@@ -274,12 +286,12 @@ class Record(BaseModel, frozen=True):
 
     @_from("at work", "calling")
     def open_window(self) -> None:
-        """The window ran out, or its URLs do not work: the next one begins."""
+        """Begin the next window, because the current one is over or its URLs were refused."""
         self._set(window=self.window + 1)
 
     @_from("at work", "calling")
     def intend_call(self) -> None:
-        """The target action is about to be called. Counted as if it had been sent already."""
+        """Store the intent to call the target action, and count the call as sent."""
         self._set(
             intent=Intent(window=self.window, at=datetime.now(UTC)),
             calls=self.calls + 1,
@@ -287,17 +299,20 @@ class Record(BaseModel, frozen=True):
 
     @_from("calling")
     def withdraw_call(self, before: Intent | None) -> None:
-        """Nothing was sent. ``before`` is the intent that stood before this one."""
+        """Undo ``intend_call``, because nothing was sent. ``before`` is the previous intent."""
         self._set(intent=before, calls=self.calls - 1)
 
     @_from("calling")
     def refuse_call(self, *, reached_action: bool) -> None:
-        """The call has no answer and is known to have none: it was refused, or not even sent."""
+        """Remove the intent, because the call was refused or not sent and will not be answered.
+
+        ``reached_action`` is whether the action received the call; otherwise it is not counted.
+        """
         self._set(intent=None, calls=self.calls - (not reached_action))
 
     @_from("calling")
     def answer(self, reply: Reply, verdict: Verdict, *, ends_run: bool) -> None:
-        """The answer came. ``ends_run`` where its run has nothing to do after it."""
+        """Store the answer and its verdict. With ``ends_run`` the run ends with the verdict."""
         self.note(reply.tencent_request_id)
         self._set(intent=None, reply=reply, verdict=verdict)
         if ends_run:
@@ -305,38 +320,42 @@ class Record(BaseModel, frozen=True):
 
     @_from("answered", "done")
     def save_file(self, path: str) -> None:
-        """A file that the answer points to is about to be saved there."""
+        """Add the path at which a file of the answer is about to be saved."""
         if path not in self.saved_files:
             self._set(saved_files=(*self.saved_files, path))
 
     @_from("answered", "done")
     def finish(self) -> None:
-        """The run ends with the stored verdict."""
+        """End the run with the stored verdict."""
         self._end("verdict")
 
     @_from("at work", "calling", "waiting", "crashed")
     def fail(self, outcome: RunEnd, error: ResultError) -> None:
-        """The run ends without a verdict, or the request is given up without a run."""
+        """End the request without a verdict: its run failed, or it is given up."""
         self._end(outcome, error)
 
     @_from("at work", "calling", "waiting", "crashed")
     def back_off(self) -> None:
-        """Something kept the request from going on: an outage, or a run that died."""
+        """Count a setback, such as an outage or a run that died."""
         before = self.backoff or Backoff(since=datetime.now(UTC))
         self._set(backoff=Backoff(since=before.since, count=before.count + 1))
 
     @_from("at work", "calling", "waiting", "crashed")
     def defer(self, *, to_next_window: bool = False) -> None:
-        """The request is left to a later run: the follow-up that is planned, if any."""
+        """End the run, and leave the request to the planned follow-up, if there is one.
+
+        With ``to_next_window`` the later run begins the next window.
+        """
         self._end("rerequested")
         if to_next_window:
             self._set(window=self.window + 1)
 
     @_from("at work", "calling", "waiting", "crashed")
     def plan_follow_up(self, due: datetime, previous: str | None = None) -> None:
-        """The request is left to a new run, where a deployment can make one.
+        """End the run, and plan a follow-up if the last run has a deployment.
 
-        ``previous`` is the run in whose place it comes, if not the one that claimed it last.
+        ``previous`` is the ID of the run that the follow-up replaces; by default, of the last run
+        that claimed the request.
         """
         follow_up = None
         if self.origin is not None:
@@ -348,48 +367,48 @@ class Record(BaseModel, frozen=True):
 
     @_from("waiting")
     def follow_up_scheduled(self, flow_run_id: str) -> None:
-        """Prefect has scheduled the follow-up."""
+        """Store the ID of the flow run that Prefect scheduled as the follow-up."""
         assert self.follow_up is not None
         self._set(follow_up=self.follow_up.model_copy(update={"flow_run_id": flow_run_id}))
 
     @_from("at work", "calling", "answered")
     def crash(self) -> None:
-        """The run is gone, and could not say how it ended."""
+        """End the run as crashed: it died without recording an outcome."""
         self._end("crashed")
 
     @_from("at work", "calling", "answered", "waiting")
     def cancel(self) -> None:
-        """A person cancelled the request's run, or the follow-up."""
+        """End the request as cancelled: somebody cancelled its run or its follow-up."""
         self._set(follow_up=None)
         self._end("cancelled")
 
     def note(self, tencent_request_id: str | None) -> None:
-        """Keeps a Tencent request ID, once."""
+        """Add a Tencent request ID unless it is ``None``, empty or already present."""
         if tencent_request_id and tencent_request_id not in self.tencent_request_ids:
             self._set(tencent_request_ids=(*self.tencent_request_ids, tencent_request_id))
 
-    # For the store alone.
+    # Only for the record store.
 
     @property
     def sealed(self) -> bytes | None:
-        """What this process wrote last, as it was written; ``None`` before it wrote anything."""
+        """The encrypted bytes that this process last wrote; ``None`` if it has not written any."""
         return self._stored.sealed
 
     @property
     def was_open(self) -> bool:
-        """Whether the record was open when this process wrote it last."""
+        """Whether the record was open when this process last wrote it."""
         return self._stored.was_open
 
     def touch(self) -> None:
-        """The record is about to be written."""
+        """Set ``updated_at`` before the record is written."""
         self._set(updated_at=datetime.now(UTC))
 
     def stored_as(self, sealed: bytes) -> None:
-        """The record was written."""
+        """Remember the encrypted bytes that were written, and whether the record is open."""
         self._stored.sealed, self._stored.was_open = sealed, self.is_open
 
     def _end(self, outcome: RunEnd, error: ResultError | None = None) -> None:
-        """How the last run ended, and with it, maybe, the request."""
+        """Store the outcome of the last run, and its error if it failed."""
         self._set(outcome=outcome, error=error)
         last = self.runs[-1]
         if last.outcome is None:
@@ -399,5 +418,5 @@ class Record(BaseModel, frozen=True):
             self._set(backoff=None)
 
     def _set(self, **fields: Any) -> None:
-        # The only place that changes a record: for everybody else it is frozen.
+        # The only place that changes a record: the model is frozen, so attributes cannot be set.
         vars(self).update(fields)
