@@ -113,7 +113,13 @@ class Child:
         stderr.print(f"{self.name} ended with exit code {self.process.poll()}: starting it again")
         self.stop()
         self.process = self._start()
-        self.wait_until_ready()
+        try:
+            self.wait_until_ready()
+        except StackError:
+            if self.process.poll() is None:
+                raise
+            # It ended while it started, such as a worker whose server has just died. It is
+            # restarted the next time, and as often as any other.
 
     def stop(self) -> None:
         """Terminate the process, and kill its process group after ``STOP_SECONDS``."""

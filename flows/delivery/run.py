@@ -137,7 +137,9 @@ async def to_files(delivery: Delivery, verdict: Verdict, folder: Path) -> FaceId
 async def end_without_verdict(delivery: Delivery, failure: FaceIdError) -> None:
     """End the run as failed, and save the record if possible."""
     error = error_of(failure)
-    delivery.record.fail(outcome_of(error), error)
+    # With a verdict in hand it is the storage that failed: the answer is offered to it once more.
+    if delivery.record.verdict is None:
+        delivery.record.fail(outcome_of(error), error)
     with suppress(StorageError):  # the failure to report is the first one
         await delivery.save()
 

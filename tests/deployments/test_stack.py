@@ -283,3 +283,25 @@ def test_a_part_that_dies_is_started_again_but_not_for_ever(tmp_path: Path):
         part.process.wait()
         with pytest.raises(StackError, match="the part ended with exit code -9"):
             part.keep_alive()
+
+
+def test_a_part_that_ends_while_it_is_restarted_is_restarted_once_more(tmp_path: Path):
+    ready, broken = tmp_path / "ready", tmp_path / "broken"
+    (tmp_path / "part_that_stumbles.py").write_text(
+        "import pathlib, signal, sys\n"
+        f"broken = pathlib.Path({str(broken)!r})\n"
+        "if broken.exists():\n"
+        "    broken.unlink()\n"
+        "    sys.exit(1)\n"
+        f"pathlib.Path({str(ready)!r}).write_text('x')\n"
+        "signal.pause()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with child("the part", ["part_that_stumbles"], environment, tmp_path / "log", ready) as part:
+        broken.touch()
+        part.process.kill()
+        part.process.wait()
+        part.keep_alive()
+        assert part.process.wait() == 1
+        part.keep_alive()
+        part.check()
