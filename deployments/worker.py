@@ -89,5 +89,9 @@ with warnings.catch_warnings():
 
 if __name__ == "__main__":
     redaction.install()
+    # Prefect's worker turns SIGTERM into SIGINT, which a process that a script has started in the
+    # background ignores: it would never end.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv[1:1] = ["worker", "start"]
     app()

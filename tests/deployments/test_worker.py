@@ -71,10 +71,16 @@ def worker(
             },
             stdout=output,
             stderr=output,
+            # As a script leaves it to what it starts in the background. The rule warns of threads.
+            preexec_fn=ignore_interrupts,  # noqa: PLW1509
         )
     yield process
     process.kill()
     process.wait()
+
+
+def ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def calls(emulator: Emulator) -> int:
