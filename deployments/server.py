@@ -12,12 +12,12 @@ SQLite allows one writer at a time. An unmodified Prefect server does not cope w
   holds the write lock during a whole flush, and every other writer waits. Here each connection is
   set to autocommit when it is checked out of the pool.
 - **Events are dropped.** Events are inserted by statements that spell out a hundred rows each, and
-  each service parses every event again, which together is more than half of the server's work. On
-  a slow machine events arrive faster than they are written, until a queue is full and the rest is
+  each service parses every event again, which together is a large part of the server's work. On a
+  slow machine events arrive faster than they are written, until a queue is full and the rest is
   dropped. Here the rows are passed as parameters of one short statement, in a short transaction,
   and each event is parsed once.
 
-PostgreSQL is not affected. If the installed Prefect does not have the internals that this module
+With PostgreSQL only the last of these makes a difference: each event is parsed once. If the installed Prefect does not have the internals that this module
 replaces, the server starts unmodified, with a warning.
 """
 

@@ -26,7 +26,6 @@ from tasks.state.storage import make_private_folder, storage_url
 RESULTS = "results.jsonl"
 FAILURES = "failures.jsonl"
 
-
 GROWTH = 1.25
 """Factor by which the files grow before they are uploaded again to a remote folder."""
 
