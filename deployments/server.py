@@ -17,8 +17,9 @@ SQLite allows one writer at a time. An unmodified Prefect server does not cope w
   dropped. Here the rows are passed as parameters of one short statement, in a short transaction,
   and each event is parsed once.
 
-With PostgreSQL only the last of these makes a difference: each event is parsed once. If the installed Prefect does not have the internals that this module
-replaces, the server starts unmodified, with a warning.
+With PostgreSQL only the last of these makes a difference: each event is parsed once. If the
+installed Prefect does not have the internals that this module replaces, the server starts
+unmodified, with a warning.
 """
 
 import inspect
