@@ -40,11 +40,11 @@ def main() -> None:
         os.environ |= (
             on.environment
         )  # before Prefect is imported, because it reads its settings on import
-        from faceid.settings import FaceIdSettings
+        from tasks.settings import DeliverySettings
         from tasks.state.pacing import open_pacers
         from tasks.state.storage import open_storage
 
-        settings = FaceIdSettings.load()
+        settings = DeliverySettings.load()
         pacers = open_pacers(settings, open_storage(settings), settings.account, priority=True)
         batch = threads.submit(deliver_batch, "IdCardOCRVerification", REQUESTS, on)
         waits = asyncio.run(_waits(partial(_known, pacers), batch))

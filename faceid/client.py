@@ -1,9 +1,5 @@
 """The HTTP client: requests upload tickets, uploads files and calls target actions.
 
-This is the only module that imports httpx. Callers never see httpx types or exceptions: every
-failure is raised as a class of ``faceid.errors``, ``from None``, because httpx puts whole presigned
-URLs into its messages.
-
 ``FaceIdClient`` signs a request again once when its clock is wrong, and once when the key that was
 refused has been replaced in the meantime. All other retries are left to the caller, because retries
 at two levels would multiply.
@@ -12,30 +8,24 @@ at two levels would multiply.
 import asyncio
 import base64
 import hashlib
-import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import lru_cache, partial
 from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
 import anyio.to_thread
-import httpx
 import orjson
 from pydantic import SecretStr
 
-from faceid import __version__
 from faceid.actions import API_VERSION, CREATE_UPLOAD_URL, SERVICE
 from faceid.errors import (
     AccountError,
     ClockSkewed,
     FaceIdError,
     InvalidInput,
-    NoAnswer,
     RateLimited,
     ServiceRefused,
     ServiceUnavailable,
@@ -44,68 +34,13 @@ from faceid.errors import (
     WindowOver,
 )
 from faceid.files.resources import open_location
+from faceid.http import CHUNK, DEFAULT_TIMEOUTS, ConnectionPool, HttpReply, Timeouts
 from faceid.models import Credentials, Reply, ResourceFile, UploadTicket
 from faceid.pacing import Pacer
 from faceid.redaction import protect
 from faceid.replies import read_reply, read_store_refusal, read_ticket
 from faceid.settings import service_of
 from faceid.signing import sign_request
-
-CHUNK = 256 * 1024
-"""Size in bytes of the chunks in which files are uploaded and downloaded."""
-
-CONNECTIONS = 64
-"""Maximum number of concurrent connections per host. High, because uploads to a distant region are
-slow and many of them run at once."""
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Timeouts in seconds for the phases of an HTTP exchange."""
-
-    connect: float = 5
-    write: float = 60
-    read: float = 60
-
-
-@lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    # Loading the certificates takes tens of milliseconds, and a process creates many clients.
-    return httpx.create_ssl_context()
-
-
-class _Lanes:
-    """A pool of HTTP clients with one connection per host each, most recently used first.
-
-    A single client with many connections checks every one of them with a system call at each
-    exchange; with a pool of 16 connections, that took half of its time.
-    """
-
-    def __init__(self, open_client: Callable[[], httpx.AsyncClient]) -> None:
-        self._open_client = open_client
-        self._gate = asyncio.Semaphore(CONNECTIONS)
-        self._idle: list[httpx.AsyncClient] = []
-
-    @asynccontextmanager
-    async def one(self) -> AsyncGenerator[httpx.AsyncClient]:
-        async with self._gate:
-            lane = self._idle.pop() if self._idle else self._open_client()
-            try:
-                yield lane
-            finally:
-                self._idle.append(lane)
-
-    async def close(self) -> None:
-        """Close all clients. None of them may be in use."""
-        for lane in self._idle:
-            await lane.aclose()
-
-
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class FaceIdClient:
@@ -125,7 +60,7 @@ class FaceIdClient:
         pacers: Callable[[str], Pacer | None] | None = None,
         renew: Callable[[], Awaitable[Credentials]] | None = None,
         fail_fast_on_auth: bool = False,
-        timeouts: Timeouts = Timeouts(),
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self.endpoint = endpoint
         self.host = urlsplit(endpoint).netloc
@@ -141,16 +76,16 @@ class FaceIdClient:
         self._renewals = 0
         self._was_accepted = False
         self._refusal: AccountError | None = None
-        self._refused_for_good = fail_fast_on_auth
+        self._fail_fast_on_auth = fail_fast_on_auth
         self._tries = 0
         self._use(credentials)
-        self._lanes = _Lanes(partial(_open_lane, timeouts))
+        self._connections = ConnectionPool(timeouts)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._lanes.close()
+        await self._connections.close()
         for pacer in self._paced.values():
             if pacer:
                 await pacer.close()
@@ -234,19 +169,13 @@ class FaceIdClient:
         """
         host = urlsplit(url.get_secret_value()).netloc
         digest = hashlib.md5(usedforsecurity=False)
-        try:
-            async with (
-                self._lanes.one() as http,
-                http.stream("GET", url.get_secret_value()) as response,
-            ):
-                self._learn_clock(response.headers.get("date", ""))
-                if response.status_code != 200:
-                    raise read_store_refusal(response.status_code, await response.aread(), host)
-                async for chunk in response.aiter_bytes(CHUNK):
-                    digest.update(chunk)
-                    await anyio.to_thread.run_sync(into.write, chunk)
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            raise ServiceUnavailable(type(error).__name__, "no answer came", host=host) from None
+        async with self._connections.download(url.get_secret_value()) as (reply, chunks):
+            self._learn_clock(reply.headers.get("date", ""))
+            if reply.status != 200:
+                raise read_store_refusal(reply.status, reply.body, host)
+            async for chunk in chunks:
+                digest.update(chunk)
+                await anyio.to_thread.run_sync(into.write, chunk)
         return digest.hexdigest()
 
     async def learn_clock(self) -> None:
@@ -275,7 +204,7 @@ class FaceIdClient:
         if not self._was_accepted:
             async with self._alone:
                 told_meanwhile = self._tries > tries
-                if self._refusal is not None and (told_meanwhile or self._refused_for_good):
+                if self._refusal is not None and (told_meanwhile or self._fail_fast_on_auth):
                     raise self._refusal
                 if not self._was_accepted:
                     return await self._try_first(action, region, fields)
@@ -373,30 +302,11 @@ class FaceIdClient:
         *,
         headers: Mapping[str, str],
         content: bytes | AsyncIterator[bytes],
-    ) -> _Answer:
-        """Perform one HTTP exchange.
-
-        Raises ``NoAnswer`` if it failed but may have reached the server, and ``ServiceUnavailable``
-        if no connection was made.
-        """
-        try:
-            async with self._lanes.one() as http:
-                response = await http.request(method, url, headers=headers, content=content)
-        except (
-            httpx.ConnectError,
-            httpx.ConnectTimeout,
-            httpx.ProxyError,
-        ) as error:
-            name, reached = type(error).__name__, False
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            name, reached = type(error).__name__, True
-        else:
-            self._learn_clock(response.headers.get("date", ""))
-            return _Answer(response.status_code, response.headers, response.content)
-        host = urlsplit(url).netloc
-        if reached:
-            raise NoAnswer(name, "no answer came", host=host)
-        raise ServiceUnavailable(name, "cannot connect", host=host)
+    ) -> HttpReply:
+        """Perform one HTTP exchange, and learn the server's time from it."""
+        reply = await self._connections.exchange(method, url, headers=headers, content=content)
+        self._learn_clock(reply.headers.get("date", ""))
+        return reply
 
     def _learn_clock(self, date: str) -> None:
         try:
@@ -405,23 +315,6 @@ class FaceIdClient:
             return  # gateways may send no valid `Date`
         # `Date` is truncated to whole seconds: on average, the server is half a second ahead.
         self._clock_offset = (server + timedelta(seconds=0.5)).timestamp() - time.time()
-
-
-def _open_lane(timeouts: Timeouts) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        http2=False,
-        verify=_tls(),
-        follow_redirects=False,
-        # No pool timeout: each lane is used by one exchange at a time, so none waits for another.
-        timeout=httpx.Timeout(
-            connect=timeouts.connect, write=timeouts.write, read=timeouts.read, pool=None
-        ),
-        # One connection to the API and one to the store.
-        limits=httpx.Limits(max_connections=2, max_keepalive_connections=2),
-        headers={"User-Agent": f"faceid-flows/{__version__}"},
-        # Local emulators must be reached directly, even if the environment sets a proxy.
-        mounts={"all://127.0.0.1": None, "all://localhost": None},
-    )
 
 
 async def _paced(body: bytes, pacer: Pacer, start: float, given: float) -> AsyncIterator[bytes]:

@@ -50,13 +50,14 @@ class NextStep(StrEnum):
 class FaceIdError(Exception):
     """Base class of all errors. Never contains a presigned URL, a key or a signature.
 
-    ``code`` is the service's error code, or one of this library if the service gave none. ``host``
-    is the server's name and port. ``advice`` tells a person what to do.
+    ``code`` is the service's error code, or one of ours if the service gave none. ``host`` is the
+    server's name and port. ``advice`` tells a person what to do; if it is not given, it is that of
+    the code or of the class.
     """
 
     kind: ClassVar[ErrorKind] = "unavailable"
     next_step: ClassVar[NextStep] = NextStep.GIVE_UP
-    advice: ClassVar[str] = ""
+    advice: str = ""
 
     def __init__(
         self,
@@ -65,11 +66,13 @@ class FaceIdError(Exception):
         *,
         tencent_request_id: str | None = None,
         host: str | None = None,
+        advice: str | None = None,
     ) -> None:
         self.code = code
         self.message = redact(message)
         self.tencent_request_id = tencent_request_id
         self.host = host
+        self.advice = ADVICE.get(code, self.advice) if advice is None else advice
         super().__init__(code, self.message)
 
     def __str__(self) -> str:
@@ -82,8 +85,7 @@ class FaceIdError(Exception):
             if part
         )
         text = f"{self.code}: {self.message}" + (f" ({where})" if where else "")
-        advice = ADVICE.get(self.code, self.advice)
-        return f"{text.rstrip('.')}. {advice}" if advice else text
+        return f"{text.rstrip('.')}. {self.advice}" if self.advice else text
 
 
 class InvalidInput(FaceIdError):
@@ -109,9 +111,7 @@ class ClockSkewed(AccountError):
 
 class TokenExpired(AccountError):
     next_step = NextStep.RENEW_CREDENTIALS
-    advice = (
-        "Get a new TENCENTCLOUD_TOKEN, or a new token for the block, with its secret ID and key."
-    )
+    advice = "Get a new token, with the secret ID and the secret key that belong to it."
 
 
 class ServiceUnavailable(FaceIdError):
@@ -163,30 +163,14 @@ class OutcomeUnknown(FaceIdError):
     advice = "The call may have been billed. To call the action again, deliver with call_again."
 
 
-# Advice for codes that say more precisely than their class what to do. The names of the
-# credentials' environment variables are the vendor's.
+# Advice for codes that say more precisely than their class what to do.
 ADVICE = {
-    "AuthFailure.SecretIdNotFound": "Check TENCENTCLOUD_SECRET_ID, or the block's secret_id: the "
-    "service knows no such key.",
-    "AuthFailure.SignatureFailure": "Check TENCENTCLOUD_SECRET_KEY, or the block's secret_key: it "
-    "does not match the secret ID.",
-    "CredentialsChanged": "Restore a key of the account that the request was delivered with, then "
-    "deliver again.",
-    "AuthFailure.InvalidSecretId": "Check TENCENTCLOUD_SECRET_ID, or the block's secret_id: it "
-    "must be an API key's ID.",
+    "AuthFailure.InvalidSecretId": "The secret ID must be that of an API key.",
+    "AuthFailure.SecretIdNotFound": "Check the secret ID: the service knows no such key.",
+    "AuthFailure.SignatureFailure": "Check the secret key: it does not match the secret ID.",
     "UnauthorizedOperation.Nonactivated": "Activate Face ID for this account in the console.",
     "UnauthorizedOperation.Arrears": "The account has overdue payments: pay, then deliver again.",
     "ActionOffline": "The vendor has withdrawn this action.",
-    "LocksUnavailable": "Check FACEID_LOCKS, and that the Redis server is running.",
-    "LockLost": "Deliver the same request again: it continues where it stopped.",
-    "CannotSpool": "Check that the folder for temporary files (TMPDIR) is writable and has space.",
-    "CannotSave": "Check the folder given as save_files_to.",
-    "FilesExpired": "The files are kept for two hours; the verdict remains valid.",
-    "AnswerForgotten": "The verdict remains valid, but the files of the answer are no longer "
-    "available.",
-    "CannotDelete": "Delete it manually, then forget the request again.",
-    "PrefectUnavailable": "Check PREFECT_API_URL and PREFECT_API_AUTH_STRING, and that the server "
-    "is running.",
     "InvalidAction": "This endpoint does not know the action: check FACEID_ENDPOINT.",
 }
 

@@ -77,16 +77,6 @@ class FaceIdSettings(BaseSettings):
     """Maps actions to requests per second, for accounts with a raised quota."""
     expiry_margin: float = Field(60, ge=0)
     """Seconds that a window must have left; at most a tenth of the ticket's lifetime is used."""
-    storage: str = ""
-    """fsspec URL of records and cached steps; if empty, the application chooses a local folder."""
-    data_key: SecretStr = SecretStr("")
-    """Fernet keys, newest first, comma-separated."""
-    locks: str = ""
-    """``redis://…`` if several machines share the storage; if empty, lock files of one machine."""
-    wait_in_run: float = Field(60, ge=0)
-    """Seconds that a run waits for an unavailable action before leaving it to a follow-up run."""
-    give_up_after: float = Field(86400, ge=0)
-    """Seconds after which a request that cannot be delivered fails as ``unavailable``."""
     resource_roots: Annotated[tuple[str, ...], NoDecode] = ()
     """Folders and URL prefixes that locations may point into: see ``Roots.of``."""
     actions: Path | None = None
@@ -118,7 +108,7 @@ class FaceIdSettings(BaseSettings):
         return cls._read(seen)
 
     @classmethod
-    @lru_cache(maxsize=1)
+    @lru_cache(maxsize=4)  # a class each
     def _read(cls, environment: tuple[tuple[str, str], ...]) -> Self:  # noqa: ARG003 - the cache key
         try:
             return cls()  # pyright: ignore[reportCallIssue]  # all have defaults, by alias
@@ -164,8 +154,7 @@ class FaceIdSettings(BaseSettings):
             missing = "TENCENTCLOUD_SECRET_KEY" if self.secret_id else "TENCENTCLOUD_SECRET_ID"
             raise InvalidInput(
                 "MissingCredentials",
-                f"{missing} is not set: set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY, "
-                "or name a tencent-credentials block; make demo needs no account",
+                f"{missing} is not set: set TENCENTCLOUD_SECRET_ID and TENCENTCLOUD_SECRET_KEY",
             )
         return Credentials(
             secret_id=self.secret_id,

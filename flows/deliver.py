@@ -15,7 +15,6 @@ from prefect.runtime import flow_run
 
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput
-from faceid.settings import FaceIdSettings
 from faceid.validation import read_request, validate_request
 from flows.delivery.follow_ups import current_run
 from flows.delivery.outcome import (
@@ -39,6 +38,7 @@ from flows.parameters import (
 from flows.server.runs import settings_of_this_run
 from tasks.credentials import open_client
 from tasks.delivery import OnUnknownOutcome
+from tasks.settings import DeliverySettings
 from tasks.state.pacing import open_pacers
 from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
@@ -77,7 +77,7 @@ async def deliver(
     redaction.install()
     started_at = datetime.now(UTC)
     try:
-        settings = FaceIdSettings.load()
+        settings = DeliverySettings.load()
     except InvalidInput as error:
         return misconfigured(error)
     ending = DeliveryOutcome()

@@ -35,7 +35,6 @@ from pydantic import Field
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput, StorageError
 from faceid.manifests.snapshot import ManifestSnapshot, take_snapshot
-from faceid.settings import FaceIdSettings
 from flows.batch.chain import begin, is_being_cancelled, run_name, schedule_remainder, tag_shard
 from flows.batch.meter import Meter
 from flows.batch.progress import shown
@@ -48,6 +47,7 @@ from flows.parameters import BlockName, FolderText, ManifestText, MaxWindows
 from flows.server.runs import settings_of_this_run
 from tasks.credentials import open_client
 from tasks.delivery import OnUnknownOutcome
+from tasks.settings import DeliverySettings
 from tasks.state.pacing import open_pacers
 from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
@@ -91,7 +91,7 @@ async def deliver_batch(
     """
     redaction.install()
     try:
-        settings = FaceIdSettings.load()
+        settings = DeliverySettings.load()
     except InvalidInput as error:
         return misconfigured(error)
     batch: Batch | None = None
@@ -169,7 +169,7 @@ async def deliver_all(batch: Batch) -> None:
 @asynccontextmanager
 async def opened(
     snapshot: ManifestSnapshot,
-    settings: FaceIdSettings,
+    settings: DeliverySettings,
     block: str,
     options: DeliveryOptions,
     results_at: str,
@@ -208,7 +208,7 @@ async def opened(
             results.finish(snapshot.count)
 
 
-async def end_early(batch: Batch, heard: Signals, settings: FaceIdSettings) -> State[Any]:
+async def end_early(batch: Batch, heard: Signals, settings: DeliverySettings) -> State[Any]:
     """End a batch that received a signal, from a person or because its worker was stopped."""
     await summarize(batch.stats, batch.meter.fastest())
     if heard == SIGINT or await is_being_cancelled():
@@ -224,7 +224,7 @@ async def end_early(batch: Batch, heard: Signals, settings: FaceIdSettings) -> S
 async def finish_batch(
     batch: Batch | None,
     stopped: FaceIdError | None,
-    settings: FaceIdSettings,
+    settings: DeliverySettings,
     next_run: str | None = None,
 ) -> State[Any]:
     """Create the summary artifacts, emit the event, and return the final state of the batch.

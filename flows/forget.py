@@ -25,13 +25,13 @@ from pydantic import Field, ValidationError
 
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput, StorageError
-from faceid.settings import FaceIdSettings
 from flows.delivery.outcome import misconfigured
 from flows.upkeep.request_runs import RequestRuns
-from flows.upkeep.result_lines import forget_lines
+from flows.upkeep.result_lines import DELETE_MANUALLY, forget_lines
 from tasks.cache import cached_steps
 from tasks.credentials import services_in_use
 from tasks.save_files import draft_path
+from tasks.settings import DeliverySettings
 from tasks.state import layout
 from tasks.state.claims import LockBusy, fail_if_locked, request_lock
 from tasks.state.record_store import RecordStore
@@ -61,7 +61,7 @@ async def forget(older_than: Age = "30d", keep_verdict: bool = False) -> State[A
     """
     redaction.install()
     try:
-        settings = FaceIdSettings.load()
+        settings = DeliverySettings.load()
     except InvalidInput as error:
         return misconfigured(error)
     done: Counter[str] = Counter()
@@ -102,7 +102,7 @@ AT_WORK = "AtWork"
 
 @contextlib.asynccontextmanager
 async def open_forgetting(
-    settings: FaceIdSettings, *, keep_verdict: bool, has_server: bool = True
+    settings: DeliverySettings, *, keep_verdict: bool, has_server: bool = True
 ) -> AsyncGenerator["Forgetting"]:
     """Open the storage and the Prefect client, and yield a ``Forgetting``.
 
@@ -125,7 +125,7 @@ class Forgetting:
 
     def __init__(
         self,
-        settings: FaceIdSettings,
+        settings: DeliverySettings,
         storage: Storage,
         runs: RequestRuns | None,
         *,
@@ -200,7 +200,9 @@ class Forgetting:
             except OSError as error:
                 failures.append(f"{path} ({error.strerror})")
         if failures:
-            raise StorageError("CannotDelete", f"cannot delete {', '.join(failures)}")
+            raise StorageError(
+                "CannotDelete", f"cannot delete {', '.join(failures)}", advice=DELETE_MANUALLY
+            )
         return deleted
 
     def _remove_steps(self, store: RecordStore, record: Record) -> int:

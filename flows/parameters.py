@@ -17,7 +17,7 @@ from pydantic import Field
 from faceid.actions import TARGET_ACTIONS, Parameter, ResourceField, TargetAction
 from faceid.errors import InvalidInput
 from faceid.models import MAX_WINDOWS, REQUEST_ID_PATTERN
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 
 Schema = dict[str, Any]
 
@@ -62,7 +62,7 @@ def _known_actions() -> Mapping[str, TargetAction]:
     Settings that are wrong do not keep a flow from being imported: its run says what is wrong.
     """
     try:
-        return FaceIdSettings.load().target_actions()
+        return DeliverySettings.load().target_actions()
     except InvalidInput:
         return TARGET_ACTIONS
 

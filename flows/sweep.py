@@ -27,7 +27,6 @@ from prefect.states import Completed
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput
 from faceid.models import ResultError, Service
-from faceid.settings import FaceIdSettings
 from flows.batch.chain import replace_dead
 from flows.delivery.follow_ups import (
     create_run,
@@ -44,6 +43,7 @@ from flows.server.events import emit_event
 from flows.server.runs import tag_of
 from flows.upkeep.dead_runs import crashed_runs, delete_late_runs, mark_crashed, mark_dead_runs
 from tasks.credentials import block_of, services_in_use, settings_of
+from tasks.settings import DeliverySettings
 from tasks.state import layout
 from tasks.state.claims import LockBusy, fail_if_locked, is_locked, request_lock
 from tasks.state.locks import acquire_lock
@@ -66,7 +66,7 @@ async def sweep() -> State[Any]:
     """Schedules follow-ups for requests whose run died, and marks dead runs Crashed."""
     redaction.install()
     try:
-        settings = FaceIdSettings.load()
+        settings = DeliverySettings.load()
     except InvalidInput as error:
         return misconfigured(error)
     storage = open_storage(settings)
@@ -86,7 +86,7 @@ async def sweep() -> State[Any]:
 class _Sweep:
     """One sweep over all open requests and all crashed runs."""
 
-    def __init__(self, client: PrefectClient, settings: FaceIdSettings, storage: Storage) -> None:
+    def __init__(self, client: PrefectClient, settings: DeliverySettings, storage: Storage) -> None:
         self.client = client
         self.settings = settings
         self.storage = storage

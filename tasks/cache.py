@@ -26,8 +26,8 @@ from pydantic import PrivateAttr, SecretStr
 
 from faceid.errors import FaceIdError
 from faceid.models import Upload, UploadTicket
-from faceid.settings import FaceIdSettings
 from tasks.delivery import Delivery
+from tasks.settings import DeliverySettings
 from tasks.state import layout
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
@@ -90,7 +90,7 @@ class StepStorage(WritableFileSystem):
 
 
 def _read(path: str) -> bytes:
-    found = open_storage(FaceIdSettings.load()).read(layout.cached_step_name(path))
+    found = open_storage(DeliverySettings.load()).read(layout.cached_step_name(path))
     if found is None:
         raise FileNotFoundError(path)
     return json.dumps(found).encode()
@@ -102,7 +102,7 @@ def _write(path: str, content: bytes) -> None:
         return
     try:
         # Need not be durable: a step that is lost in a power cut is done again.
-        storage = open_storage(FaceIdSettings.load())
+        storage = open_storage(DeliverySettings.load())
         storage.write(layout.cached_step_name(path), record, durable=False)
     except FaceIdError as error:
         # The step itself has succeeded; at worst it is done again.

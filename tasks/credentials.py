@@ -24,12 +24,16 @@ from faceid.client import FaceIdClient
 from faceid.errors import AccountError, InvalidInput, RateLimited, ServiceUnavailable
 from faceid.models import Credentials, Service
 from faceid.pacing import Pacer
-from faceid.settings import ACCOUNT_PATTERN, FaceIdSettings, base_url, service_of
+from faceid.settings import ACCOUNT_PATTERN, base_url, service_of
+from tasks.settings import DeliverySettings
 from tasks.state.pacing import open_pacers
 from tasks.state.storage import open_storage
 
 SLUG = "tencent-credentials"
 _NAME = re.compile("[a-z0-9-]+")
+
+CHECK_PREFECT = "Check PREFECT_API_URL and PREFECT_API_AUTH_STRING, and that the server is running."
+"""Advice for when the Prefect server does not answer."""
 
 CHECKED_WITH = ("VideoLivenessCompare", UPLOAD_REGIONS[-1], "ImageUrl")
 """Target action, region and field of the upload ticket that a check requests."""
@@ -90,13 +94,13 @@ class TencentCredentials(Block):
 
     async def acheck(self) -> None:
         """Return if the key works; otherwise raise the same errors as ``check_credentials``."""
-        await check_credentials(self.over(FaceIdSettings.load()))
+        await check_credentials(self.over(DeliverySettings.load()))
 
     def check(self) -> None:
         """Check the key as ``acheck`` does, for synchronous code."""
         run_coro_as_sync(self.acheck())
 
-    def over(self, settings: FaceIdSettings) -> FaceIdSettings:
+    def over(self, settings: DeliverySettings) -> DeliverySettings:
         """Return the settings, overridden by the values of the block."""
         given = {"endpoint": self.endpoint, "region": self.region}
         return settings.model_copy(
@@ -110,13 +114,13 @@ class TencentCredentials(Block):
         )
 
 
-async def load_settings(block: str) -> FaceIdSettings:
+async def load_settings(block: str) -> DeliverySettings:
     """Return the environment's settings, overridden by those of the block if one is named.
 
     Raises ``InvalidInput`` if the block does not exist or is invalid, and ``ServiceUnavailable`` if
     it cannot be read from the Prefect server.
     """
-    settings = FaceIdSettings.load()
+    settings = DeliverySettings.load()
     return (await _load(block)).over(settings) if block else settings
 
 
@@ -138,7 +142,9 @@ async def _load(name: str) -> TencentCredentials:
             reason = f"{first['loc'][0]}: {first['msg']}"
             raise InvalidInput("MissingCredentials", f"{what}: {reason}") from None
         raise ServiceUnavailable(
-            "PrefectUnavailable", f"{what} cannot be read ({type(error).__name__})"
+            "PrefectUnavailable",
+            f"{what} cannot be read ({type(error).__name__})",
+            advice=CHECK_PREFECT,
         ) from None
 
 
@@ -147,12 +153,12 @@ def block_of(parameters: Mapping[str, Any]) -> str:
     return str(parameters.get("credentials", ""))
 
 
-async def settings_of(block: str) -> FaceIdSettings:
+async def settings_of(block: str) -> DeliverySettings:
     """Return the settings of a run with this block; the environment's if the block is gone."""
     try:
         return await load_settings(block)
     except InvalidInput:
-        return FaceIdSettings.load()
+        return DeliverySettings.load()
 
 
 async def services_in_use(client: PrefectClient) -> list[Service]:
@@ -162,12 +168,12 @@ async def services_in_use(client: PrefectClient) -> list[Service]:
     except PrefectHTTPStatusError:
         documents = []  # the block type is not registered, or runs cannot read the blocks either
     endpoints = [document.data.get("endpoint") for document in documents]
-    found: dict[Service, None] = {FaceIdSettings.load().service: None}
+    found: dict[Service, None] = {DeliverySettings.load().service: None}
     found.update((service_of(endpoint), None) for endpoint in endpoints if endpoint)
     return list(found)
 
 
-async def check_credentials(settings: FaceIdSettings) -> None:
+async def check_credentials(settings: DeliverySettings) -> None:
     """Return if the service accepts the key; otherwise raise.
 
     This requests one upload ticket that is not used. The call is not billed, but counts towards the
@@ -186,7 +192,7 @@ async def check_credentials(settings: FaceIdSettings) -> None:
 
 
 def open_client(
-    settings: FaceIdSettings,
+    settings: DeliverySettings,
     block: str,
     pacers: Callable[[str], Pacer | None],
     *,
@@ -206,7 +212,12 @@ def open_client(
         except InvalidInput:
             pass
         where = f"the block {SLUG}/{block}" if block else "the environment"
-        raise AccountError("CredentialsChanged", f"{where} no longer has a key of this account")
+        raise AccountError(
+            "CredentialsChanged",
+            f"{where} no longer has a key of this account",
+            advice="Restore a key of the account that the request was delivered with, then deliver "
+            "again.",
+        )
 
     return FaceIdClient(
         settings.endpoint,

@@ -10,7 +10,7 @@ from faceid.actions import TargetAction
 from faceid.client import FaceIdClient
 from faceid.errors import FaceIdError
 from faceid.models import CheckedRequest, UploadTicket
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 from tasks.state.claims import Claim
 from tasks.state.record_store import RecordStore
 
@@ -27,7 +27,7 @@ class Delivery:
         self,
         action: TargetAction,
         client: FaceIdClient,
-        settings: FaceIdSettings,
+        settings: DeliverySettings,
         store: RecordStore,
         taken: Claim,
         on_unknown_outcome: OnUnknownOutcome = "call_again",

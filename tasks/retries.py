@@ -13,7 +13,7 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 
 from faceid.errors import FaceIdError, NextStep
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 
 DELAYS: list[float] = [1.0, 2.0, 4.0, 8.0, 15.0, 30.0]
 """Delays before the retries, in seconds: one minute in total. The last delay is used for any
@@ -33,7 +33,7 @@ def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
     """Return whether to retry the step: Prefect's ``retry_condition_fn``, a plain function."""
     # Counts the delays without their jitter, so that the number of attempts is always the same.
     waited = sum(DELAYS[: run.run_count]) + DELAYS[-1] * max(0, run.run_count - len(DELAYS))
-    return is_passing(state.data) and waited <= FaceIdSettings.load().wait_in_run
+    return is_passing(state.data) and waited <= DeliverySettings.load().wait_in_run
 
 
 class Retries(TypedDict):

@@ -34,7 +34,11 @@ async def save_files(delivery: Delivery, verdict: Verdict, folder: Path) -> int:
     """
     reply = delivery.record.reply
     if reply is None:
-        raise StorageError("AnswerForgotten", "only the verdict was kept")
+        raise StorageError(
+            "AnswerForgotten",
+            "only the verdict was kept",
+            advice="The verdict remains valid, but the files of the answer are gone.",
+        )
     found = 0
     for file in delivery.action.files:
         url = field_of(reply, file.url)
@@ -61,10 +65,17 @@ async def _save(
                 raise ServiceUnavailable("DamagedFile", f"{file.url}: its MD5 is not the answer's")
     except WindowOver as error:
         raise WindowOver(
-            "FilesExpired", f"{file.url}: the service has it no more", host=error.host
+            "FilesExpired",
+            f"{file.url}: the service no longer has the file",
+            host=error.host,
+            advice="The files are kept for two hours; the verdict remains valid.",
         ) from None
     except OSError as error:
-        raise StorageError("CannotSave", f"{file.url} cannot be saved ({error.strerror})") from None
+        raise StorageError(
+            "CannotSave",
+            f"{file.url} cannot be saved ({error.strerror})",
+            advice="Check the folder given as save_files_to.",
+        ) from None
 
 
 @contextlib.contextmanager

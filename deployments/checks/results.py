@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
-from faceid.errors import ADVICE, FaceIdError
+from faceid.errors import FaceIdError
 
 Status = Literal["ok", "warning", "problem", "skipped"]
 
@@ -23,8 +23,7 @@ class CheckResult(NamedTuple):
 
 def failed(check: str, error: FaceIdError) -> CheckResult:
     """Return the result of a check that raised this error, with the advice that belongs to it."""
-    advice = ADVICE.get(error.code, error.advice)
-    return CheckResult(check, "problem", f"{error.code}: {error.message}", advice)
+    return CheckResult(check, "problem", f"{error.code}: {error.message}", error.advice)
 
 
 Check = Callable[[], Awaitable[list[CheckResult]]]

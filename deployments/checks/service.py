@@ -10,8 +10,8 @@ from deployments.checks.results import Check, CheckResult
 from faceid.actions import CREATE_UPLOAD_URL
 from faceid.client import FaceIdClient
 from faceid.errors import StorageError
-from faceid.settings import FaceIdSettings
 from tasks.credentials import check_credentials
+from tasks.settings import DeliverySettings
 from tasks.state import layout
 from tasks.state.claims import fail_if_locked
 from tasks.state.locks import acquire_lock
@@ -26,7 +26,7 @@ OF_THE_KEY = ("clock", "credentials")
 """The checks that need a key."""
 
 
-def checks(settings: FaceIdSettings) -> list[tuple[str, Check]]:
+def checks(settings: DeliverySettings) -> list[tuple[str, Check]]:
     """Return each check with its name. ``settings`` may come from a credentials block."""
     return [
         ("storage", partial(check_storage, settings)),
@@ -38,13 +38,13 @@ def checks(settings: FaceIdSettings) -> list[tuple[str, Check]]:
     ]
 
 
-async def check_storage(settings: FaceIdSettings) -> list[CheckResult]:
+async def check_storage(settings: DeliverySettings) -> list[CheckResult]:
     """Write, read back and remove a document, and decrypt a stored record of each account."""
     storage = open_storage(settings)
     return [await anyio.to_thread.run_sync(_try_storage, storage, settings)]
 
 
-def _try_storage(storage: Storage, settings: FaceIdSettings) -> CheckResult:
+def _try_storage(storage: Storage, settings: DeliverySettings) -> CheckResult:
     name = f"doctor/{uuid4().hex}.json"
     try:
         storage.write(name, {"written": "by faceid doctor"})
@@ -66,7 +66,7 @@ def _try_storage(storage: Storage, settings: FaceIdSettings) -> CheckResult:
     return CheckResult("storage", "ok", f"{storage_url(settings)}, encrypted with our key")
 
 
-async def check_locks(settings: FaceIdSettings) -> list[CheckResult]:
+async def check_locks(settings: DeliverySettings) -> list[CheckResult]:
     """Check that the locks fit the storage and, with Redis, acquire a lock and release it."""
     storage = open_storage(settings)
     if not settings.locks:
@@ -80,7 +80,7 @@ async def check_locks(settings: FaceIdSettings) -> list[CheckResult]:
         return [CheckResult("locks", "ok", "Redis, for all machines that use it")]
 
 
-async def check_limits(settings: FaceIdSettings) -> list[CheckResult]:
+async def check_limits(settings: DeliverySettings) -> list[CheckResult]:
     """Check that every name in ``FACEID_RATES`` is an action."""
     known = {CREATE_UPLOAD_URL, *settings.target_actions()}
     if unknown := sorted(set(settings.rates) - known):
@@ -90,7 +90,7 @@ async def check_limits(settings: FaceIdSettings) -> list[CheckResult]:
     return [CheckResult("limits", "ok", said or "the API's defaults; FACEID_RATES is not set")]
 
 
-async def check_roots(settings: FaceIdSettings) -> list[CheckResult]:
+async def check_roots(settings: DeliverySettings) -> list[CheckResult]:
     """Check that ``FACEID_RESOURCE_ROOTS`` is set."""
     if settings.resource_roots:
         return [CheckResult("resource roots", "ok", ", ".join(settings.resource_roots))]
@@ -104,7 +104,7 @@ async def check_roots(settings: FaceIdSettings) -> list[CheckResult]:
     ]
 
 
-async def check_clock(settings: FaceIdSettings) -> list[CheckResult]:
+async def check_clock(settings: DeliverySettings) -> list[CheckResult]:
     """Compare this machine's clock with the service's. This calls no action."""
     async with FaceIdClient(settings.endpoint, settings.credentials()) as client:
         await client.learn_clock()
@@ -116,7 +116,7 @@ async def check_clock(settings: FaceIdSettings) -> list[CheckResult]:
     return [CheckResult("clock", status, said, "set this machine's clock (NTP)")]
 
 
-async def check_key(settings: FaceIdSettings) -> list[CheckResult]:
+async def check_key(settings: DeliverySettings) -> list[CheckResult]:
     """Check the key by requesting an upload ticket that is not used. This is not billed."""
     await check_credentials(settings)
     said = f"accepted by {settings.host}, account {settings.account}"

@@ -7,25 +7,25 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 from cyclopts import Parameter
 from prefect.client.schemas.objects import State
 from rich.progress import BarColumn, Progress, TextColumn
 
-from deployments.commands.block_settings import block_settings
+from deployments.commands.delivery_flags import DEFAULT_FLAGS, DeliveryFlags
 from deployments.commands.local_run import local_run
 from faceid.actions import CREATE_UPLOAD_URL
 from faceid.command import Exit, stderr
 from faceid.errors import FaceIdError, InvalidInput, StorageError
 from faceid.manifests.snapshot import BadManifest, ManifestSnapshot, take_snapshot
-from faceid.models import MAX_WINDOWS, DeliveryResult
-from faceid.settings import FaceIdSettings
+from faceid.models import DeliveryResult
 from faceid.validation import RequestValidator, check_files
 from flows.batch.progress import describe
 from flows.batch.results import FAILURES, RESULTS, read_lines
 from flows.batch.runner import Batch, BatchStats
 from flows.deliver_batch import WATCH, deliver_batch
+from tasks.settings import DeliverySettings
 from tasks.state.claims import has_verdict
 from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
@@ -42,10 +42,7 @@ def batch(
     check: Annotated[bool, Parameter(negative=())] = False,
     concurrency: int = 32,
     max_failed_percent: float = 100,
-    credentials: str = "",
-    save_files_to: str = "",
-    max_windows: int = 12,
-    on_unknown_outcome: Literal["call_again", "stop"] = "call_again",
+    flags: DeliveryFlags = DEFAULT_FLAGS,
     require_passed: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Deliver every request of a manifest, and print a result line for each.
@@ -69,14 +66,6 @@ def batch(
         How many requests to deliver at the same time.
     max_failed_percent
         Stop when more than this percentage of the requests has failed.
-    credentials
-        Name of a tencent-credentials block in Prefect; if omitted, the environment's keys.
-    save_files_to
-        Folder for the files that the answers point to.
-    max_windows
-        How many two-hour windows a request may use; its files are uploaded again in each.
-    on_unknown_outcome
-        What to do when an action was called and no answer came. Calling again may be billed again.
     require_passed
         Exit with code 3 if any verdict is negative.
     """
@@ -84,9 +73,7 @@ def batch(
         raise InvalidInput("InvalidRequest", "--concurrency must be 1 to 256")
     if not 0 <= max_failed_percent <= 100:
         raise InvalidInput("InvalidRequest", "--max-failed-percent must be 0 to 100")
-    if not 1 <= max_windows <= MAX_WINDOWS:
-        raise InvalidInput("InvalidRequest", f"--max-windows must be 1 to {MAX_WINDOWS}")
-    settings = block_settings(credentials)
+    settings = flags.load_settings()
     if not check:
         settings.credentials()
     manifest = manifest.replace("{date}", f"{datetime.now(UTC):%Y-%m-%d}")
@@ -100,16 +87,13 @@ def batch(
         "manifest": manifest,
         "concurrency": concurrency,
         "max_failed_percent": max_failed_percent,
-        "credentials": credentials,
-        "save_files_to": save_files_to,
-        "max_windows": max_windows,
-        "on_unknown_outcome": on_unknown_outcome,
+        **flags.arguments(),
     }
     code = local_run(lambda: _run_flow(arguments, results, failures, require_passed=require_passed))
     raise Exit(code)
 
 
-def _take_in(manifest: str, settings: FaceIdSettings, folder: Path) -> ManifestSnapshot:
+def _take_in(manifest: str, settings: DeliverySettings, folder: Path) -> ManifestSnapshot:
     try:
         return take_snapshot(manifest, settings, folder)
     except BadManifest as bad:
@@ -118,14 +102,14 @@ def _take_in(manifest: str, settings: FaceIdSettings, folder: Path) -> ManifestS
         raise
 
 
-def _estimate(snapshot: ManifestSnapshot, settings: FaceIdSettings) -> None:
+def _estimate(snapshot: ManifestSnapshot, settings: DeliverySettings) -> None:
     calls = {CREATE_UPLOAD_URL: snapshot.resources, **snapshot.per_action}
     minutes = max(count / (settings.rate(action) or 20) / 60 for action, count in calls.items())
     counts = ", ".join(f"{count:,} {action}" for action, count in calls.items())
     stderr.print(f"{snapshot.count:,} requests: {counts}; {minutes:.1f} minutes at the API's rates")
 
 
-async def _check_all(snapshot: ManifestSnapshot, settings: FaceIdSettings) -> int:
+async def _check_all(snapshot: ManifestSnapshot, settings: DeliverySettings) -> int:
     """Open the files of every request that has no verdict yet, and return the exit code."""
     store = RecordStore(open_storage(settings), settings.service, settings.account)
     validator = RequestValidator.load(settings, from_manifest=True)
@@ -200,7 +184,11 @@ def _copy(location: str, name: str, to: Path) -> None:
             file.writelines(read_lines(location, name))
         draft.replace(to)
     except OSError as error:
-        raise StorageError("CannotSave", f"{to}: cannot be written ({error.strerror})") from None
+        raise StorageError(
+            "CannotSave",
+            f"{to}: cannot be written ({error.strerror})",
+            advice="The lines are kept: faceid results prints them.",
+        ) from None
     finally:
         draft.unlink(missing_ok=True)
 

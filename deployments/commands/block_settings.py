@@ -5,18 +5,18 @@ import asyncio
 from prefect.settings import PREFECT_API_URL
 
 from faceid.errors import InvalidInput
-from faceid.settings import FaceIdSettings
 from tasks.credentials import load_settings
+from tasks.settings import DeliverySettings
 
 
-def block_settings(credentials: str) -> FaceIdSettings:
+def block_settings(credentials: str) -> DeliverySettings:
     """Return the environment's settings, overridden by those of the block if one is named.
 
     Raises ``InvalidInput`` if the settings or the block are wrong or the block does not exist, and
     ``ServiceUnavailable`` if the Prefect server cannot be reached.
     """
     if not credentials:
-        return FaceIdSettings.load()
+        return DeliverySettings.load()
 
     if not PREFECT_API_URL.value():
         raise InvalidInput(

@@ -2,19 +2,19 @@
 
 import asyncio
 from contextlib import suppress
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 from cyclopts import Parameter
 from prefect.client.schemas.objects import State
 
-from deployments.commands.block_settings import block_settings
+from deployments.commands.delivery_flags import DEFAULT_FLAGS, DeliveryFlags
 from deployments.commands.local_run import local_run
 from faceid.command import Exit, stderr
 from faceid.errors import InvalidInput, StorageError
-from faceid.models import MAX_WINDOWS, DeliveryFailed, DeliveryResult
-from faceid.settings import FaceIdSettings
+from faceid.models import DeliveryFailed, DeliveryResult
 from faceid.validation import ValidatedRequest, check_files, read_request, validate_request
 from flows.deliver import deliver as flow
+from tasks.settings import DeliverySettings
 from tasks.state.claims import has_verdict
 from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
@@ -27,10 +27,7 @@ def deliver(
     region: str = "",
     resource: Annotated[list[str], Parameter(negative=())],
     param: Annotated[list[str] | None, Parameter(negative=())] = None,
-    credentials: str = "",
-    save_files_to: str = "",
-    max_windows: int = 12,
-    on_unknown_outcome: Literal["call_again", "stop"] = "call_again",
+    flags: DeliveryFlags = DEFAULT_FLAGS,
     require_passed: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Deliver one request and print its result object as one line of JSON.
@@ -48,18 +45,10 @@ def deliver(
         FIELD=PATH, once for each file, such as ImageUrl=photo.jpg. PATH may be any fsspec URL.
     param
         NAME=VALUE, once for each parameter of the action, such as LivenessType=SILENT.
-    credentials
-        Name of a tencent-credentials block in Prefect; if omitted, the environment's keys.
-    save_files_to
-        Folder for the files that the answer points to.
-    max_windows
-        How many two-hour windows the request may use; the files are uploaded again in each.
-    on_unknown_outcome
-        What to do when the action was called and no answer came. Calling again may be billed again.
     require_passed
         Exit with code 3 if the verdict is negative.
     """
-    settings = block_settings(credentials)
+    settings = flags.load_settings()
     arguments: dict[str, Any] = {
         "request_id": request_id,
         "target_action": action,
@@ -71,27 +60,19 @@ def deliver(
     validated = validate_request(read_request(**arguments), settings)
     settings.credentials()
     asyncio.run(_check_files(validated, settings))
-    if save_files_to:
-        settings.roots().resolve_folder("save_files_to", save_files_to)
-    if not 1 <= max_windows <= MAX_WINDOWS:
-        raise InvalidInput("InvalidRequest", f"--max-windows must be 1 to {MAX_WINDOWS}")
+    if flags.save_files_to:
+        settings.roots().resolve_folder("save_files_to", flags.save_files_to)
     stderr.print(
         f"{request_id}: {len(validated.locations)} files to {action}, {settings.service} service"
     )
-    more: dict[str, Any] = {
-        "credentials": credentials,
-        "save_files_to": save_files_to,
-        "max_windows": max_windows,
-        "on_unknown_outcome": on_unknown_outcome,
-    }
-    result = local_run(lambda: _run_flow(arguments | more))
+    result = local_run(lambda: _run_flow(arguments | flags.arguments()))
     print(result.model_dump_json())  # noqa: T201 - results go to stdout
     if result.error is not None:
         stderr.print(f"faceid: {result.error.message}", markup=False)
     raise Exit(exit_code(result, require_passed=require_passed))
 
 
-async def _check_files(validated: ValidatedRequest, settings: FaceIdSettings) -> None:
+async def _check_files(validated: ValidatedRequest, settings: DeliverySettings) -> None:
     """Open the files, unless the request has a verdict: people may have deleted them by then."""
     store = RecordStore(open_storage(settings), settings.service, settings.account)
     with suppress(StorageError):  # the run reports this, and is recorded as failed

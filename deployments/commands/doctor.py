@@ -14,7 +14,7 @@ from deployments.checks.service import OF_THE_KEY, checks
 from deployments.commands.block_settings import block_settings
 from faceid.command import Exit
 from faceid.errors import FaceIdError
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "dim"}
 
@@ -45,7 +45,7 @@ def doctor(
 
 
 def _look(credentials: str) -> list[CheckResult]:
-    settings = FaceIdSettings.load()
+    settings = DeliverySettings.load()
     found = asyncio.run(check_server())
     skipped: list[CheckResult] = []
     try:

@@ -10,8 +10,8 @@ from prefect.settings import PREFECT_API_URL
 from deployments.commands.block_settings import block_settings
 from faceid.command import Exit, stderr
 from faceid.errors import InvalidInput
-from faceid.settings import FaceIdSettings
 from flows.forget import Forgetting, Forgotten, moment, open_forgetting
+from tasks.settings import DeliverySettings
 from tasks.state.record_store import RecordStore
 
 
@@ -46,7 +46,7 @@ def forget(
 
 
 async def _forget(
-    ids: tuple[str, ...], older_than: str, settings: FaceIdSettings, keep_verdict: bool
+    ids: tuple[str, ...], older_than: str, settings: DeliverySettings, keep_verdict: bool
 ) -> bool:
     """Return whether all of the requests were forgotten."""
     before = moment(older_than) if older_than else None

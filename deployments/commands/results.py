@@ -12,10 +12,10 @@ from prefect.settings import PREFECT_API_URL
 
 from faceid.command import Exit, stderr
 from faceid.errors import InvalidInput, StorageError
-from faceid.settings import FaceIdSettings
 from flows.batch.chain import last_of_chain
 from flows.batch.results import read_lines, results_location
 from flows.server.runs import server_errors
+from tasks.settings import DeliverySettings
 
 
 class _Found(NamedTuple):
@@ -40,7 +40,7 @@ def results(run: str) -> None:
         run_id = UUID(run)
     except ValueError:
         raise InvalidInput("InvalidRequest", f"{run!r} is not a flow run ID") from None
-    found = asyncio.run(_find(run_id, FaceIdSettings.load()))
+    found = asyncio.run(_find(run_id, DeliverySettings.load()))
     all_have_verdicts = _print(found)
     complete = all_have_verdicts if found.is_complete is None else found.is_complete
     raise Exit(0 if complete else 1)
@@ -62,7 +62,7 @@ def _print(found: _Found) -> bool:
     return statuses == {"verdict"}
 
 
-async def _find(run_id: UUID, settings: FaceIdSettings) -> _Found:
+async def _find(run_id: UUID, settings: DeliverySettings) -> _Found:
     if not PREFECT_API_URL.value():
         stderr.print("PREFECT_API_URL is not set: looking in FACEID_STORAGE alone")
         return _Found(results_location("", settings, str(run_id)), None)

@@ -8,7 +8,7 @@ import orjson
 from deployments.commands.block_settings import block_settings
 from faceid.command import Exit, stderr
 from faceid.errors import InvalidInput
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 from tasks.state.claims import is_locked
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
@@ -59,7 +59,7 @@ def _find(store: RecordStore, given: str) -> Record | None:
 async def _is_at_work(store: RecordStore, record: Record) -> bool:
     """Return whether a run is working on the request, on any machine that shares the locks."""
     return record.outcome is None and await is_locked(
-        store, FaceIdSettings.load(), record.request_id
+        store, DeliverySettings.load(), record.request_id
     )
 
 

@@ -22,7 +22,7 @@ from deployments.stack import (
 from faceid.command import stderr
 from faceid.errors import InvalidInput
 from faceid.models import Service
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 from tasks.state.storage import open_storage
 
 
@@ -56,7 +56,7 @@ def up(
 
 
 def _which_service(*, own_emulator: bool, live: bool) -> Service:
-    settings = FaceIdSettings.load()
+    settings = DeliverySettings.load()
     if own_emulator and live:
         raise InvalidInput("Configuration", "--emulator and --live exclude each other")
     if own_emulator:
@@ -76,7 +76,7 @@ def _which_service(*, own_emulator: bool, live: bool) -> Service:
     return settings.service
 
 
-def _check_storage(settings: FaceIdSettings) -> None:
+def _check_storage(settings: DeliverySettings) -> None:
     """Raise ``InvalidInput`` if the storage is misconfigured, which would fail every run."""
     open_storage(settings)
 
@@ -118,7 +118,7 @@ def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Pa
         running.enter_context(orphans_ended(parts))
         parts.append(running.enter_context(worker(api_url, environment, os.cpu_count() or 1, None)))
         dashboard = f"http://127.0.0.1:{port}"
-        endpoint = address.url if address else FaceIdSettings.load().endpoint
+        endpoint = address.url if address else DeliverySettings.load().endpoint
         _say_how_to_trigger(dashboard, api_url, service, endpoint, has_auth=bool(auth))
         if ready_file:
             _write_ready_file(

@@ -220,5 +220,7 @@ def _storage_errors() -> Generator[None]:
     except (OSError, sqlite3.Error, ValidationError, orjson.JSONDecodeError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise StorageError(
-            "CannotSpool", f"the snapshot of the manifest cannot be written or read ({reason})"
+            "CannotSpool",
+            f"the snapshot of the manifest cannot be written or read ({reason})",
+            advice="Check that the folder for temporary files (TMPDIR) is writable and has space.",
         ) from None

@@ -20,10 +20,10 @@ from prefect.runtime import flow_run
 
 from faceid.errors import InvalidInput
 from faceid.manifests.reading import name_of
-from faceid.settings import FaceIdSettings
 from flows.delivery.follow_ups import create_from, delay_after, origin_of, read_run
 from flows.delivery.outcome import add_tags
 from flows.server.runs import tag_of
+from tasks.settings import DeliverySettings
 
 MAX_DEATHS = 8
 """How many runs of a chain may die in succession."""
@@ -41,7 +41,7 @@ class Begun(NamedTuple):
     """When the first run of the chain began; ``None`` if this run is the first."""
 
 
-async def begin(manifest: str, settings: FaceIdSettings) -> Begun:
+async def begin(manifest: str, settings: DeliverySettings) -> Begun:
     """Tag the current run, and return its manifest and the beginning of its chain.
 
     Raises ``InvalidInput`` if it continues a batch of another service.
@@ -102,7 +102,7 @@ async def is_being_cancelled() -> bool:
     return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
-async def schedule_remainder(settings: FaceIdSettings) -> str | None:
+async def schedule_remainder(settings: DeliverySettings) -> str | None:
     """Schedule a later run for the requests that wait, and return its ID.
 
     Returns ``None`` if the current run has no deployment. The delay grows with each run of the
@@ -120,7 +120,7 @@ async def schedule_remainder(settings: FaceIdSettings) -> str | None:
 
 
 async def replace_dead(
-    client: PrefectClient, run: FlowRun, settings: FaceIdSettings
+    client: PrefectClient, run: FlowRun, settings: DeliverySettings
 ) -> FlowRun | None:
     """Schedule another run in place of one that died.
 

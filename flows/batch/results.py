@@ -19,7 +19,7 @@ from typing import Self
 from faceid.errors import InvalidInput, StorageError
 from faceid.files.resources import file_system, open_location, plain_errors
 from faceid.models import DeliveryResult
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 from tasks.state import layout
 from tasks.state.storage import make_private_folder, storage_url
 
@@ -33,7 +33,7 @@ _PLACE = 16
 """Size in bytes of an entry in the file of places."""
 
 
-def results_location(given: str, settings: FaceIdSettings, flow_run_id: str) -> str:
+def results_location(given: str, settings: DeliverySettings, flow_run_id: str) -> str:
     """Return the folder for the result lines of a run, as an absolute path or a URL.
 
     Raises ``InvalidInput`` if ``given`` is invalid or outside the roots.
@@ -166,4 +166,8 @@ def _append(handle: int, line: bytes) -> None:
 
 
 def _failed(error: OSError) -> StorageError:
-    return StorageError("CannotSave", f"the batch's results cannot be written ({error.strerror})")
+    return StorageError(
+        "CannotSave",
+        f"the batch's results cannot be written ({error.strerror})",
+        advice="Check the folder for the results: FACEID_STORAGE, or the parameter results.",
+    )

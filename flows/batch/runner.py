@@ -19,7 +19,6 @@ from faceid.client import FaceIdClient
 from faceid.errors import AccountError, FaceIdError, ServiceUnavailable
 from faceid.manifests.snapshot import ManifestSnapshot
 from faceid.models import DeliveryResult, Request
-from faceid.settings import FaceIdSettings
 from faceid.validation import RequestValidator, ValidatedRequest
 from flows.batch.meter import Meter
 from flows.batch.results import BatchResults
@@ -27,6 +26,7 @@ from flows.batch.shutdown import GracefulShutdown
 from flows.delivery.follow_ups import DeliveryDeferred
 from flows.delivery.outcome import DeliveryOutcome, emit_delivery_event, result_of, verdict_word
 from flows.delivery.run import DeliveryOptions, deliver_request
+from tasks.settings import DeliverySettings
 from tasks.state.claims import CurrentRun
 from tasks.state.record_store import RecordStore, request_digest
 
@@ -84,7 +84,7 @@ class Batch:
     def __init__(
         self,
         snapshot: ManifestSnapshot,
-        settings: FaceIdSettings,
+        settings: DeliverySettings,
         client: FaceIdClient,
         store: RecordStore,
         options: DeliveryOptions,

@@ -24,10 +24,10 @@ from prefect.states import Scheduled
 
 from faceid.errors import FaceIdError, InvalidInput
 from faceid.models import Service
-from faceid.settings import FaceIdSettings
 from flows.server.runs import tag_of
 from tasks.delivery import Delivery
 from tasks.retries import is_passing
+from tasks.settings import DeliverySettings
 from tasks.state.claims import CurrentRun
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Backoff, FollowUp, Origin, Record
@@ -99,7 +99,7 @@ async def defer_until_available(delivery: Delivery, reason: FaceIdError) -> Deli
 
 
 def next_attempt_at(
-    record: Record, settings: FaceIdSettings, *, at_once: bool = False
+    record: Record, settings: DeliverySettings, *, at_once: bool = False
 ) -> datetime | None:
     """Count a setback, and return when the next run is due.
 
@@ -118,7 +118,7 @@ def next_attempt_at(
     return min(now + timedelta(seconds=delay), last)
 
 
-def delay_after(backoff: int, settings: FaceIdSettings) -> float:
+def delay_after(backoff: int, settings: DeliverySettings) -> float:
     """Return the delay until the next run in seconds. ``backoff`` counts the previous setbacks."""
     delay = max(settings.wait_in_run, SHORTEST_DELAY) * 2.0 ** min(backoff, 20)
     # With jitter, so that requests that failed together are not retried together.

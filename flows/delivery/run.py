@@ -18,7 +18,6 @@ from typing import NamedTuple
 from faceid.client import FaceIdClient
 from faceid.errors import FaceIdError, StorageError, UrlRefused, WindowOver
 from faceid.models import ResourceFile, Upload, Verdict
-from faceid.settings import FaceIdSettings
 from faceid.validation import ValidatedRequest
 from flows.delivery.follow_ups import DeliveryDeferred, defer_to_next_window, defer_until_available
 from flows.delivery.outcome import DeliveryOutcome, error_of, outcome_of
@@ -27,6 +26,7 @@ from tasks.check_expiry import check_expiry
 from tasks.delivery import Delivery, OnUnknownOutcome
 from tasks.request_upload_url import request_upload_url
 from tasks.save_files import save_files
+from tasks.settings import DeliverySettings
 from tasks.state.claims import CurrentRun, claim_request
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
@@ -49,7 +49,7 @@ class DeliveryOptions(NamedTuple):
 async def deliver_request(
     validated: ValidatedRequest,
     client: FaceIdClient,
-    settings: FaceIdSettings,
+    settings: DeliverySettings,
     store: RecordStore,
     run: CurrentRun,
     options: DeliveryOptions,

@@ -11,8 +11,8 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectHTTPStatusError
 
 from faceid.errors import FaceIdError, StorageError
-from faceid.settings import FaceIdSettings
-from tasks.credentials import load_settings
+from tasks.credentials import CHECK_PREFECT, load_settings
+from tasks.settings import DeliverySettings
 
 PAGE = 200
 """Page size: the maximum that the API returns at once."""
@@ -43,7 +43,7 @@ def tag_of(run: FlowRun, name: str) -> str | None:
     return next((value for found, _, value in tags if found == name), None)
 
 
-async def settings_of_this_run(block: str) -> FaceIdSettings:
+async def settings_of_this_run(block: str) -> DeliverySettings:
     """Return the settings of the current flow run.
 
     ``block`` is the name of the credentials block that the run was given, or empty. Raises the same
@@ -71,4 +71,4 @@ def server_errors() -> Generator[None]:
         else:
             why = type(error).__name__
         message = f"a call to the Prefect server failed ({why})"
-        raise StorageError("PrefectUnavailable", message) from None
+        raise StorageError("PrefectUnavailable", message, advice=CHECK_PREFECT) from None

@@ -16,13 +16,16 @@ from fsspec.implementations.local import LocalFileSystem
 
 from faceid.errors import StorageError
 from faceid.files.resources import file_system, plain_errors
-from faceid.settings import FaceIdSettings
 from flows.batch.results import FAILURES, RESULTS
+from tasks.settings import DeliverySettings
 from tasks.state import layout
 from tasks.state.storage import storage_url
 
+DELETE_MANUALLY = "Delete it manually, then forget the request again."
+"""Advice for when a file that belongs to a request cannot be deleted."""
 
-def forget_lines(settings: FaceIdSettings, request_ids: Collection[str]) -> int:
+
+def forget_lines(settings: DeliverySettings, request_ids: Collection[str]) -> int:
     """Remove the lines of these requests from all results in the storage. Blocks.
 
     Returns how many batches are at work; their results are left alone. Raises ``StorageError`` if
@@ -41,7 +44,9 @@ def forget_lines(settings: FaceIdSettings, request_ids: Collection[str]) -> int:
                         _forget_in(files, folder, request_ids, is_local=is_local)
     except OSError as error:
         raise StorageError(
-            "CannotDelete", f"result lines cannot be deleted ({error.strerror})"
+            "CannotDelete",
+            f"result lines cannot be deleted ({error.strerror})",
+            advice=DELETE_MANUALLY,
         ) from None
     return at_work
 

@@ -15,8 +15,8 @@ import anyio.to_thread
 
 from faceid.errors import RequestIdConflict
 from faceid.models import CheckedRequest
-from faceid.settings import FaceIdSettings
 from faceid.validation import ValidatedRequest, check_files
+from tasks.settings import DeliverySettings
 from tasks.state import layout
 from tasks.state.locks import Waiting, acquire_lock
 from tasks.state.record_store import RecordStore, input_digest, request_digest
@@ -75,7 +75,7 @@ async def has_verdict(validated: ValidatedRequest, store: RecordStore) -> bool:
 
 
 def request_lock(
-    store: RecordStore, settings: FaceIdSettings, request_id: str, waiting: Waiting
+    store: RecordStore, settings: DeliverySettings, request_id: str, waiting: Waiting
 ) -> contextlib.AbstractAsyncContextManager[None]:
     """Return a context manager that holds the request's lock.
 
@@ -94,7 +94,7 @@ async def fail_if_locked() -> None:
     raise LockBusy
 
 
-async def is_locked(store: RecordStore, settings: FaceIdSettings, request_id: str) -> bool:
+async def is_locked(store: RecordStore, settings: DeliverySettings, request_id: str) -> bool:
     """Return whether a run is at work on the request."""
     try:
         async with request_lock(store, settings, request_id, fail_if_locked):
@@ -105,7 +105,7 @@ async def is_locked(store: RecordStore, settings: FaceIdSettings, request_id: st
 
 @contextlib.asynccontextmanager
 async def claim_request(
-    validated: ValidatedRequest, store: RecordStore, settings: FaceIdSettings, run: CurrentRun
+    validated: ValidatedRequest, store: RecordStore, settings: DeliverySettings, run: CurrentRun
 ) -> AsyncGenerator[Claim]:
     """Hold the request's lock, and yield the claim.
 

@@ -116,9 +116,16 @@ async def _redis_lock(url: str, name: str, waiting: Waiting) -> AsyncGenerator[N
             async with _renewed(lock):
                 yield
     except RedisError as error:
-        raise StorageError(
-            "LocksUnavailable", f"FACEID_LOCKS cannot be reached ({type(error).__name__})"
-        ) from None
+        raise locks_unavailable(error) from None
+
+
+def locks_unavailable(error: RedisError) -> StorageError:
+    """Return the error to raise if Redis does not answer."""
+    return StorageError(
+        "LocksUnavailable",
+        f"FACEID_LOCKS cannot be reached ({type(error).__name__})",
+        advice="Check FACEID_LOCKS, and that the Redis server is running.",
+    )
 
 
 @contextlib.asynccontextmanager
@@ -133,7 +140,11 @@ async def _renewed(lock: Any) -> AsyncGenerator[None]:
         if not renewal.done():  # the cancellation came from somebody else
             raise
         holder.uncancel()
-        raise StorageError("LockLost", "the request's lock ran out while it was held") from None
+        raise StorageError(
+            "LockLost",
+            "the request's lock ran out while it was held",
+            advice="Deliver the same request again: it continues where it stopped.",
+        ) from None
     finally:
         renewal.cancel()
         # An error here must not hide the result: a lock that is not released expires by itself.

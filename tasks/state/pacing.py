@@ -25,14 +25,14 @@ from faceid.pacing import (
     SharedPacer,
     starts_in_a_span,
 )
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 from tasks.state import layout
-from tasks.state.locks import REDIS_SECONDS, check_locks
+from tasks.state.locks import REDIS_SECONDS, check_locks, locks_unavailable
 from tasks.state.storage import Storage, make_private_folder
 
 
 def open_pacers(
-    settings: FaceIdSettings, storage: Storage, account: str, *, priority: bool
+    settings: DeliverySettings, storage: Storage, account: str, *, priority: bool
 ) -> Callable[[str], Pacer | None]:
     """Return a function that returns the pacer of an action, or ``None`` if its rate is unknown.
 
@@ -154,6 +154,4 @@ class RedisPacer(Pacer):
         try:
             return await self._script(keys=self._keys, args=[*self._numbers, what, *more])
         except RedisError as error:
-            raise StorageError(
-                "LocksUnavailable", f"FACEID_LOCKS cannot be reached ({type(error).__name__})"
-            ) from None
+            raise locks_unavailable(error) from None

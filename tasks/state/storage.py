@@ -26,7 +26,7 @@ from prefect.settings import PREFECT_HOME
 
 from faceid.errors import InvalidInput, StorageError
 from faceid.files.resources import NoReaderError, file_system
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 
 FORMAT: Final = 1
 """Version of the document format, raised when a new version would misread old documents."""
@@ -220,12 +220,12 @@ def _open_file_system(url: str) -> tuple[Any, str]:
     return files, root.rstrip("/")
 
 
-def storage_url(settings: FaceIdSettings) -> str:
+def storage_url(settings: DeliverySettings) -> str:
     """Return the location of the storage: ``FACEID_STORAGE``, or a folder in Prefect's home."""
     return settings.storage or str(PREFECT_HOME.value() / "faceid")
 
 
-def open_storage(settings: FaceIdSettings) -> Storage:
+def open_storage(settings: DeliverySettings) -> Storage:
     """Open the storage. Raises ``InvalidInput`` if it or its key is misconfigured."""
     url = storage_url(settings)
     return _open_storage(url, settings.data_key.get_secret_value(), settings.service)

@@ -15,8 +15,8 @@ from prefect.settings.legacy import _get_settings_fields  # pyright: ignore[repo
 from deployments.exec_with_secrets import VARIABLE
 from deployments.registration.definitions import PACKAGES, read_definitions
 from deployments.settings_files import SERVER_SETTINGS, WORKER_SETTINGS
-from faceid.settings import FaceIdSettings
 from flows.batch.shutdown import DRAIN_SECONDS
+from tasks.settings import DeliverySettings
 from tests.deployments.compose import FILE, environment_of, read_compose
 
 SAY_SECONDS = 30
@@ -80,7 +80,7 @@ def test_the_worker_takes_the_pool_and_more_runs_than_there_may_be_batches():
 
 
 def test_settings_stand_once_and_are_settings():
-    known = {name.upper() for name in FaceIdSettings.model_fields}
+    known = {name.upper() for name in DeliverySettings.model_fields}
     known = {f"FACEID_{name}" for name in known} | set(_get_settings_fields(Settings))
     own = {name: service.get("environment", {}) for name, service in OURS.items()}
     for name, shared in (("server", SERVER_SETTINGS), ("worker", WORKER_SETTINGS)):

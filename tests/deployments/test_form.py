@@ -16,11 +16,11 @@ from prefect.utilities.schema_tools.validation import is_valid
 from faceid.actions import TARGET_ACTIONS, TargetAction
 from faceid.errors import InvalidInput
 from faceid.files.roots import Roots
-from faceid.settings import FaceIdSettings
 from faceid.validation import read_request, validate_request
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
 from flows.parameters import strict_schema
+from tasks.settings import DeliverySettings
 from tests.sample_request import REQUEST
 
 LINK = "https://bucket.example/face.jpg?q-signature=0123"
@@ -264,7 +264,7 @@ def _smallest(action: TargetAction) -> dict[str, Any]:
 
 def _flow_takes(request: dict[str, Any]) -> bool:
     try:
-        validate_request(read_request(**request), FaceIdSettings())  # pyright: ignore[reportCallIssue]
+        validate_request(read_request(**request), DeliverySettings())  # pyright: ignore[reportCallIssue]
     except InvalidInput:
         return False
     return True

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from pydantic import SecretStr
 
-from faceid.client import FaceIdClient, Timeouts
+from faceid.client import FaceIdClient
 from faceid.emulator import Emulator, EmulatorOptions
 from faceid.errors import (
     AccountError,
@@ -24,6 +24,7 @@ from faceid.errors import (
     ServiceUnavailable,
     WindowOver,
 )
+from faceid.http import Timeouts
 from faceid.models import Credentials, ResourceFile, UploadTicket
 from faceid.pacing import Pacer
 from faceid.samples import copy_samples

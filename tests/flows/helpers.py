@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, TaskRun
 
 from faceid.emulator import Emulator
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 from tasks.state.locks import acquire_lock
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
@@ -74,7 +74,7 @@ async def steps_of(run: FlowRun, count: int) -> dict[str, str]:
 
 
 def records() -> RecordStore:
-    settings = FaceIdSettings.load()
+    settings = DeliverySettings.load()
     return RecordStore(open_storage(settings), settings.service, settings.account)
 
 

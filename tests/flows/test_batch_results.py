@@ -15,10 +15,10 @@ import pytest
 from faceid.errors import InvalidInput, StorageError
 from faceid.models import DeliveryResult, ResultError
 from faceid.pacing import Pacer
-from faceid.settings import FaceIdSettings
 from flows.batch.meter import MAX_SPANS, Meter
 from flows.batch.picture import draw
 from flows.batch.results import BatchResults, read_lines, results_location
+from tasks.settings import DeliverySettings
 
 Status = Literal["verdict", "failed", "waiting"]
 
@@ -141,7 +141,7 @@ def test_lines_go_to_the_storage_unless_a_folder_is_named(
 ):
     monkeypatch.setenv("FACEID_STORAGE", "memory://storage")
     monkeypatch.setenv("FACEID_RESOURCE_ROOTS", f"{tmp_path},memory://results")
-    settings = FaceIdSettings.load()
+    settings = DeliverySettings.load()
     assert results_location("", settings, "run") == "memory://storage/batches/run"
     assert results_location(str(tmp_path / "a"), settings, "run") == str(tmp_path / "a")
     assert results_location("memory://results/a", settings, "run") == "memory://results/a"

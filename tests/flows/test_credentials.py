@@ -13,8 +13,9 @@ from pydantic import SecretStr, ValidationError
 
 from faceid.emulator import Emulator
 from faceid.errors import AccountError, InvalidInput, ServiceUnavailable
-from faceid.settings import LIVE_ENDPOINT, FaceIdSettings
+from faceid.settings import LIVE_ENDPOINT
 from tasks.credentials import TencentCredentials, load_settings, settings_of
+from tasks.settings import DeliverySettings
 from tests.environment import HOME
 from tests.flows.batches import Ended, RunBatch, entry, write
 from tests.flows.deliveries import Deliver
@@ -89,7 +90,7 @@ async def test_what_a_block_does_not_say_is_the_environments(
     settings = await load_settings(await save(region="ap-bangkok", account="a", token="t1"))
     assert (settings.region, settings.account) == ("ap-bangkok", "a")
     assert settings.credentials().token == SecretStr("t1")
-    assert await load_settings("") == FaceIdSettings.load()
+    assert await load_settings("") == DeliverySettings.load()
     assert (await settings_of("gone")).account == "kiosk"
 
 

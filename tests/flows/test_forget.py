@@ -1,17 +1,12 @@
 """What is stored about a request is erased, wherever it is, and nothing else is."""
 
 import shutil
-from contextlib import closing, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from cryptography.fernet import Fernet
 from prefect import get_client
-from prefect.client.schemas.objects import State
-from prefect.exceptions import ObjectNotFound
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Running
@@ -19,18 +14,16 @@ from pydantic import SecretStr
 
 from faceid.emulator import Emulator
 from faceid.errors import StorageError
-from faceid.settings import FaceIdSettings
-from flows.forget import Forgotten, Left, forget, moment, open_forgetting
+from flows.forget import Forgotten, Left, open_forgetting
 from flows.server import runs
-from flows.upkeep import request_runs
 from tasks.credentials import TencentCredentials
+from tasks.settings import DeliverySettings
 from tests.flows.deliveries import Deliver
 from tests.flows.deployed import Worker, next_run, swept
+from tests.flows.forgetting import forgotten, forgotten_of_old, is_there, one_run
 from tests.flows.helpers import (
     ACTION,
-    OTHER_INPUT,
     REFUSES_THE_FILE,
-    aged,
     calls_of,
     nobody_at_work,
     record_file,
@@ -39,62 +32,10 @@ from tests.flows.helpers import (
     start_deliver,
     steps_of,
 )
-from tests.flows.traces import database, documents_with, files_with, rows_with
+from tests.flows.traces import documents_with, files_with, rows_with
 from tests.waiting import wait_until
 
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' server writes steps down each second, and not each five."""
-    monkeypatch.setattr(request_runs, "SETTLING_SECONDS", 3.0)
-
-
-@pytest.fixture
-def request_id() -> str:
-    """The server is that of all tests."""
-    return f"r-{uuid4().hex[:12]}"
-
-
-async def forgotten(*request_ids: str, keep_verdict: bool = False) -> list[Forgotten | Left]:
-    async with open_forgetting(FaceIdSettings.load(), keep_verdict=keep_verdict) as forgetting:
-        return [one async for one in forgetting.each(records(), request_ids)]
-
-
-async def forgotten_of_old(*, keep_verdict: bool = False) -> list[Forgotten | Left]:
-    """Of those that were touched more than an hour ago."""
-    async with open_forgetting(FaceIdSettings.load(), keep_verdict=keep_verdict) as forgetting:
-        return [one async for one in forgetting.older(records(), moment("1h"))]
-
-
-async def age(*request_ids: str) -> None:
-    """As if they had been touched two hours ago."""
-    for request_id in request_ids:
-        store, record = records(), await record_of(request_id)
-        record = aged(record, hours=2)
-        store.storage.write(store.name(request_id), record.model_dump(mode="json"))
-
-
-def age_run(flow_run_id: UUID) -> None:
-    """As if it had ended two hours ago."""
-    ended = (datetime.now(UTC) - timedelta(hours=2)).strftime("%Y-%m-%d %H:%M:%S.%f")
-    with closing(database()) as connection, connection:
-        changed = connection.execute(
-            "UPDATE flow_run SET end_time = ? WHERE id = ?", (ended, str(flow_run_id))
-        )
-        assert changed.rowcount == 1
-
-
-async def is_there(flow_run_id: UUID | str) -> bool:
-    async with get_client() as client:
-        with suppress(ObjectNotFound):
-            await client.read_flow_run(UUID(str(flow_run_id)))
-            return True
-    return False
-
-
-def one_run(request_id: str, *, steps: int = 0, kept: bool = False) -> Forgotten:
-    """One run of it and so many cached steps were erased."""
-    return Forgotten(request_id, 1, 0, steps, verdict_kept=kept)
+pytestmark = pytest.mark.usefixtures("settles_soon")
 
 
 async def test_nothing_of_a_request_is_left_anywhere(
@@ -235,7 +176,7 @@ async def test_nothing_is_removed_when_the_server_does_not_answer(
     ):
         await forgotten(request_id)
     # Nor when it goes away in between.
-    async with open_forgetting(FaceIdSettings.load(), keep_verdict=False) as forgetting:
+    async with open_forgetting(DeliverySettings.load(), keep_verdict=False) as forgetting:
         async with get_client() as strict_schema:
             pass
         assert forgetting.runs
@@ -251,7 +192,7 @@ async def test_without_a_server_runs_are_left_and_all_else_goes(
     run_deliver: Deliver, emulator: Emulator, request_id: str
 ):
     _, _, run = await run_deliver(request_id=request_id)
-    settings = FaceIdSettings.load()
+    settings = DeliverySettings.load()
     async with open_forgetting(settings, keep_verdict=False, has_server=False) as forgetting:
         done = await forgetting.forget(records(), request_id)
     assert done == Forgotten(request_id, 0, 0, 4, verdict_kept=False)
@@ -325,7 +266,7 @@ async def test_an_artifact_goes_whose_run_was_deleted_in_the_dashboard(
     async with get_client() as client:
         await client.delete_flow_run(run.id)
     assert rows_with(request_id) >= {"artifact.data", "artifact_collection.data"}
-    async with open_forgetting(FaceIdSettings.load(), keep_verdict=False) as forgetting:
+    async with open_forgetting(DeliverySettings.load(), keep_verdict=False) as forgetting:
         done = await forgetting.forget(records(), request_id)
         assert forgetting.runs
         assert forgetting.runs.unknown == 1
@@ -361,7 +302,7 @@ async def test_a_file_that_is_gone_is_counted_as_missing(
     await run_deliver(request_id=request_id, save_files_to="saved")
     shutil.rmtree(samples / "saved")
     (samples / "saved").write_text("a file where the folder was")
-    async with open_forgetting(FaceIdSettings.load(), keep_verdict=False) as forgetting:
+    async with open_forgetting(DeliverySettings.load(), keep_verdict=False) as forgetting:
         done = await forgetting.forget(records(), request_id)
         assert forgetting.files_missing == 1
     assert done == one_run(request_id, steps=4)
@@ -400,182 +341,3 @@ async def test_a_removal_that_was_interrupted_leaves_nothing_open(
         Forgotten(worker.request_id, 2, 0, 0, verdict_kept=False)
     ]
     assert documents_with(worker.request_id) == []
-
-
-async def test_old_requests_are_forgotten_unless_somebody_wants_or_does_them(
-    worker: Worker, emulator: Emulator
-):
-    old, fresh, at_work, wanted, still_open = (f"{worker.request_id}-{i}" for i in range(5))
-    for request_id in (old, fresh, at_work, wanted):
-        await worker.deliver(request_id=request_id)
-    await worker.trigger(request_id=wanted)
-    emulator.add_fault(ACTION, "expire-now")
-    next_run(await worker.deliver(request_id=still_open))
-    await age(old, at_work, wanted, still_open)
-    async with nobody_at_work(at_work):
-        assert await forgotten_of_old() == [one_run(old, steps=4)]
-    assert documents_with(old) == []
-    for request_id in (fresh, at_work, wanted, still_open):
-        assert await record_of(request_id)
-        assert "flow_run.parameters" in rows_with(request_id)
-
-
-async def test_old_runs_of_requests_that_were_refused_are_forgotten(
-    run_deliver: Deliver, emulator: Emulator, request_id: str
-):
-    async def refuse(request_id: str) -> UUID:
-        _, result, run = await run_deliver(
-            request_id=request_id, resources={"ImageUrl": "nowhere.jpg"}
-        )
-        assert result.status == "failed"
-        return run.id
-
-    again = f"{request_id}-2"
-    runs = [await refuse(one) for one in (request_id, request_id, again, again)]
-    assert documents_with(request_id) == []
-    for run_id in runs[:-1]:
-        age_run(run_id)
-    assert await forgotten_of_old() == [Forgotten(request_id, 2, 0, 0, verdict_kept=False)]
-    assert [await is_there(run_id) for run_id in runs] == [False, False, True, True]
-
-
-async def test_the_verdict_alone_can_be_kept(
-    run_deliver: Deliver, emulator: Emulator, samples: Path, request_id: str
-):
-    for _ in range(2):
-        await run_deliver(request_id=request_id, save_files_to="saved")
-    before = await record_of(request_id)
-    (done,) = await forgotten(request_id, keep_verdict=True)
-    assert done == Forgotten(request_id, 2, 1, 4, verdict_kept=True)
-    kept = await record_of(request_id)
-    assert (kept.verdict, kept.window, kept.calls) == (before.verdict, 1, 1)
-    assert kept.tencent_request_ids == before.tencent_request_ids
-    assert (kept.outcome, kept.generation) == ("verdict", before.generation)
-    assert set(kept.model_dump(exclude_defaults=True)) == {
-        *("request_id", "target_action", "region", "verdict", "outcome", "window", "calls"),
-        *("tencent_request_ids", "request_digest", "input_digest", "generation", "fence"),
-        "updated_at",
-    }
-    assert rows_with(request_id) == set()
-    assert documents_with("alder") == documents_with("BestFrame") == []
-    assert list((samples / "saved").iterdir()) == []
-
-    (samples / "alder.jpg").unlink()  # a verdict has no need of it
-    state, result, run = await run_deliver(request_id=request_id)
-    assert state.message == "verdict: passed, Success [emulator]"
-    assert (result.verdict, result.calls, result.windows) == (before.verdict, 1, 1)
-    assert result.tencent_request_ids == list(before.tencent_request_ids)
-    assert await steps_of(run, 1) == {"call VideoLivenessCompare": "Cached"}
-    state, _, _ = await run_deliver(request_id=request_id, save_files_to="saved")
-    assert state.message == (
-        "verdict: passed, Success [emulator]; its files were not saved: AnswerForgotten: only the "
-        "verdict was kept. The verdict remains valid, but the files of the answer are no longer "
-        "available."
-    )
-    assert calls_of(emulator) == 1
-    state, _, _ = await run_deliver(request_id=request_id, **OTHER_INPUT)
-    assert state.message is not None
-    assert "RequestIdConflict" in state.message
-
-
-async def test_of_a_request_without_a_verdict_nothing_is_kept(
-    run_deliver: Deliver, emulator: Emulator, request_id: str
-):
-    emulator.add_fault(ACTION, REFUSES_THE_FILE)
-    await run_deliver(request_id=request_id)
-    assert await forgotten(request_id, keep_verdict=True) == [one_run(request_id, steps=4)]
-    assert documents_with(request_id) == []
-
-
-async def test_old_verdicts_are_reduced_once_until_they_are_asked_for_again(
-    run_deliver: Deliver, emulator: Emulator, request_id: str
-):
-    await run_deliver(request_id=request_id)
-    await age(request_id)
-    assert await forgotten_of_old(keep_verdict=True) == [one_run(request_id, steps=4, kept=True)]
-    await age(request_id)
-    assert await forgotten_of_old(keep_verdict=True) == []
-    await run_deliver(request_id=request_id)
-    await age(request_id)
-    assert await forgotten_of_old(keep_verdict=True) == [one_run(request_id, kept=True)]
-    await age(request_id)
-    assert await forgotten_of_old() == [Forgotten(request_id, 0, 0, 0, verdict_kept=False)]
-    assert documents_with(request_id) == []
-
-
-async def run_forget(**parameters: Any) -> State[Any]:
-    return await cast("Any", forget)(**parameters, return_state=True)
-
-
-async def test_the_flow_forgets_in_all_accounts_and_tells_counts_alone(
-    run_deliver: Deliver, emulator: Emulator, request_id: str, monkeypatch: pytest.MonkeyPatch
-):
-    await run_deliver(request_id=request_id)
-    await age(request_id)
-    monkeypatch.setenv("FACEID_ACCOUNT", "other")
-    for one in (request_id, f"{request_id}-2"):
-        await run_deliver(request_id=one)
-        await age(one)
-    monkeypatch.setenv("FACEID_ACCOUNT", "empty")
-    state = await run_forget(older_than="1h", keep_verdict=True)
-    assert (state.is_completed(), state.message) == (True, "3 forgotten")
-    assert rows_with(request_id) == set()
-    assert len(documents_with(request_id)) == 3
-    state = await run_forget(older_than="1h")
-    assert (state.is_completed(), state.message) == (True, "nothing is old enough")
-    monkeypatch.setenv("FACEID_ACCOUNT", "default")
-    await age(request_id)
-    state = await run_forget(older_than="1h")
-    assert (state.is_completed(), state.message) == (True, "1 forgotten")
-    assert len(documents_with(request_id)) == 2
-
-
-async def test_the_flow_forgets_in_the_service_that_a_block_names(
-    run_deliver: Deliver, emulator: Emulator, request_id: str, monkeypatch: pytest.MonkeyPatch
-):
-    key = {"secret_id": emulator.secret_id, "secret_key": emulator.secret_key}
-    block = TencentCredentials.model_validate(key | {"endpoint": emulator.url, "account": "fourth"})
-    await block.asave(f"fourth-{request_id[2:]}")
-    monkeypatch.setenv("FACEID_DATA_KEY", Fernet.generate_key().decode())
-    monkeypatch.setenv("FACEID_ACCOUNT", "fourth")
-    await run_deliver(request_id=request_id, credentials=f"fourth-{request_id[2:]}")
-    await age(request_id)
-    monkeypatch.delenv("FACEID_ACCOUNT")
-    monkeypatch.delenv("FACEID_ENDPOINT")
-    assert FaceIdSettings.load().service == "live"
-    state = await run_forget(older_than="1h")
-    assert (state.is_completed(), state.message) == (True, "1 forgotten")
-    assert rows_with(request_id) == set()
-    assert documents_with(request_id) == []
-
-
-async def test_the_flow_fails_when_something_is_left(
-    run_deliver: Deliver, emulator: Emulator, samples: Path, request_id: str
-):
-    await run_deliver(request_id=request_id)
-    record_file(samples / "storage").write_text("damaged")
-    await run_deliver(request_id=f"{request_id}-2")
-    await age(f"{request_id}-2")
-    state = await run_forget(older_than="1h")
-    assert state.is_failed()
-    assert state.message == "1 forgotten, 1 not forgotten (DamagedDocument)"
-
-
-@pytest.mark.parametrize(
-    "older_than", ["", "30", "d", "-1d", "1.5h", "30 d", "30d\n", "1w", "9" * 9 + "d"]
-)
-async def test_an_age_that_is_none_is_refused(
-    prefect_api: str, emulator: Emulator, older_than: str
-):
-    state = await run_forget(older_than=older_than)
-    assert state.is_failed()
-    assert state.message == (
-        f"InvalidRequest: {older_than!r} is not an age such as 30d, 12h, 90m or 45s"
-    )
-
-
-@pytest.mark.parametrize(
-    ("older_than", "seconds"), [("30d", 2592000), ("12h", 43200), ("90m", 5400), ("45s", 45)]
-)
-def test_an_age_is_days_hours_minutes_or_seconds(older_than: str, seconds: int):
-    assert abs(datetime.now(UTC) - moment(older_than) - timedelta(seconds=seconds)).seconds < 5

@@ -11,13 +11,13 @@ from prefect import get_client
 from prefect.client.schemas.objects import State
 
 from faceid.emulator import Emulator
-from faceid.settings import FaceIdSettings
 from flows.batch.results import BatchResults, read_lines, results_location
 from flows.deliver_batch import deliver_batch
 from flows.forget import Forgotten, Left, open_forgetting
 from flows.server.runs import PAGE
 from flows.upkeep import request_runs
 from flows.upkeep.result_lines import forget_lines
+from tasks.settings import DeliverySettings
 from tests.flows.batches import entry, write
 from tests.flows.helpers import record_of, records
 from tests.flows.test_batch_results import ids, result
@@ -31,7 +31,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def forgotten(*request_ids: str, keep_verdict: bool = False) -> list[Forgotten | Left]:
-    async with open_forgetting(FaceIdSettings.load(), keep_verdict=keep_verdict) as forgetting:
+    async with open_forgetting(DeliverySettings.load(), keep_verdict=keep_verdict) as forgetting:
         return [one async for one in forgetting.each(records(), request_ids)]
 
 
@@ -52,7 +52,7 @@ async def test_its_steps_and_its_line_go_and_the_others_stay(emulator: Emulator,
     write(samples / "people.jsonl", [entry(first), entry(other)])
     state: State[Any] = await cast("Any", deliver_batch)("people.jsonl", return_state=True)
     shard = (await record_of(first)).runs[0].flow_run_id
-    location = results_location("", FaceIdSettings.load(), str(state.state_details.flow_run_id))
+    location = results_location("", DeliverySettings.load(), str(state.state_details.flow_run_id))
     answers = (await record_of(first)).tencent_request_ids
     assert ids(location) == [first, other]
 
@@ -84,7 +84,7 @@ async def test_its_steps_and_its_line_go_and_the_others_stay(emulator: Emulator,
 
 async def test_a_batch_at_work_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FACEID_STORAGE", str(tmp_path / "storage"))
-    settings = FaceIdSettings.load()
+    settings = DeliverySettings.load()
     location = results_location("", settings, "run")
     assert forget_lines(settings, {"p-0"}) == 0
     with BatchResults(location, tmp_path) as results:
@@ -99,7 +99,7 @@ async def test_a_batch_at_work_is_left_alone(tmp_path: Path, monkeypatch: pytest
 
 async def test_lines_go_from_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FACEID_STORAGE", f"memory://{uuid4().hex}")
-    settings = FaceIdSettings.load()
+    settings = DeliverySettings.load()
     location = results_location("", settings, "run")
     try:
         with BatchResults(location, tmp_path) as results:

@@ -29,10 +29,10 @@ from hypothesis.stateful import (
 from faceid.client import FaceIdClient
 from faceid.emulator import Emulator
 from faceid.models import DeliveryFailed, DeliveryResult, Verdict
-from faceid.settings import FaceIdSettings
 from flows.deliver import deliver
 from tasks.call_target_action import call_target_action
 from tasks.request_upload_url import request_upload_url
+from tasks.settings import DeliverySettings
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
 from tasks.state.storage import Storage, open_storage
@@ -238,7 +238,7 @@ class Life(RuleBasedStateMachine):
         self.verdict, self.photo, self.calls_at_verdict = verdict, photo, self._calls()
 
     def _record(self) -> Record | None:
-        configured = FaceIdSettings.load()
+        configured = DeliverySettings.load()
         store = RecordStore(open_storage(configured), configured.service, configured.account)
         return self.runner.run(store.load("r-1"))
 

@@ -15,10 +15,10 @@ from prefect.flow_engine import run_flow_async
 from prefect.types.entrypoint import EntrypointType
 
 from faceid.emulator import Emulator
-from faceid.settings import FaceIdSettings
 from flows.batch.chain import replace_dead
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
+from tasks.settings import DeliverySettings
 from tests.flows.batches import entry, write
 from tests.flows.deployed import Worker, tag
 
@@ -105,7 +105,7 @@ async def test_a_late_run_takes_the_file_of_the_day_it_was_due_on_its_schedules_
         # Whatever becomes of the schedule: what goes on from the run goes on with its file.
         (schedule,) = await client.read_deployment_schedules(batch.deployment_id)
         await client.delete_deployment_schedule(batch.deployment_id, schedule.id)
-        following = await replace_dead(client, run, FaceIdSettings.load())
+        following = await replace_dead(client, run, DeliverySettings.load())
     assert following
     assert following.parameters["manifest"] == f"on-{day}.jsonl"
 

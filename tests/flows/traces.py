@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 from tasks.state.layout import CACHE, OPEN, RECORDS
 from tasks.state.storage import open_storage
 from tests.environment import HOME
@@ -40,7 +40,7 @@ def rows_with(text: str) -> set[str]:
 
 def documents_with(text: str) -> list[str]:
     """The documents of the storage that hold the text, once they are decrypted."""
-    storage = open_storage(FaceIdSettings.load())
+    storage = open_storage(DeliverySettings.load())
     names = [name for folder in (CACHE, RECORDS, OPEN) for name in storage.names(folder)]
     return [name for name in names if text in str(storage.read(name))]
 

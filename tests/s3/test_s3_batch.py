@@ -12,10 +12,10 @@ from s3fs import S3FileSystem
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
 from faceid.samples import copy_samples
-from faceid.settings import FaceIdSettings
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
 from flows.forget import Forgotten, open_forgetting
+from tasks.settings import DeliverySettings
 from tasks.state.record_store import RecordStore
 from tests.flows.batches import entry
 from tests.flows.helpers import calls_of
@@ -77,7 +77,7 @@ async def test_a_batch_needs_no_folder_of_this_machine(at: str, emulator: Emulat
     assert [line.calls for line in lines] == [1, 1, 1]
     assert calls_of(emulator) == 3
 
-    settings = FaceIdSettings.load()
+    settings = DeliverySettings.load()
     async with open_forgetting(settings, keep_verdict=False, has_server=False) as forgetting:
         store = RecordStore(forgetting.storage, settings.service, settings.account)
         done = [one async for one in forgetting.each(store, ["p-0", "p-1", "p-2"])]

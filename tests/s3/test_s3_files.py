@@ -14,7 +14,7 @@ from faceid.errors import InvalidInput, StorageError
 from faceid.files.resources import measure
 from faceid.files.roots import Roots
 from faceid.manifests.reading import find_manifests
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 from tasks.state.storage import Storage, open_storage
 from tests.deployments.command_line import deliver_tokens
 from tests.s3.s3_store import Store, change_key
@@ -28,7 +28,7 @@ ROOTS = Roots.of([])
 def storage(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
     monkeypatch.setenv("FACEID_STORAGE", f"s3://{bucket}/storage")
     monkeypatch.setenv("FACEID_DATA_KEY", Fernet.generate_key().decode())
-    return open_storage(FaceIdSettings.load())
+    return open_storage(DeliverySettings.load())
 
 
 def test_a_file_is_measured_as_a_local_one(bucket: str, samples: Path):

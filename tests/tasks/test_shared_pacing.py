@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from faceid.errors import InvalidInput, StorageError
 from faceid.pacing import SharedPacer
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 from tasks.state.pacing import RedisPacer, open_pacers
 from tasks.state.storage import open_storage
 
@@ -20,14 +20,14 @@ REDIS = os.environ.get("FACEID_TEST_REDIS", "redis://127.0.0.1:6379/9")
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FaceIdSettings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DeliverySettings:
     monkeypatch.setenv("FACEID_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("FACEID_STORAGE", str(tmp_path / "storage"))
     monkeypatch.setenv("FACEID_RATES", '{"VideoLivenessCompare": 1}')
-    return FaceIdSettings.load()
+    return DeliverySettings.load()
 
 
-async def test_a_rate_is_shared_by_account_and_action(settings: FaceIdSettings):
+async def test_a_rate_is_shared_by_account_and_action(settings: DeliverySettings):
     storage = open_storage(settings)
     ours = open_pacers(settings, storage, "default", priority=True)
     again = open_pacers(settings, storage, "default", priority=False)
@@ -49,14 +49,14 @@ async def test_a_rate_is_shared_by_account_and_action(settings: FaceIdSettings):
     assert await second.acquire() - start >= 1
 
 
-async def test_a_storage_that_cannot_be_written_is_told(settings: FaceIdSettings, tmp_path: Path):
+async def test_a_storage_that_cannot_be_written_is_told(settings: DeliverySettings, tmp_path: Path):
     storage = open_storage(settings)
     (tmp_path / "storage" / "pace").touch()
     with pytest.raises(StorageError, match="cannot pace"):
         open_pacers(settings, storage, "default", priority=True)("CreateUploadUrl")
 
 
-async def test_a_url_that_is_none_is_told(settings: FaceIdSettings):
+async def test_a_url_that_is_none_is_told(settings: DeliverySettings):
     wrong = settings.model_copy(update={"locks": "memcached://x"})
     with pytest.raises(InvalidInput, match="FACEID_LOCKS"):
         open_pacers(wrong, open_storage(settings), "default", priority=True)("CreateUploadUrl")

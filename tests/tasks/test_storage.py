@@ -12,7 +12,8 @@ import pytest
 from cryptography.fernet import Fernet
 
 from faceid.errors import InvalidInput, StorageError
-from faceid.settings import LIVE_ENDPOINT, FaceIdSettings
+from faceid.settings import LIVE_ENDPOINT
+from tasks.settings import DeliverySettings
 from tasks.state.storage import KEY_FILE, Storage, open_storage
 from tests.tasks.script_processes import close_input, next_line
 
@@ -39,7 +40,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Storage]:
 
     def opened(*keys: str) -> Storage:
         monkeypatch.setenv("FACEID_DATA_KEY", ",".join(keys))
-        return open_storage(FaceIdSettings.load())
+        return open_storage(DeliverySettings.load())
 
     return opened
 
@@ -276,11 +277,11 @@ def test_the_emulators_key_is_made_once(storage: Callable[..., Storage], root: P
 
 USES_STORAGE = """
 import sys
-from faceid.settings import FaceIdSettings
+from tasks.settings import DeliverySettings
 from tasks.state.storage import open_storage
 print("ready", flush=True)
 sys.stdin.read()
-open_storage(FaceIdSettings.load()).write(sys.argv[1], {"from": sys.argv[1]})
+open_storage(DeliverySettings.load()).write(sys.argv[1], {"from": sys.argv[1]})
 print("written", flush=True)
 """
 
@@ -314,7 +315,7 @@ def test_a_bad_setting_is_named(
 ):
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidInput) as raised:
-        open_storage(FaceIdSettings.load())
+        open_storage(DeliverySettings.load())
     assert message in raised.value.message
     assert "\n" not in str(raised.value)
     if name == "FACEID_DATA_KEY":

@@ -1,0 +1,143 @@
+"""HTTP exchanges over a pool of connections, with the errors of ``faceid.errors``.
+
+This is the only module that imports httpx. Callers never see httpx's exceptions: each is raised as
+one of our own, ``from None``, because httpx puts whole presigned URLs into its messages.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+import httpx
+
+from faceid import __version__
+from faceid.errors import NoAnswer, ServiceUnavailable
+
+CHUNK = 256 * 1024
+"""Size in bytes of the chunks in which files are uploaded and downloaded."""
+
+CONNECTIONS = 64
+"""Maximum number of concurrent connections per host. High, because uploads to a distant region are
+slow and many of them run at once."""
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Timeouts in seconds for the phases of an HTTP exchange."""
+
+    connect: float = 5
+    write: float = 60
+    read: float = 60
+
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+
+@dataclass(frozen=True)
+class HttpReply:
+    """Status, headers and the whole body of a reply."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class ConnectionPool:
+    """A pool of HTTP clients with one connection per host each, most recently used first.
+
+    A single client with many connections checks every one of them with a system call at each
+    exchange; with a pool of 16 connections, that took half of its time.
+    """
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._gate = asyncio.Semaphore(CONNECTIONS)
+        self._idle: list[httpx.AsyncClient] = []
+
+    async def exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes | AsyncIterator[bytes],
+    ) -> HttpReply:
+        """Send a request and read the whole reply, whatever its status. Redirects stay replies.
+
+        Raises ``NoAnswer`` if the exchange failed but may have reached the server, and
+        ``ServiceUnavailable`` if no connection was made.
+        """
+        with _our_errors(url):
+            async with self._client() as client:
+                reply = await client.request(method, url, headers=headers, content=content)
+                return HttpReply(reply.status_code, reply.headers, reply.content)
+
+    @asynccontextmanager
+    async def download(self, url: str) -> AsyncGenerator[tuple[HttpReply, AsyncIterator[bytes]]]:
+        """Send a GET; yield the reply and an iterator over the chunks of its body.
+
+        The reply's own body is empty with status 200, and whole with any other. Raises as
+        ``exchange`` does, also within the context.
+        """
+        with _our_errors(url):
+            async with self._client() as client, client.stream("GET", url) as reply:
+                body = b"" if reply.status_code == 200 else await reply.aread()
+                yield HttpReply(reply.status_code, reply.headers, body), reply.aiter_bytes(CHUNK)
+
+    async def close(self) -> None:
+        """Close all connections. None of them may be in use."""
+        for client in self._idle:
+            await client.aclose()
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncGenerator[httpx.AsyncClient]:
+        async with self._gate:
+            client = self._idle.pop() if self._idle else self._open()
+            try:
+                yield client
+            finally:
+                self._idle.append(client)
+
+    def _open(self) -> httpx.AsyncClient:
+        timeouts = self._timeouts
+        return httpx.AsyncClient(
+            http2=False,
+            verify=_tls(),
+            follow_redirects=False,
+            # No pool timeout: a client has one exchange at a time, so none waits for another.
+            timeout=httpx.Timeout(
+                connect=timeouts.connect, write=timeouts.write, read=timeouts.read, pool=None
+            ),
+            # One connection to the API and one to the store.
+            limits=httpx.Limits(max_connections=2, max_keepalive_connections=2),
+            headers={"User-Agent": f"faceid-flows/{__version__}"},
+            # Local emulators must be reached directly, even if the environment sets a proxy.
+            mounts={"all://127.0.0.1": None, "all://localhost": None},
+        )
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    # Loading the certificates takes tens of milliseconds, and a process opens many clients.
+    return httpx.create_ssl_context()
+
+
+@contextmanager
+def _our_errors(url: str) -> Generator[None]:
+    """Turn httpx's errors into ``NoAnswer`` or, if nothing was sent, ``ServiceUnavailable``."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+        name, reached = type(error).__name__, False
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        name, reached = type(error).__name__, True
+    else:
+        return
+    host = urlsplit(url).netloc
+    if reached:
+        raise NoAnswer(name, "no answer came", host=host)
+    raise ServiceUnavailable(name, "cannot connect", host=host)

@@ -1,0 +1,29 @@
+"""The settings of deliveries: those of the library, and where and how requests are kept."""
+
+from pydantic import Field, SecretStr
+
+from faceid.errors import InvalidInput
+from faceid.models import Credentials
+from faceid.settings import FaceIdSettings
+
+
+class DeliverySettings(FaceIdSettings):
+    """The settings that steps, flows and commands need; read from the environment as the others."""
+
+    storage: str = ""
+    """fsspec URL of records and cached steps; if empty, a folder in Prefect's home."""
+    data_key: SecretStr = SecretStr("")
+    """Fernet keys, newest first, comma-separated."""
+    locks: str = ""
+    """``redis://…`` if several machines share the storage; if empty, lock files of one machine."""
+    wait_in_run: float = Field(60, ge=0)
+    """Seconds that a run waits for an unavailable action before leaving it to a follow-up run."""
+    give_up_after: float = Field(86400, ge=0)
+    """Seconds after which a request that cannot be delivered fails as ``unavailable``."""
+
+    def credentials(self) -> Credentials:
+        try:
+            return super().credentials()
+        except InvalidInput as error:
+            advice = "Or name a tencent-credentials block. make demo needs no account."
+            raise InvalidInput(error.code, error.message, advice=advice) from None
