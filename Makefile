@@ -9,7 +9,7 @@ PYTHONS ?= python3.11 python3.12 python3.13
 
 .DEFAULT_GOAL := help
 .PHONY: help install s3 demo up deploy test coverage test-fast test-library test-services \
-  test-browser lint format bench bench-large lock clean
+  test-browser test-docs docs lint format bench bench-large lock clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ test-services: $(VENV)/installed-dev ## tests that need PostgreSQL and Redis on 
 test-browser: $(VENV)/installed-dev ## tests that look at the dashboard with chromium
 	$(BIN)/python -m pytest -m browser --override-ini="addopts=" -ra
 
+test-docs: $(VENV)/installed-dev ## run the commands of README and docs as they are written there
+	$(BIN)/python -m pytest -m docs --override-ini="addopts=" -ra
+
 lint: $(VENV)/installed-dev ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -66,6 +69,9 @@ format: $(VENV)/installed-dev ## let ruff write what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/installed-dev ## write the reference pages that are generated from the code
+	$(BIN)/python -m docs.generate
+
 bench: $(VENV)/installed-dev ## benchmarks: figures of one run on this machine, in half an hour
 	$(BIN)/python -m benchmarks
 
@@ -74,12 +80,12 @@ bench-large: $(VENV)/installed-dev ## batches of 10,000 requests (memory) and, u
 
 lock: $(VENV)/installed-dev ## resolve the locks anew (needs uv)
 	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-header --no-annotate --group build --upgrade -o requirements.lock
+	  --no-emit-find-links --no-header --no-annotate --group build --extra flows --upgrade -o requirements.lock
 	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-header --no-annotate --group build --extra s3 \
+	  --no-emit-find-links --no-header --no-annotate --group build --extra flows --extra s3 \
 	  -c requirements.lock -o requirements-s3.lock
 	uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-header --no-annotate --group build --group dev --extra s3 \
+	  --no-emit-find-links --no-header --no-annotate --group build --group dev --extra flows --extra s3 \
 	  -c requirements-s3.lock -o requirements-dev.lock
 
 clean: ## remove .venv and what tools left
@@ -90,7 +96,7 @@ clean: ## remove .venv and what tools left
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --require-hashes -r requirements.lock -c requirements.lock
-	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) install --no-deps --no-build-isolation --editable '.[flows]'
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ import anyio.to_thread
 import orjson
 from pydantic import SecretStr
 
-from faceid.actions import API_VERSION, CREATE_UPLOAD_URL, SERVICE
+from faceid.actions import API_VERSION, CREATE_UPLOAD_URL, SERVICE, TargetAction
 from faceid.errors import (
     AccountError,
     ClockSkewed,
@@ -34,13 +35,14 @@ from faceid.errors import (
     WindowOver,
 )
 from faceid.files.resources import open_location
-from faceid.http import CHUNK, DEFAULT_TIMEOUTS, ConnectionPool, HttpReply, Timeouts
+from faceid.http import CHUNK, DEFAULT_TIMEOUTS, ConnectionPool, HttpReply, Timeouts, Transport
 from faceid.models import Credentials, Reply, ResourceFile, UploadTicket
 from faceid.pacing import Pacer
 from faceid.redaction import protect
 from faceid.replies import read_reply, read_store_refusal, read_ticket
-from faceid.settings import service_of
+from faceid.settings import FaceIdSettings, base_url, service_of
 from faceid.signing import sign_request
+from faceid.verification import Verification, verify
 
 
 class FaceIdClient:
@@ -61,8 +63,9 @@ class FaceIdClient:
         renew: Callable[[], Awaitable[Credentials]] | None = None,
         fail_fast_on_auth: bool = False,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        transport: Transport | None = None,
     ) -> None:
-        self.endpoint = endpoint
+        self.endpoint = base_url(endpoint)
         self.host = urlsplit(endpoint).netloc
         self.service = service_of(endpoint)
         self._pacers = pacers
@@ -79,7 +82,22 @@ class FaceIdClient:
         self._fail_fast_on_auth = fail_fast_on_auth
         self._tries = 0
         self._use(credentials)
-        self._connections = ConnectionPool(timeouts)
+        self._connections = ConnectionPool(timeouts, transport)
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Return a client for the endpoint, key and rates of the environment's settings.
+
+        Calls are paced within this process. Raises ``InvalidInput`` if there is no key, or if a
+        setting is wrong.
+        """
+        settings = FaceIdSettings.load()
+
+        def pacer(action: str) -> Pacer | None:
+            rate = settings.rate(action)
+            return None if rate is None else Pacer(rate)
+
+        return cls(settings.endpoint, settings.credentials(), pacers=pacer)
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,6 +113,39 @@ class FaceIdClient:
         protect(credentials.secret_key.get_secret_value())
         if credentials.token:
             protect(credentials.token.get_secret_value())
+
+    async def verify(
+        self,
+        action: str | TargetAction,
+        region: str,
+        files: Mapping[str, str | Path],
+        parameters: Mapping[str, str] | None = None,
+    ) -> Verification:
+        """Upload files, call a target action with them, and return its verdict.
+
+        ``action`` is the name of an action in ``TARGET_ACTIONS``, or one of your own. ``files``
+        maps the action's resource fields (``ImageUrl``, …) to local paths or fsspec URLs;
+        ``parameters`` are its other parameters, as text. MD5s are computed. All of them are checked
+        before anything is sent.
+
+        Everything happens in one window and nothing is retried, because the call may be billed:
+        the ``next_step`` of the error says whether a repetition can help. A negative verdict is not
+        an error. Raises ``InvalidInput`` for wrong input, ``WindowOver`` if the uploads took so
+        long that the window is about to end, ``NoAnswer`` if the call was sent but not answered,
+        and otherwise a ``FaceIdError`` for the error code of the service.
+
+        Example::
+
+            async with FaceIdClient.from_environment() as client:
+                found = await client.verify(
+                    "VideoLivenessCompare",
+                    "ap-singapore",
+                    files={"ImageUrl": "id-photo.jpg", "VideoUrl": "selfie.mp4"},
+                    parameters={"LivenessType": "SILENT"},
+                )
+            print(found.verdict.passed, found.verdict.similarity)
+        """
+        return await verify(self, action, region, files, parameters or {})
 
     def server_now(self) -> datetime:
         """Return the server's time, based on the ``Date`` header of its last reply (± 1 second)."""
@@ -257,6 +308,7 @@ class FaceIdClient:
                 signed_again = True
                 self._signing_offset = self._clock_offset or 0.0
             except AccountError as refusal:
+                refusal.name_credentials(used.names)
                 of_the_key = refusal.code.startswith("AuthFailure.")
                 if renewed or not of_the_key or not await self._renewed(used, renewals):
                     raise

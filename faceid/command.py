@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 from rich.console import Console
 
 from faceid import __version__, redaction
@@ -124,7 +124,8 @@ def run(tokens: Sequence[str] | None = None) -> NoReturn:
         sys.exit(ending.code)
     except CycloptsError as error:
         error.verbose = False
-        fail(" ".join(str(error).split()))
+        elsewhere = isinstance(error, UnknownCommandError) and app.help_epilogue
+        fail(" ".join(f"{error} {elsewhere or ''}".split()))
     except InvalidInput as error:
         fail(str(error))
     except FaceIdError as error:

@@ -24,12 +24,21 @@ see ``error_class`` and ``store_error_class``. The codes are those of the vendor
 The service may return others: an unknown API code is classified by its first segment.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import ClassVar, Literal
 
 from faceid.redaction import redact
 
 ErrorKind = Literal["input", "conflict", "account", "unavailable", "storage", "expired", "unknown"]
+
+
+KEY_NAMES = {
+    "secret_id": "the secret ID",
+    "secret_key": "the secret key",
+    "token": "token",
+}
+"""What advice calls the parts of an API key, unless the credentials say where they come from."""
 
 
 class NextStep(StrEnum):
@@ -57,7 +66,7 @@ class FaceIdError(Exception):
 
     kind: ClassVar[ErrorKind] = "unavailable"
     next_step: ClassVar[NextStep] = NextStep.GIVE_UP
-    advice: str = ""
+    default_advice: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -72,8 +81,13 @@ class FaceIdError(Exception):
         self.message = redact(message)
         self.tencent_request_id = tencent_request_id
         self.host = host
-        self.advice = ADVICE.get(code, self.advice) if advice is None else advice
+        self._advice = ADVICE.get(code, self.default_advice) if advice is None else advice
+        self.advice = self._advice.format_map(KEY_NAMES)
         super().__init__(code, self.message)
+
+    def name_credentials(self, names: Mapping[str, str]) -> None:
+        """Let the advice name the parts of the key as in ``names``, with the keys of KEY_NAMES."""
+        self.advice = self._advice.format_map(names)
 
     def __str__(self) -> str:
         where = ", ".join(
@@ -95,34 +109,36 @@ class InvalidInput(FaceIdError):
 
 class RequestIdConflict(InvalidInput):
     kind = "conflict"
-    advice = "Use a different request ID for each input."
+    default_advice = "Use a different request ID for each input."
 
 
 class AccountError(FaceIdError):
     kind = "account"
     next_step = NextStep.MEND_ACCOUNT
-    advice = "Check the account in the Tencent Cloud console: its keys, permissions and payment."
+    default_advice = (
+        "Check the account in the Tencent Cloud console: its keys, permissions and payment."
+    )
 
 
 class ClockSkewed(AccountError):
     next_step = NextStep.SIGN_AGAIN
-    advice = "This machine's clock is more than 5 minutes off: set it."
+    default_advice = "This machine's clock is more than 5 minutes off: set it."
 
 
 class TokenExpired(AccountError):
     next_step = NextStep.RENEW_CREDENTIALS
-    advice = "Get a new token, with the secret ID and the secret key that belong to it."
+    default_advice = "Get a new {token}, with the secret ID and the secret key that belong to it."
 
 
 class ServiceUnavailable(FaceIdError):
     kind = "unavailable"
     next_step = NextStep.RETRY
-    advice = "Deliver the same request again later."
+    default_advice = "Deliver the same request again later."
 
 
 class RateLimited(ServiceUnavailable):
     next_step = NextStep.WAIT
-    advice = (
+    default_advice = (
         "Another program may be using the account, or FACEID_RATES may exceed the account's quota."
     )
 
@@ -133,7 +149,7 @@ class NoAnswer(ServiceUnavailable):
 
 class ResourceUnreadable(ServiceUnavailable):
     next_step = NextStep.CHECK_RESOURCE
-    advice = "The upload and the target action must use the same region."
+    default_advice = "The upload and the target action must use the same region."
 
 
 class UrlRefused(ServiceUnavailable):
@@ -143,31 +159,33 @@ class UrlRefused(ServiceUnavailable):
 class WindowOver(FaceIdError):
     kind = "expired"
     next_step = NextStep.NEW_WINDOW
-    advice = "Deliver the same request again: it gets a fresh upload ticket."
+    default_advice = "Deliver the same request again: it gets a fresh upload ticket."
 
 
 class ServiceRefused(FaceIdError):
     kind = "unavailable"
-    advice = (
+    default_advice = (
         "Not retried, as the call may be billed: contact the vendor with the Tencent request ID."
     )
 
 
 class StorageError(FaceIdError):
     kind = "storage"
-    advice = "Check FACEID_STORAGE and FACEID_DATA_KEY."
+    default_advice = "Check FACEID_STORAGE and FACEID_DATA_KEY."
 
 
 class OutcomeUnknown(FaceIdError):
     kind = "unknown"
-    advice = "The call may have been billed. To call the action again, deliver with call_again."
+    default_advice = (
+        "The call may have been billed. To call the action again, deliver with call_again."
+    )
 
 
 # Advice for codes that say more precisely than their class what to do.
 ADVICE = {
-    "AuthFailure.InvalidSecretId": "The secret ID must be that of an API key.",
-    "AuthFailure.SecretIdNotFound": "Check the secret ID: the service knows no such key.",
-    "AuthFailure.SignatureFailure": "Check the secret key: it does not match the secret ID.",
+    "AuthFailure.InvalidSecretId": "Check {secret_id}: it must be the ID of an API key.",
+    "AuthFailure.SecretIdNotFound": "Check {secret_id}: the service knows no such key.",
+    "AuthFailure.SignatureFailure": "Check {secret_key}: it does not match the secret ID.",
     "UnauthorizedOperation.Nonactivated": "Activate Face ID for this account in the console.",
     "UnauthorizedOperation.Arrears": "The account has overdue payments: pay, then deliver again.",
     "ActionOffline": "The vendor has withdrawn this action.",

@@ -36,6 +36,9 @@ class Timeouts:
 
 DEFAULT_TIMEOUTS = Timeouts()
 
+Transport = httpx.AsyncBaseTransport
+"""What carries requests in place of the network, such as ``httpx.MockTransport`` in tests."""
+
 
 @dataclass(frozen=True)
 class HttpReply:
@@ -53,8 +56,9 @@ class ConnectionPool:
     exchange; with a pool of 16 connections, that took half of its time.
     """
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, transport: Transport | None = None) -> None:
         self._timeouts = timeouts
+        self._transport = transport
         self._gate = asyncio.Semaphore(CONNECTIONS)
         self._idle: list[httpx.AsyncClient] = []
 
@@ -107,6 +111,7 @@ class ConnectionPool:
         return httpx.AsyncClient(
             http2=False,
             verify=_tls(),
+            transport=self._transport,
             follow_redirects=False,
             # No pool timeout: a client has one exchange at a time, so none waits for another.
             timeout=httpx.Timeout(
@@ -139,5 +144,5 @@ def _our_errors(url: str) -> Generator[None]:
         return
     host = urlsplit(url).netloc
     if reached:
-        raise NoAnswer(name, "no answer came", host=host)
-    raise ServiceUnavailable(name, "cannot connect", host=host)
+        raise NoAnswer(name, "no answer came", host=host) from None
+    raise ServiceUnavailable(name, "cannot connect", host=host) from None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from attrs import frozen
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from faceid.errors import ErrorKind, FaceIdError, WindowOver
+from faceid.errors import KEY_NAMES, ErrorKind, FaceIdError, WindowOver
 
 Service = Literal["live", "emulator"]
 Outcome = Literal[
@@ -27,6 +27,10 @@ RunEnd = Outcome | Literal["crashed", "cancelled"]
 REQUEST_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 RequestId = Annotated[str, Field(pattern=REQUEST_ID_PATTERN)]
 
+EXPIRY_MARGIN = timedelta(seconds=60)
+"""Time that a window must have left before a call, because the action downloads the files during
+the call."""
+
 MAX_WINDOWS = 1000
 """Maximum number of windows of a delivery: 1,000 windows of two hours are twelve weeks. (Without a
 limit, a number too large for a database column would break the list of runs.)"""
@@ -42,6 +46,9 @@ class Credentials(_Shape):
     secret_id: str
     secret_key: SecretStr
     token: SecretStr | None = None
+    names: dict[str, str] = KEY_NAMES
+    """What to call ``secret_id``, ``secret_key`` and ``token`` in advice to a person, such as the
+    variables that they were read from."""
 
 
 class Request(_Shape):

@@ -29,9 +29,9 @@ from faceid.actions import (
     TargetAction,
     load_actions,
 )
-from faceid.errors import InvalidInput
+from faceid.errors import KEY_NAMES, InvalidInput
 from faceid.files.roots import Roots
-from faceid.models import Credentials, Service
+from faceid.models import EXPIRY_MARGIN, Credentials, Service
 
 ACCOUNT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 LIVE_ENDPOINT = "https://faceid.intl.tencentcloudapi.com"
@@ -61,27 +61,43 @@ class FaceIdSettings(BaseSettings):
     """The settings that the library needs."""
 
     model_config = SettingsConfigDict(
-        env_prefix="FACEID_", extra="ignore", frozen=True, populate_by_name=True
+        env_prefix="FACEID_",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
     )
 
     secret_id: str = Field("", validation_alias=AliasChoices("TENCENTCLOUD_SECRET_ID"))
+    """ID of the API key."""
     secret_key: SecretStr = Field(
         SecretStr(""), validation_alias=AliasChoices("TENCENTCLOUD_SECRET_KEY")
     )
+    """The API key itself."""
     token: SecretStr = Field(SecretStr(""), validation_alias=AliasChoices("TENCENTCLOUD_TOKEN"))
+    """Session token, if the key is temporary."""
     region: str = Field("", validation_alias=AliasChoices("TENCENTCLOUD_REGION"))
+    """Region of ``faceid deliver`` without ``--region``, such as ``ap-singapore``."""
 
     endpoint: Annotated[str, AfterValidator(base_url)] = LIVE_ENDPOINT
+    """URL of the API. Any host other than the vendor's is treated as an emulator."""
     account: str = Field("default", pattern=ACCOUNT_PATTERN)
+    """Your name for the account. Rates and records are kept per account."""
     rates: dict[str, float] = {}
-    """Maps actions to requests per second, for accounts with a raised quota."""
-    expiry_margin: float = Field(60, ge=0)
+    """JSON object that maps actions to requests per second, for accounts with a raised quota."""
+    expiry_margin: float = Field(EXPIRY_MARGIN.total_seconds(), ge=0)
     """Seconds that a window must have left; at most a tenth of the ticket's lifetime is used."""
     resource_roots: Annotated[tuple[str, ...], NoDecode] = ()
-    """Folders and URL prefixes that locations may point into: see ``Roots.of``."""
+    """Comma-separated folders and URL prefixes (``/srv/in,s3://bucket/in/,https://``) that
+    locations may point into. If not set: for commands, the working folder and any URL; for runs of
+    deployments, nothing."""
     actions: Path | None = None
+    """JSON file that adds target actions to the table."""
 
     _deployed: bool = PrivateAttr(False)
+    _key_names: dict[str, str] = PrivateAttr(
+        {name: f"TENCENTCLOUD_{name.upper()}" for name in KEY_NAMES}
+    )
 
     @field_validator("resource_roots", mode="before")
     @classmethod
@@ -160,6 +176,7 @@ class FaceIdSettings(BaseSettings):
             secret_id=self.secret_id,
             secret_key=self.secret_key,
             token=self.token if self.token.get_secret_value() else None,
+            names=self._key_names,
         )
 
     def target_actions(self) -> dict[str, TargetAction]:

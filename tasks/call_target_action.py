@@ -5,7 +5,7 @@ verdict is returned without another call. The intent is stored before the call, 
 stored before this step returns.
 """
 
-from typing import Any, cast
+from typing import cast
 
 from prefect import task
 from prefect.states import Completed
@@ -21,6 +21,7 @@ from faceid.errors import (
 )
 from faceid.models import OpenWindow, Reply, Verdict
 from faceid.replies import read_verdict
+from faceid.verification import call_fields
 from tasks.cache import UNCACHED
 from tasks.delivery import Delivery
 from tasks.retries import RETRIES
@@ -80,7 +81,9 @@ async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]
     record = delivery.record
     try:
         reply = await delivery.client.call(
-            delivery.action.name, delivery.request.region, _fields(delivery, window)
+            delivery.action.name,
+            delivery.request.region,
+            call_fields(delivery.action, delivery.request.parameters, window.uploads),
         )
         return reply, read_verdict(delivery.action, reply)
     except NoAnswer as error:
@@ -106,13 +109,3 @@ async def _raise_if_gone(delivery: Delivery, window: OpenWindow) -> None:
         delivery.require_open(upload.ticket)
         if not await delivery.client.resource_exists(upload.ticket):
             raise WindowOver("ResourceGone", f"resource {upload.field}: the store has it no more")
-
-
-def _fields(delivery: Delivery, window: OpenWindow) -> dict[str, Any]:
-    fields = dict(delivery.request.parameters)
-    for upload in window.uploads:
-        fields[upload.field] = upload.ticket.resource_url.get_secret_value()
-        resource = delivery.action.resource(upload.field)
-        if resource and resource.md5_field:
-            fields[resource.md5_field] = upload.md5
-    return fields

@@ -103,7 +103,7 @@ class TencentCredentials(Block):
     def over(self, settings: DeliverySettings) -> DeliverySettings:
         """Return the settings, overridden by the values of the block."""
         given = {"endpoint": self.endpoint, "region": self.region}
-        return settings.model_copy(
+        return settings.from_block().model_copy(
             update={
                 "secret_id": self.secret_id,
                 "secret_key": self.secret_key,

@@ -1,8 +1,10 @@
 """The settings of deliveries: those of the library, and where and how requests are kept."""
 
+from typing import Self
+
 from pydantic import Field, SecretStr
 
-from faceid.errors import InvalidInput
+from faceid.errors import KEY_NAMES, InvalidInput
 from faceid.models import Credentials
 from faceid.settings import FaceIdSettings
 
@@ -20,6 +22,12 @@ class DeliverySettings(FaceIdSettings):
     """Seconds that a run waits for an unavailable action before leaving it to a follow-up run."""
     give_up_after: float = Field(86400, ge=0)
     """Seconds after which a request that cannot be delivered fails as ``unavailable``."""
+
+    def from_block(self) -> Self:
+        """Return a copy for the values of a block, whose fields errors then name."""
+        settings = self.model_copy()
+        settings._key_names = {name: f"the block's {name}" for name in KEY_NAMES}
+        return settings
 
     def credentials(self) -> Credentials:
         try:

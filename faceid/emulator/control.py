@@ -6,7 +6,6 @@ answered with HTTP 400 and ``{"error": "..."}``, which says in one line what is 
 
 import math
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 import orjson
@@ -16,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from faceid import __version__
 from faceid.emulator.emulation import Emulation
 from faceid.emulator.faults import BadRule
 from faceid.emulator.journal import FILTERS
@@ -45,17 +45,9 @@ async def _body(request: Request) -> object:
         raise _Wrong("the body must be JSON") from None
 
 
-def _version() -> str:
-    try:
-        return version("faceid-flows")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"
-
-
 class Control:
     def __init__(self, emulation: Emulation) -> None:
         self._emulation = emulation
-        self._version = _version()
 
     def app(self) -> Starlette:
         routes: dict[str, dict[str, Callable[[Request], Any]]] = {
@@ -81,7 +73,7 @@ class Control:
 
     async def _health(self, _: Request) -> Response:
         now = self._emulation.clock.now()
-        return _json({"status": "ok", "version": self._version, "clock": now})
+        return _json({"status": "ok", "version": __version__, "clock": now})
 
     async def _stats(self, _: Request) -> Response:
         return _json(self._emulation.journal.stats())

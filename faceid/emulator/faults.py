@@ -22,19 +22,21 @@ STORE_OPS = ("PutObject", "GetObject", "HeadObject")
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9. _-]{0,99}")
 _VERDICT = re.compile(r"[A-Za-z0-9.-]{1,100}")
-_FORMS = {
-    "api": "api:<Code>",
-    "result": "result:<Code>",
-    "http": "http:<status 300 to 599>",
-    "reset": "reset",
-    "reset-after": "reset-after:<bytes>",
-    "delay": "delay:<seconds>",
-    "stall": "stall:<seconds>",
-    "truncate": "truncate",
-    "bad-etag": "bad-etag",
-    "expire-now": "expire-now",
-    "commit-then-reset": "commit-then-reset",
-}
+KINDS = (
+    ("api:<Code>", "the API answers with this error code"),
+    ("result:<Code>", "the answer has this code as its `Result`, or as the code of a verdict"),
+    ("http:<status 300 to 599>", "a gateway answers with this status, and neither JSON nor XML"),
+    ("reset", "the connection is reset before anything is done"),
+    ("reset-after:<bytes>", "the connection is reset once so many bytes of the body have come"),
+    ("delay:<seconds>", "the answer comes later"),
+    ("stall:<seconds>", "the answer stops half-way for so long"),
+    ("truncate", "the answer ends before its announced length"),
+    ("bad-etag", "the store reports the MD5 of other bytes"),
+    ("expire-now", "the ticket of the object, or of what the action fetches, expires at once"),
+    ("commit-then-reset", "the request is carried out, and the connection reset before the answer"),
+)
+"""The values of ``do``, each with what happens."""
+_FORMS = {form.partition(":")[0]: form for form, _ in KINDS}
 _RULE_KEYS = ("op", "do", "times", "match")
 _MATCH_KEYS = ("target_action", "key", "md5", "nth")
 

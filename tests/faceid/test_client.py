@@ -241,6 +241,7 @@ async def test_a_wrong_key_says_the_code_and_what_to_do(
     wrong = Credentials(
         secret_id=secret_id or faceid_emulator.secret_id,
         secret_key=SecretStr(secret_key or faceid_emulator.secret_key),
+        names={"secret_id": "TENCENTCLOUD_SECRET_ID", "secret_key": "TENCENTCLOUD_SECRET_KEY"},
     )
     async with FaceIdClient(faceid_emulator.url, wrong) as client:
         with pytest.raises(AccountError, match=r"Check TENCENTCLOUD_SECRET_") as raised:

@@ -185,8 +185,10 @@ def test_an_error_says_what_where_and_what_to_do():
     )
     assert str(error) == (
         "AuthFailure.SecretIdNotFound: no such id (127.0.0.1:8600, Tencent request ID r-1). "
-        "Check TENCENTCLOUD_SECRET_ID, or the block's secret_id: the service knows no such key."
+        "Check the secret ID: the service knows no such key."
     )
+    error.name_credentials({"secret_id": "TENCENTCLOUD_SECRET_ID"})
+    assert str(error).endswith("r-1). Check TENCENTCLOUD_SECRET_ID: the service knows no such key.")
     assert str(InvalidInput("InvalidResource", "resource ImageUrl: the file is empty")) == (
         "InvalidResource: resource ImageUrl: the file is empty"
     )

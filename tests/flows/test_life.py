@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -97,16 +98,10 @@ class Interruption:
             raise Crash
 
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        exchange: Any = FaceIdClient.__dict__["_exchange"]
         write = Storage.write
 
-        async def interrupted_exchange(client: FaceIdClient, *args: Any, **more: Any) -> Any:
-            self.point()
-            if more["headers"].get("X-TC-Action") == ACTION:
-                self.intent_unsent = False
-            answer = await exchange(client, *args, **more)
-            self.point()
-            return answer
+        def interrupted_client(*args: Any, **more: Any) -> FaceIdClient:
+            return FaceIdClient(*args, transport=InterruptedTransport(self), **more)
 
         def interrupted_write(
             storage: Storage, name: str, content: dict[str, Any], *, durable: bool = True
@@ -120,8 +115,25 @@ class Interruption:
             self.point()
             return sealed
 
-        monkeypatch.setattr(FaceIdClient, "_exchange", interrupted_exchange)
+        monkeypatch.setattr("tasks.credentials.FaceIdClient", interrupted_client)
         monkeypatch.setattr(Storage, "write", interrupted_write)
+
+
+class InterruptedTransport(httpx.AsyncHTTPTransport):
+    """The network, with a point before and after each exchange."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        super().__init__()
+        self.interruption = interruption
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.interruption.point()
+        if request.headers.get("X-TC-Action") == ACTION:
+            self.interruption.intent_unsent = False
+        response = await super().handle_async_request(request)
+        await response.aread()
+        self.interruption.point()
+        return response
 
 
 class Life(RuleBasedStateMachine):

@@ -1,0 +1,199 @@
+"""Writes the parts of the reference pages that are generated from the code (``make docs``).
+
+A page marks such a part with ``<!-- generated: NAME -->`` and ``<!-- end -->``; NAME is a key of
+``PARTS``. ``tests/docs/test_generated.py`` fails if a part is not what the code says.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.utilities.callables import parameter_schema
+
+from faceid import errors
+from faceid.actions import TARGET_ACTIONS, Parameter, ResourceField, TargetAction
+from faceid.command import app
+from faceid.emulator import faults
+from faceid.errors import FaceIdError
+from flows.deliver import deliver
+from flows.deliver_batch import deliver_batch
+from flows.forget import forget
+from tasks.settings import DeliverySettings
+
+DOCS = Path(__file__).parent
+AUTOMATIONS = DOCS.parent / "deployments" / "registration" / "automations.yaml"
+
+_PART = re.compile(
+    r"(?P<head>^<!-- generated: (?P<name>[a-z-]+) -->\n).*?(?P<end>^<!-- end -->$)",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    cells = [list(head), *map(list, rows)]
+    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in cells]
+    lines.insert(1, "|" + " --- |" * len(cells[0]))
+    return "\n".join(lines)
+
+
+def _code(text: object) -> str:
+    return f"`{text}`" if str(text) else ""
+
+
+def _prose(text: str) -> str:
+    """Return a docstring as Markdown in one line."""
+    return " ".join(text.replace("``", "`").split())
+
+
+def commands() -> str:
+    import_module("deployments.cli")  # registers the commands
+    text = app.generate_docs(heading_level=1)
+    return text[text.index("## faceid ") :].strip()
+
+
+def settings() -> str:
+    def rows() -> Iterator[list[str]]:
+        for name, field in DeliverySettings.model_fields.items():
+            alias: Any = field.validation_alias
+            variable = alias.choices[0] if alias else f"FACEID_{name.upper()}"
+            default = field.get_default(call_default_factory=True)
+            default = getattr(default, "get_secret_value", lambda default=default: default)()
+            shown = (
+                ""
+                if default in ("", None, (), {})
+                else _code(f"{default:g}" if isinstance(default, float) else default)
+            )
+            yield [_code(variable), shown, _prose(field.description or "")]
+
+    return _table(["variable", "default", "meaning"], rows())
+
+
+def _parameters(flow: Any) -> Callable[[], str]:
+    def part() -> str:
+        schema = parameter_schema(flow.fn).model_dump()
+        rows: list[list[str]] = []
+        for name, field in schema["properties"].items():
+            default = field.get("default")
+            shown = "" if default in (None, "", {}) else _code(default)
+            rows.append([_code(name), shown, _prose(field.get("description", ""))])
+        return _table(["parameter", "default", "meaning"], rows)
+
+    return part
+
+
+def target_actions() -> str:
+    return "\n\n".join(_action(action) for action in TARGET_ACTIONS.values())
+
+
+def _action(action: TargetAction) -> str:
+    rate = f"{action.rate:g} per second" if action.rate else "not documented"
+    lines = [f"### {action.name}", ""]
+    if action.notice:
+        lines += [f"{action.notice[:1].upper()}{action.notice[1:]}.", ""]
+    lines += [
+        f"- Regions: {', '.join(map(_code, action.regions))}",
+        f"- Rate: {rate}",
+        f"- Positive verdict: {_reading(action)}",
+    ]
+    if action.files:
+        lines.append(
+            f"- Files in the answer: {', '.join(_code(file.url) for file in action.files)}"
+        )
+    if action.personal_parameters:
+        names = ", ".join(map(_code, action.personal_parameters))
+        lines.append(f"- Personal data, accepted only from a manifest: {names}")
+    resources = [[_code(field.name), _resource(field)] for field in action.resources]
+    parameters = [[_code(field.name), _parameter(field)] for field in action.parameters]
+    lines += ["", _table(["resource or parameter", "what it takes"], resources + parameters)]
+    return "\n".join(lines)
+
+
+def _reading(action: TargetAction) -> str:
+    results = " or ".join(map(_code, action.reading.passed))
+    return f"`Result` is {results}" if results else "none; the action only answers"
+
+
+def _resource(field: ResourceField) -> str:
+    parts = [" or ".join(field.formats) or "any format"]
+    if field.max_base64_bytes:
+        parts.append(f"at most {field.max_base64_bytes // 2**20} MiB after base64 encoding")
+    if field.download_seconds:
+        parts.append(f"the service must be able to fetch it within {field.download_seconds:g} s")
+    return ("" if field.required else "optional; ") + "; ".join(parts)
+
+
+def _parameter(field: Parameter) -> str:
+    types = {"boolean": "`true` or `false`", "object": "a JSON object", "json-text": "JSON text"}
+    values = " or ".join(map(_code, field.values))
+    expects = field.expects or values or types.get(field.type, "text")
+    return ("" if field.required else "optional; ") + expects
+
+
+def error_classes() -> str:
+    def subclasses(of: type[FaceIdError]) -> Iterator[type[FaceIdError]]:
+        for cls in of.__subclasses__():
+            if cls.__module__ == errors.__name__:
+                yield cls
+                yield from subclasses(cls)
+
+    rows = (
+        [_code(cls.__name__), _code(cls.kind), cls.next_step.value, _advice(cls)]
+        for cls in subclasses(FaceIdError)
+    )
+    return _table(["class", "`kind`", "next step", "advice"], rows)
+
+
+def _advice(cls: type[FaceIdError]) -> str:
+    return cls.default_advice.format_map(errors.KEY_NAMES)
+
+
+def automations() -> str:
+    found = yaml.safe_load(AUTOMATIONS.read_text())["automations"]
+    rows = (
+        [
+            _code(one["name"]),
+            " ".join(one["description"].split()),
+            ", ".join(map(_code, one["trigger"]["expect"])),
+        ]
+        for one in found
+    )
+    return _table(["automation", "what it notices", "events"], rows)
+
+
+def fault_kinds() -> str:
+    return _table(["`do`", "what happens"], ([_code(form), text] for form, text in faults.KINDS))
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "settings": settings,
+    "deliver-parameters": _parameters(deliver),
+    "deliver-batch-parameters": _parameters(deliver_batch),
+    "forget-parameters": _parameters(forget),
+    "target-actions": target_actions,
+    "error-classes": error_classes,
+    "automations": automations,
+    "faults": fault_kinds,
+}
+
+
+def fill(page: str) -> str:
+    """Return the page with its generated parts as the code has them now."""
+    return _PART.sub(lambda part: f"{part['head']}\n{PARTS[part['name']]()}\n\n{part['end']}", page)
+
+
+def generated_pages() -> list[Path]:
+    """Return the pages that have generated parts."""
+    return [page for page in sorted(DOCS.rglob("*.md")) if _PART.search(page.read_text())]
+
+
+def main() -> None:
+    for page in generated_pages():
+        page.write_text(fill(page.read_text()))
+
+
+if __name__ == "__main__":
+    main()
