@@ -74,6 +74,9 @@ def test_a_wrong_form_says_so_beside_each_field_and_makes_no_run(
 
 
 def test_from_the_form_to_the_verdict_and_its_artifact(page: Page, stack: Stack, shoot: Shoot):
+    # The address that is printed opens the dashboard that these tests look at.
+    page.goto(stack.dashboard)
+    expect(page).to_have_url(re.compile(r"/v2/"))
     page.goto(stack.page_of("deliver"))
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Custom run").click()
