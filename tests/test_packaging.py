@@ -1,4 +1,4 @@
-"""What is in the wheel, and what its ``faceid`` command can do without the folders beside it."""
+"""The contents of the wheel, and its ``faceid`` command without the other packages."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel's content, as an installation has it."""
+    """A folder with the contents of the wheel, as they would be installed."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "-q", "wheel", str(ROOT), "--no-deps"]
     built = subprocess.run(
@@ -39,7 +39,7 @@ def test_the_wheel_carries_the_library_alone(unpacked: Path):
 def test_without_the_flows_the_command_has_the_emulator_and_says_where_the_rest_is(
     unpacked: Path, tmp_path: Path
 ):
-    # -S leaves out the editable installation; what the library needs is named by hand.
+    # -S disables the editable installation, so the search path is given explicitly.
     packages = Path(pytest.__file__).parent.parent
     shown = subprocess.run(
         [sys.executable, "-S", "-m", "faceid", "--help"],
