@@ -89,7 +89,7 @@ def _measure(arguments: list[str]) -> float:
     """Return the number of requests served per second of the server's CPU time."""
     with _server(arguments) as (process, ready):
         request = _request(ready["url"], ready["secret_id"], ready["secret_key"])
-        asyncio.run(_load(ready["url"], request, 1_000))  # warm
+        asyncio.run(_load(ready["url"], request, 1_000))  # warm-up
         before = sum(process.cpu_times()[:2])
         asyncio.run(_load(ready["url"], request, REQUESTS))
         return REQUESTS / (sum(process.cpu_times()[:2]) - before)

@@ -34,7 +34,7 @@ STEPS = 4
 BIN = 10
 """Length of an interval of the time series, in seconds."""
 STANDSTILL = 5.0
-"""Longer times in which no request ended are counted, in seconds."""
+"""Seconds beyond which a period without a finished request is counted as a standstill."""
 
 _LOST = ("database is locked", "Subscription queue is full", "dead letter queue")
 

@@ -1,4 +1,4 @@
-"""What all tests share: an emulator, a Prefect server, sample files."""
+"""Fixtures and options for all tests: an emulator, a Prefect server and sample files."""
 
 import gc
 import os
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from faceid.emulator import Emulator
 
 
-# How long an example takes says something about the machine, and nothing about the code.
+# A deadline would test the speed of the machine, not the code.
 settings.register_profile("faceid", deadline=None)
 settings.load_profile("faceid")
 
 
 @pytest.fixture
 def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the sample files in it."""
+    """The working folder of the test, which contains the sample files."""
     from faceid.samples import copy_samples
 
     copy_samples(tmp_path)
@@ -35,7 +35,10 @@ def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def emulator(
     faceid_emulator: "Emulator", samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> "Emulator":
-    """The emulator as at its start, an environment that makes us use it, files, and a storage."""
+    """The emulator in its initial state.
+
+    The environment points to it and to a temporary storage; the working folder has sample files.
+    """
     monkeypatch.setenv("FACEID_ENDPOINT", faceid_emulator.url)
     monkeypatch.setenv("TENCENTCLOUD_SECRET_ID", faceid_emulator.secret_id)
     monkeypatch.setenv("TENCENTCLOUD_SECRET_KEY", faceid_emulator.secret_key)
@@ -45,14 +48,14 @@ def emulator(
 
 @pytest.fixture(autouse=True, scope="module")
 def swept() -> Iterator[None]:
-    """What Prefect leaves to the garbage collector is collected before other tests begin."""
+    """After each module, collect what Prefect leaves to the garbage collector."""
     yield
     gc.collect()
 
 
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
-    """A Prefect server for the whole session, as the local stack starts it; its API's URL."""
+    """The API's URL of a Prefect server that runs during the session, as in the local stack."""
     from deployments.stack import free_port, prefect_server
 
     with prefect_server(free_port(), os.environ, Path(HOME) / "server.log") as (_, api_url):
@@ -61,13 +64,14 @@ def prefect_api() -> Iterator[str]:
 
         with temporary_settings({PREFECT_API_URL: api_url}):
             yield api_url
-            APILogHandler().flush()  # while there is somebody to send them to
+            APILogHandler().flush()  # while the server is still running
     assert refusals(Path(HOME), "server.log") == []
 
 
-# Warnings of Prefect's own. Tests of the library, which knows no Prefect, have no such excuse.
+# Warnings that Prefect causes. They are not ignored in tests of the library, which does not use
+# Prefect.
 PREFECT_WARNINGS = (
-    # Its clients and websockets are left to the garbage collector.
+    # Prefect leaves its clients and websockets to the garbage collector.
     "ignore:unclosed:ResourceWarning",
     "ignore:Exception ignored in.*socket:pytest.PytestUnraisableExceptionWarning",
 )
@@ -84,7 +88,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--faceid-target") == "live":
-        # Never more than it must: only what is marked, and of that nothing without keys.
+        # Only marked tests run against the live service, and they are skipped without keys.
         others = [item for item in items if not item.get_closest_marker("live")]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]

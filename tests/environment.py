@@ -1,6 +1,6 @@
-"""A clean environment for the tests, before anything of ours or Prefect's is imported.
+"""Cleans up the environment before anything of this project or of Prefect is imported.
 
-A module of its own, as pytest imports conftest files under names of its own.
+This is a separate module because pytest imports conftest files under other module names.
 """
 
 import atexit
@@ -11,18 +11,18 @@ import tempfile
 HOME = tempfile.mkdtemp(prefix="faceid-tests-")
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
-# For --faceid-target=live, before they are taken away from everything else.
+# For --faceid-target=live: read before these variables are removed below.
 LIVE = {name: os.environ.get(f"TENCENTCLOUD_{name}", "") for name in ("SECRET_ID", "SECRET_KEY")}
 LIVE_ENDPOINT = os.environ.get("FACEID_ENDPOINT", "https://faceid.intl.tencentcloudapi.com")
 
-# Nothing of the developer's own set-up may reach a test, nor a proxy stand in the way.
+# Neither the developer's own settings nor a proxy may affect the tests.
 for name in list(os.environ):
     foreign = name.startswith(("FACEID_", "TENCENTCLOUD_", "PREFECT_"))
     if (foreign and not name.startswith("FACEID_TEST_")) or name.lower().endswith("_proxy"):
         del os.environ[name]
 
 os.environ.update(
-    # Prefect makes its home when it is imported.
+    # Prefect creates its home folder when it is imported.
     PREFECT_HOME=HOME,
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_LOGGING_LEVEL="WARNING",

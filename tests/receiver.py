@@ -1,4 +1,4 @@
-"""A server that takes in what is sent to it, as a team's own would."""
+"""A server that stores the messages that automations send, in the place of a team's own server."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ from tests.waiting import wait_until
 class Received(NamedTuple):
     path: str
     headers: dict[str, str]
-    """Their names in lower case."""
+    """Header names are in lower case."""
     body: dict[str, Any]
 
 
@@ -23,7 +23,7 @@ class Receiver:
         self.received: list[Received] = []
 
     async def got(self, path: str, count: int = 1) -> list[Received]:
-        """What came in at this path, as soon as there is so much of it."""
+        """Wait until at least ``count`` messages have arrived at this path, and return them."""
 
         async def look() -> list[Received] | None:
             found = [one for one in self.received if one.path == path]

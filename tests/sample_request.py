@@ -1,4 +1,4 @@
-"""The sample request, on the sample files."""
+"""The sample request, which refers to the sample files."""
 
 from typing import Any
 

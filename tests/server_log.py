@@ -1,13 +1,13 @@
-"""What a Prefect server's log tells of those that it refused, and of what it lost."""
+"""Finds refused requests and lost events in the log of a Prefect server."""
 
 from pathlib import Path
 
 REFUSALS = ("database is locked", "Subscription queue is full", "dead letter queue")
-"""What a server's log says when it refused somebody, or lost an event."""
+"""Phrases that a server logs when it has refused a request or lost an event."""
 
 
 def refusals(folder: Path, log: str) -> list[str]:
-    """Lines of the log in this folder that tell of them, and the events that it has put aside."""
+    """Return the lines of ``folder/log`` with such phrases, and the paths of dead-letter events."""
     lines = (folder / log).read_text(errors="replace").splitlines()
     said = [line for line in lines if any(words in line for words in REFUSALS)]
     return said + [str(path) for path in folder.rglob("dlq/*")]

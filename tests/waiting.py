@@ -1,4 +1,4 @@
-"""Waiting for what other processes and tasks do."""
+"""Helpers that wait for other processes and tasks."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def until(look: Callable[[], Any], what: str, seconds: float = 180) -> Any:
-    """What ``look`` finds as soon as it finds something; fails when it does not in time."""
+    """Call ``look`` until it returns something true, and return that; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"not seen within {seconds:.0f} s: {what}"
@@ -18,7 +18,7 @@ def until(look: Callable[[], Any], what: str, seconds: float = 180) -> Any:
 
 
 async def wait_until(look: Callable[[], Awaitable[T | None]], what: str, seconds: float = 90) -> T:
-    """What ``look`` finds as soon as it finds something; fails when it does not in time."""
+    """Await ``look`` until it returns something true, and return that; fail after ``seconds``."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while not (found := await look()):

@@ -1,4 +1,4 @@
-"""Alternative implementations of a batch, with which the batch benchmark compares.
+"""Alternative implementations of a batch, which the batch benchmark measures for comparison.
 
 Each is a script that delivers ``COUNT`` requests of ``IdCardOCRVerification``, which have one
 resource: ``python -m benchmarks.others.NAME FILE COUNT``. The endpoint and the keys come from the

@@ -1,6 +1,6 @@
-"""The local stack with basic auth on, and a person's browser on its dashboard.
+"""The local stack with basic auth, and a browser for its dashboard.
 
-What the person saw is kept under ``build/screenshots``.
+Screenshots are saved under ``build/screenshots``.
 """
 
 import os
@@ -18,7 +18,7 @@ from tests.deployments.stack_processes import running_up
 
 CHROMIUM = shutil.which("chromium")
 
-# Debian's chromium, which tries to reach nothing but this machine.
+# Flags for Debian's chromium, which must connect to nothing outside this machine.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -57,14 +57,14 @@ def one_stack(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def stack(one_stack: Stack) -> Iterator[Stack]:
-    """One for all tests; each leaves it without faults."""
+    """The local stack, which all tests share. Faults are removed after each test."""
     yield one_stack
     httpx.delete(f"{one_stack.endpoint}/_emulator/faults").raise_for_status()
 
 
 @pytest.fixture
 def visitor(stack: Stack, chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The page of somebody who has not said who he is."""
+    """A browser page of a user who is not logged in."""
     context = chromium.new_context(viewport={"width": 1400, "height": 1000}, timezone_id="UTC")
     page = context.new_page()
     page.set_default_timeout(60_000)
@@ -75,7 +75,7 @@ def visitor(stack: Stack, chromium: Browser, request: pytest.FixtureRequest) -> 
 
 @pytest.fixture
 def page(visitor: Page, stack: Stack) -> Page:
-    """The page of somebody who is in."""
+    """A browser page of a user who is logged in."""
     visitor.goto(stack.dashboard)
     visitor.get_by_placeholder("admin:pass").fill(AUTH)
     visitor.get_by_role("button", name="Login").click()
@@ -85,7 +85,7 @@ def page(visitor: Page, stack: Stack) -> Page:
 
 @pytest.fixture
 def shoot(visitor: Page) -> Shoot:
-    """Keeps what is on the screen under this name."""
+    """A function that saves a screenshot of the page under a name."""
     return lambda name: take_picture(visitor, name)
 
 

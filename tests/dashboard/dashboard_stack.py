@@ -1,4 +1,4 @@
-"""The local stack whose dashboard is looked at, and requests of a test's own."""
+"""The local stack that the tests of the dashboard use, and requests for them."""
 
 import json
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ AUTH = "admin:let me in"
 
 @dataclass
 class Stack:
-    """``faceid up --emulator``, and its API as the person's colleagues use it."""
+    """A running ``faceid up --emulator``, with an authenticated client of its API."""
 
     dashboard: str
     endpoint: str
     folder: Path
-    """Where it was started: what locations are relative to."""
+    """The folder in which the stack was started; relative locations start from it."""
     api: httpx.Client
 
     def ask(self, method: str, path: str, json: Any = None) -> Any:
@@ -52,7 +52,7 @@ class Stack:
 
 
 def new_id(what: str) -> str:
-    """A request ID of a test's own."""
+    """Return a request ID that no other test uses."""
     return f"{what}-{uuid4().hex[:8]}"
 
 

@@ -1,4 +1,4 @@
-"""What a person does on the dashboard's pages, and pictures of what he saw."""
+"""Actions of a user on the pages of the dashboard, and screenshots."""
 
 import re
 from collections.abc import Callable
@@ -8,31 +8,31 @@ from playwright.sync_api import Locator, Page, expect
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 
-expect.set_options(timeout=30_000)  # a busy machine's; what is there is seen at once
+expect.set_options(timeout=30_000)  # for busy machines; elements that exist are found at once
 
 Shoot = Callable[[str], None]
 
 
 def take_picture(page: Page, name: str) -> None:
-    expect(page.locator(".animate-pulse")).to_have_count(0)  # what stands there until more is known
+    expect(page.locator(".animate-pulse")).to_have_count(0)  # placeholders during loading
     page.screenshot(path=SCREENSHOTS / f"{re.sub(r'[^a-z0-9-]+', '-', name)}.png")
 
 
 def fill(page: Page, field: str, text: str) -> None:
-    """Fills a field of a form in, by its label."""
+    """Fill in the text field with this label."""
     page.get_by_role("textbox", name=field, exact=True).fill(text)
 
 
 def choose(page: Page, field: str, value: str) -> None:
-    """Chooses from a field's list."""
+    """Choose a value from the list of a field."""
     page.get_by_role("button", name=f"Select {field}", exact=True).click()
     page.get_by_role("option", name=value, exact=True).click()
 
 
 def click(page: Page, button: Locator, call: str) -> int:
-    """Clicks what makes the page call the API; gives the status that came back.
+    """Click a button that makes the page call the API, and return the status of the reply.
 
-    ``call`` is a regular expression for the end of the call's address.
+    ``call`` is a regular expression that matches the end of the call's URL.
     """
     with page.expect_response(re.compile(f"{call}$")) as answer:
         button.click()
@@ -40,7 +40,7 @@ def click(page: Page, button: Locator, call: str) -> int:
 
 
 def submit(page: Page) -> None:
-    """Submits the form and goes to the run's page."""
+    """Submit the form, and go to the page of the new run."""
     button = page.get_by_role("button", name="Submit")
     assert click(page, button, "/create_flow_run") == 201
     page.get_by_role("button", name="View run").click()
@@ -48,12 +48,12 @@ def submit(page: Page) -> None:
 
 
 def error_toasts(page: Page) -> Locator:
-    """What the dashboard pops up when a call of it failed."""
+    """Return a locator for the messages that the dashboard shows when its API calls fail."""
     return page.locator("[data-sonner-toast][data-type='error']")
 
 
 def run_of(page: Page) -> str:
-    """The ID of the run whose page this is."""
+    """Return the ID of the run whose page is open."""
     found = re.search(r"/flow-run/([0-9a-f-]{36})", page.url)
     assert found
     return found[1]

@@ -1,4 +1,4 @@
-"""A person delivers many requests from the dashboard: now, and each day."""
+"""A user delivers many requests from the dashboard, at once and every day."""
 
 import re
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ def test_a_batch_shows_how_far_it_is_and_what_came_of_it(page: Page, stack: Stac
     submit(page)
     run = run_of(page)
     main = page.get_by_role("main")
-    progress = until(lambda: stack.artifact(f"progress-{run}"), "the batch's progress")
+    progress = until(lambda: stack.artifact(f"progress-{run}"), "the batch's progress artifact")
     expect(main.get_by_text("Running", exact=True).first).to_be_visible()
     expect(main.get_by_text(f"batch {name}.jsonl")).to_be_visible()
     shoot("batch-at-work")
@@ -65,12 +65,12 @@ def test_run_is_pressed_while_a_batch_is_at_work(page: Page, stack: Stack, shoot
     one_file = {"target_action": "IdCardOCRVerification", "resources": {"ImageUrl": "alder.jpg"}}
     lines = [
         manifest_line(f"{name}-{number:03}", **one_file, action_parameters={})
-        for number in range(3000)  # at 20 a second, more than the test takes
+        for number in range(3000)  # at 20 per second, takes longer than the test
     ]
     (stack.folder / f"{name}.jsonl").write_text("".join(lines))
     create = f"/deployments/{stack.deployment('deliver-batch')}/create_flow_run"
     batch = stack.ask("POST", create, {"parameters": {"manifest": f"{name}.jsonl"}})["id"]
-    until(lambda: stack.artifact(f"progress-{batch}"), "the batch at work")
+    until(lambda: stack.artifact(f"progress-{batch}"), "the progress artifact of a running batch")
     for number in range(5):
         page.goto(stack.page_of("deliver") + "/run")
         fill(page, "request_id", f"{name}-single-{number}")
@@ -88,13 +88,16 @@ def test_run_is_pressed_while_a_batch_is_at_work(page: Page, stack: Stack, shoot
 
 
 def _elsewhere() -> ZoneInfo:
-    """Where it is another day than in Greenwich."""
+    """Return a time zone in which the date now differs from the date in UTC."""
     east = datetime.now(UTC).hour >= 11
     return ZoneInfo("Pacific/Kiritimati" if east else "Pacific/Pago_Pago")
 
 
 def _open_schedule(page: Page, zone: ZoneInfo, manifest: str) -> Locator:
-    """The dialog for a schedule of each minute, as a test cannot wait for a day; filled in."""
+    """Open the dialog for a new schedule, fill it in, and return it.
+
+    The schedule runs every minute, because a test cannot wait for a day.
+    """
     page.get_by_role("button", name="Schedule", exact=True).click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("tab", name="Cron").click()
@@ -132,9 +135,9 @@ def test_a_schedule_finds_each_days_file(page: Page, stack: Stack, shoot: Shoot)
         runs = stack.ask("POST", "/flow_runs/filter", of_schedule)
         return next((run for run in runs if run["auto_scheduled"]), None)
 
-    # Its scheduler comes by once a minute, or when it is called.
+    # Prefect's scheduler runs once a minute, or when it is called.
     stack.ask("POST", f"/deployments/{deployment}/schedule", {"min_runs": 3})
-    run = until(scheduled, "a run of the schedule's")
+    run = until(scheduled, "a scheduled run")
     assert run["parameters"] == {"manifest": f"{name}-{{date}}.jsonl"}
     page.goto(stack.page_of("deliver-batch") + "?tab=Upcoming")
     expect(page.get_by_role("main").get_by_text("1 Parameter").first).to_be_visible()

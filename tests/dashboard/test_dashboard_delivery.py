@@ -1,4 +1,4 @@
-"""A person delivers one request from the dashboard, without having read a word."""
+"""A user who has read no documentation delivers one request from the dashboard."""
 
 import re
 
@@ -50,7 +50,7 @@ def test_a_wrong_form_says_so_beside_each_field_and_makes_no_run(
     page.get_by_role("button", name="Submit").click()
     for field in ("request_id", "target_action", "region", "resources"):
         expect(page.get_by_text(f"'{field}' is a required property", exact=True)).to_be_visible()
-    # and the API, which was asked all the same
+    # The page still calls the API, which refuses the run as well.
     expect(page.get_by_text("Error creating flow run: Validation failed")).to_be_visible()
     expect(error_toasts(page)).not_to_have_count(0)
 
@@ -94,7 +94,7 @@ def test_from_the_form_to_the_verdict_and_its_artifact(page: Page, stack: Stack,
     for text in (f"deliver {request_id}", "outcome:verdict", "verdict:passed"):
         expect(main.get_by_text(text, exact=True).first).to_be_visible()
     run = run_of(page)
-    until(lambda: stack.artifact(f"result-{run}"), "the artifact")
+    until(lambda: stack.artifact(f"result-{run}"), "the result artifact")
     page.reload()
     page.get_by_role("tab", name="Task Runs").click()
     for name in (

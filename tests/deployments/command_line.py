@@ -1,4 +1,4 @@
-"""What tests of the ``faceid`` command give it, and how it ended."""
+"""Arguments for the ``faceid`` command in tests, and how the command ended."""
 
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ def deliver_tokens(**changes: Any) -> list[str]:
     tokens = ["deliver"]
     for flag, value in flags.items():
         if value is not None:
-            # A flag of any type, or a list of them: what is in it only str() needs to know.
+            # A value of any type, or a list of such values; they are only passed to str().
             for text in value if isinstance(value, list) else [value]:  # pyright: ignore[reportUnknownVariableType]
                 tokens += [flag, str(text)]  # pyright: ignore[reportUnknownArgumentType]
     return tokens

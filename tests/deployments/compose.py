@@ -1,7 +1,7 @@
-"""``deployments/compose.yaml`` without a container engine: its services as plain processes.
+"""Runs the services of ``deployments/compose.yaml`` as processes, without a container engine.
 
-Commands, settings, secrets and healthchecks are read from the file. What a container would give
-them, folders and addresses of their own, is put in their place.
+Commands, settings, secrets and healthchecks are read from the file. The folders and addresses that
+containers would have are replaced by local ones.
 """
 
 import os
@@ -25,7 +25,7 @@ def read_compose() -> dict[str, Any]:
 
 
 def environment_of(service: Mapping[str, Any]) -> dict[str, str]:
-    """What the file gives a service; an ``env_file`` that need not be there is not."""
+    """Return the environment that the file gives a service, without any optional ``env_file``."""
     found: dict[str, str] = {}
     for entry in service.get("env_file", ()):
         if isinstance(entry, str):
@@ -38,13 +38,13 @@ def environment_of(service: Mapping[str, Any]) -> dict[str, str]:
 class Topology:
     folder: Path
     secrets: Mapping[str, str]
-    """By the names that the file has for them."""
+    """The values of the secrets, by their names in the file."""
     places: Mapping[str, str]
-    """Texts of the file, and what stands for them here."""
+    """Texts in the file, and the texts that replace them here."""
     variables: Mapping[str, str]
-    """Variables of the file that have another value here."""
+    """Variables in the file that have other values here."""
     extra: Mapping[str, str]
-    """What the machine's own ``faceid.env`` would add."""
+    """Variables that the machine's own ``faceid.env`` would add."""
     services: dict[str, Any] = field(default_factory=lambda: read_compose()["services"])
     running: list["subprocess.Popen[bytes]"] = field(
         default_factory=list["subprocess.Popen[bytes]"]
@@ -58,7 +58,7 @@ class Topology:
     def environment(self, name: str) -> dict[str, str]:
         given = environment_of(self.services[name])
         mine = {key: self.variables.get(key, self.here(text)) for key, text in given.items()}
-        # Nothing of the machine's: a container has nothing of it either.
+        # Like a container, the process inherits nothing from this machine's environment.
         temporary = self.folder / "tmp"
         temporary.mkdir(exist_ok=True)
         return {
@@ -96,7 +96,7 @@ class Topology:
         return process
 
     def call(self, name: str) -> "subprocess.CompletedProcess[str]":
-        """Runs a service that ends."""
+        """Run a service that ends by itself, and return how it ended."""
         return subprocess.run(
             [self.here(word) for word in self.services[name]["command"]],
             env=self.environment(name),
@@ -107,7 +107,7 @@ class Topology:
         )
 
     def run(self, name: str) -> str:
-        """What a service printed that ended well."""
+        """Run a service that must succeed, and return what it printed."""
         ended = self.call(name)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
@@ -131,7 +131,7 @@ class Topology:
         return process
 
     def stop(self) -> None:
-        """The last one first."""
+        """Terminate all services, the last one first."""
         for process in reversed(self.running):
             if process.poll() is None:
                 process.terminate()

@@ -1,4 +1,4 @@
-"""The ``faceid`` command in this process, and the local stack as processes."""
+"""Fixtures for the ``faceid`` command in this process, and the local stack as processes."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from tests.deployments.stack_processes import running_up
 
 @pytest.fixture
 def faceid(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]:
-    """Runs the command in this process."""
+    """A function that runs the ``faceid`` command in this process, and returns how it ended."""
     import_module("deployments.cli")
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in signals}
@@ -37,7 +37,7 @@ def faceid(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]
 
 @pytest.fixture
 def database() -> Iterator[str]:
-    """A database of its own; its URL for Prefect."""
+    """The URL, in the form that Prefect expects, of a new PostgreSQL database."""
     name = f"faceid_{uuid4().hex}"
     try:
         asyncio.run(execute(f"CREATE DATABASE {name}"))
@@ -51,6 +51,9 @@ def database() -> Iterator[str]:
 
 @pytest.fixture
 def up(samples: Path, tmp_path: Path) -> Iterator[Callable[[], dict[str, str]]]:
-    """Starts ``faceid up --emulator`` on a free port; gives what its ready file says."""
+    """A function that starts ``faceid up --emulator`` on a free port.
+
+    It returns the contents of the ready file.
+    """
     with ExitStack() as started:
         yield lambda: started.enter_context(running_up(tmp_path))

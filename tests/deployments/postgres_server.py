@@ -1,4 +1,4 @@
-"""The machine's PostgreSQL, for tests that make databases of their own."""
+"""The PostgreSQL server of this machine, for tests that create databases."""
 
 import os
 from typing import Any, cast

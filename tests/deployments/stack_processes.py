@@ -1,4 +1,4 @@
-"""``faceid up --emulator`` as processes."""
+"""Runs ``faceid up --emulator``, and finds its processes."""
 
 import json
 import os
@@ -19,9 +19,10 @@ from tests.waiting import until
 def running_up(
     folder: Path, output: IO[bytes] | None = None, **more: str
 ) -> Generator[dict[str, str]]:
-    """``faceid up --emulator`` on a free port, in this folder; gives what its ready file says.
+    """Run ``faceid up --emulator`` on a free port in this folder.
 
-    ``output`` is where its complaints go; ``more`` is added to its environment.
+    Yields the contents of the ready file. ``output`` receives stderr, and ``more`` is added to the
+    environment.
     """
     ready = folder / "ready.json"
     process = subprocess.Popen(
@@ -49,7 +50,7 @@ def running_up(
 
 
 def parts_of_up() -> list[psutil.Process]:
-    """What ``faceid up`` has started, and what these have."""
+    """Return the processes that ``faceid up`` has started, and their descendants."""
     (up,) = [
         process
         for process in psutil.Process().children()

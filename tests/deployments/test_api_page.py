@@ -1,4 +1,4 @@
-"""The lines of docs/api.md, run as they stand there, against the local stack with basic auth."""
+"""Runs the commands of docs/api.md unchanged, against the local stack with basic auth."""
 
 import os
 import re
@@ -65,5 +65,5 @@ def test_its_lines_do_what_it_says(
         assert said in f"\n{ran.stdout}", ran.stdout
     refused = (samples / "refused.json").read_text()
     assert "ap-moon" in refused
-    # Nobody else is let in, and the receiver believes nobody else.
+    # The receiver refuses callers without the token.
     assert "401" in (samples / "receiver.log").read_text()

@@ -1,4 +1,4 @@
-"""``faceid batch``: a manifest, checked and delivered in this process."""
+"""``faceid batch``: manifests are checked and delivered in this process."""
 
 import json
 import os
@@ -22,7 +22,10 @@ Faceid = Callable[..., Ended]
 
 @pytest.fixture
 def manifest(samples: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Writes a manifest of as many requests, with what the test changes of each."""
+    """A function that writes a manifest of ``count`` requests, and returns its path.
+
+    The keyword argument ``p_2`` contains changes to the request ``p-2``, and so on.
+    """
     rates = '{"CreateUploadUrl": 1000, "VideoLivenessCompare": 1000}'
     monkeypatch.setenv("FACEID_RATES", rates)
 
@@ -140,7 +143,7 @@ def test_a_batch_that_is_interrupted_ends_in_order_and_goes_on(
     def calls() -> int:
         return emulator.stats()["calls"].get("VideoLivenessCompare", 0)
 
-    until(lambda: calls() >= 4, "calls")
+    until(lambda: calls() >= 4, "four calls")
     batch.send_signal(signal.SIGINT)
     _, err = batch.communicate(timeout=60)
     assert batch.returncode == 130

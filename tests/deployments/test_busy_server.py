@@ -1,7 +1,7 @@
-"""``faceid up`` while everybody is at it: a batch, single runs, and triggers all the time.
+"""``faceid up`` under load: a batch, single runs and constant triggers at the same time.
 
-In real processes, on SQLite. Whoever calls the API is answered, once and soon, and nothing that
-was told to the server is lost.
+These are real processes, on SQLite. Every trigger is accepted at the first attempt and soon, and
+nothing that was reported to the server is lost.
 """
 
 import json
@@ -24,16 +24,16 @@ from tests.sample_request import REQUEST
 from tests.server_log import refusals
 from tests.waiting import until
 
-# With the tests of services, one at a time: it keeps both cores busy, as a user's machine would be.
+# A services test, because those run one at a time: this one keeps both cores busy.
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
 REQUESTS = 300
 SECONDS_BETWEEN = 0.3
 MAX_SECONDS = 30.0
-"""For an answer to a trigger. Who waits in vain for SQLite's lock is refused after 60 seconds."""
+"""Limit for the reply to a trigger. A server that cannot get SQLite's lock refuses after 60 s."""
 
 STEPS = 4
-"""Task runs of a request."""
+"""Task runs per request."""
 
 ONE_FILE: dict[str, Any] = {
     "target_action": "IdCardOCRVerification",
@@ -75,7 +75,7 @@ def running_batch(ready: dict[str, str], folder: Path) -> Generator["subprocess.
 
 
 def events(api: httpx.Client, prefix: str) -> int:
-    """How many events of this kind the server has kept."""
+    """Return how many events with this prefix the server has stored."""
     query = {"filter": {"event": {"prefix": [prefix]}, "occurred": {"since": "2026-01-01"}}}
     return api.post("/events/filter", json=query).raise_for_status().json()["total"]
 
@@ -108,7 +108,7 @@ def test_triggers_are_taken_while_a_batch_and_single_runs_are_at_work(
         single = {
             "flow_runs": {"id": {"any_": triggered}, "state": {"type": {"any_": ["COMPLETED"]}}}
         }
-        until(lambda: count(api, "flow_runs", single) >= 2, "single runs at their end")
+        until(lambda: count(api, "flow_runs", single) >= 2, "completed single runs")
 
         results = [json.loads(line) for line in (tmp_path / "results.jsonl").open()]
         assert [result["status"] for result in results] == ["verdict"] * REQUESTS
@@ -120,6 +120,6 @@ def test_triggers_are_taken_while_a_batch_and_single_runs_are_at_work(
             },
         }
         told = "faceid.delivery.verdict"
-        until(lambda: count(api, "task_runs", of_batch) == STEPS * REQUESTS, "every task run")
-        until(lambda: events(api, told) >= REQUESTS, "every event")
+        until(lambda: count(api, "task_runs", of_batch) == STEPS * REQUESTS, "all task runs")
+        until(lambda: events(api, told) >= REQUESTS, "an event for each verdict")
     assert refusals(tmp_path, "up.log") == []

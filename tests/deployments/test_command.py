@@ -1,4 +1,4 @@
-"""The ``faceid`` command: bad input gets one line and exit code 2, and nothing is sent."""
+"""The ``faceid`` command: for bad input it prints one line, exits with 2 and sends nothing."""
 
 import json
 import subprocess
@@ -195,7 +195,7 @@ def test_a_wrong_key_says_the_code_and_what_to_do(
 ):
     monkeypatch.setenv("TENCENTCLOUD_SECRET_ID", "AKIDnobodyKnowsThisOne00000000000000")
     code, out, err = faceid(*deliver_tokens())
-    assert code == 1  # asking for a ticket was sent
+    assert code == 1  # the request for a ticket was sent
     assert json.loads(out)["error"]["code"] == "AuthFailure.SecretIdNotFound"
     assert "Check TENCENTCLOUD_SECRET_ID" in err
 

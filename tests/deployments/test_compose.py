@@ -1,4 +1,4 @@
-"""``compose.yaml`` and its ``Dockerfile``, as far as they can be judged without a container engine.
+"""``compose.yaml`` and ``Dockerfile``, as far as they can be checked without a container engine.
 
 ``test_topology`` runs the same services as processes.
 """
@@ -20,7 +20,7 @@ from tasks.settings import DeliverySettings
 from tests.deployments.compose import FILE, environment_of, read_compose
 
 SAY_SECONDS = 30
-"""For runs to say how they ended; a start of processes takes its time."""
+"""Time for runs to report their final states, including the start of processes."""
 
 COMPOSE = read_compose()
 OPERATIONS = (FILE.parents[1] / "docs" / "operations.md").read_text()
@@ -48,7 +48,7 @@ def test_it_has_a_server_on_postgres_and_a_worker():
         "deploy": {"server": {"condition": "service_healthy"}},
         "worker": {"deploy": {"condition": "service_completed_successfully"}},
     }
-    # Out of the database's reach.
+    # The worker cannot reach the database.
     assert "database" not in SERVICES["worker"]["networks"]
 
 
@@ -88,7 +88,7 @@ def test_settings_stand_once_and_are_settings():
         assert set(own[name]) <= known
         assert not set(own[name]) & set(shared)
         assert environment_of(SERVICES[name]) == shared | own[name]
-    # Prefect's own runs are kept for 90 days, and no longer.
+    # Prefect deletes flow runs after 90 days.
     vacuum = {"PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs"}
     assert vacuum.items() <= own["server"].items()
 
@@ -102,7 +102,7 @@ def test_no_secret_is_in_a_containers_environment_or_command():
             if re.search("KEY|PASSWORD|AUTH|TOKEN|SECRET|CONNECTION_URL", name)
             and name != "POSTGRES_PASSWORD_FILE"
         ]
-        # It would be sent instead of the auth string by some of Prefect's clients.
+        # Some of Prefect's clients would send this key instead of the auth string.
         assert "PREFECT_API_KEY" not in given
     for service in OURS.values():
         assert service["command"][:3] == ["python", "-m", "deployments.exec_with_secrets"]
@@ -116,8 +116,8 @@ def test_no_secret_is_in_a_containers_environment_or_command():
     assert used == set(COMPOSE["secrets"])
     for name, secret in COMPOSE["secrets"].items():
         assert secret == {"file": f"secrets/{name}"}
-        assert f"> secrets/{name}" in OPERATIONS  # how it is made
-        assert f"| `{name}" in OPERATIONS or f", `{name}`" in OPERATIONS  # and how changed
+        assert f"> secrets/{name}" in OPERATIONS  # how to create it
+        assert f"| `{name}" in OPERATIONS or f", `{name}`" in OPERATIONS  # and how to change it
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -127,7 +127,7 @@ def test_a_container_may_do_what_it_must_and_no_more(name: str):
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert "privileged" not in service
-    assert "user" not in service  # it is the image's, which is nobody's
+    assert "user" not in service  # the image sets an unprivileged one
 
 
 def test_files_of_people_are_read_and_never_written():
@@ -136,7 +136,7 @@ def test_files_of_people_are_read_and_never_written():
     assert files["read_only"]
     roots = SERVICES["worker"]["environment"]["FACEID_RESOURCE_ROOTS"].split(",")
     assert files["target"] in roots
-    # The dashboard is for this machine alone, unless one says otherwise.
+    # By default, the dashboard can be reached from this machine only.
     assert SERVICES["server"]["ports"] == ["${FACEID_LISTEN:-127.0.0.1:4200}:4200"]
 
 
@@ -156,7 +156,7 @@ def test_the_image_is_the_locks_and_the_checkouts_and_of_no_root():
         "FROM python:3.11-slim",
         "USER 10001:10001",
     ]
-    # A value of either would be in a layer.
+    # A build argument's value would be stored in the image.
     assert not [line for line in instructions if line.startswith("ARG")]
 
 

@@ -1,4 +1,4 @@
-"""``faceid doctor``: all is well in a stack that runs, and each thing that is broken is named."""
+"""``faceid doctor`` finds no problem in a running stack, and names everything that is broken."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ Found = dict[str, dict[str, str]]
 
 @contextmanager
 def plain_server(environment: dict[str, str], log: Path) -> Generator[str]:
-    """Prefect's own, with our settings; gives its API's URL."""
+    """Start an unmodified Prefect server with our settings, and yield its API's URL."""
     port = str(free_port())
     url = f"http://127.0.0.1:{port}/api"
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
@@ -55,7 +55,7 @@ def by_check(output: str) -> Found:
 def doctor(
     emulator: Emulator, faceid: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], tuple[int, Found]]:
-    """Its exit code, and what it found by check; there is no Prefect server."""
+    """A function that runs ``faceid doctor``; returns the exit code and the findings by check."""
     monkeypatch.setenv("FACEID_RESOURCE_ROOTS", ".")
 
     def look() -> tuple[int, Found]:
@@ -184,7 +184,7 @@ def test_a_server_with_a_password_and_without_our_settings(
             code, found = doctor()
     assert code == 1
     assert found["server"]["status"] == "ok"
-    # The last of several; each is a line of its own.
+    # There is one finding per setting, and `found` contains the last of them.
     assert "PREFECT_SERVER_" in found["server settings"]["advice"]
     assert {found[part]["status"] for part in PARTS} == {"problem", "warning"}
     assert found["deployment"]["advice"] == "register it: make deploy"

@@ -1,4 +1,4 @@
-"""``faceid forget``: erases what is stored about requests, and says what it cannot reach."""
+"""``faceid forget`` erases what is stored about requests, and says what it cannot reach."""
 
 import asyncio
 import fcntl
@@ -35,7 +35,7 @@ those runs in the dashboard
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' server writes steps down each second, and not each five."""
+    """Shorten the settling time, because the tests' server writes task runs every second."""
     monkeypatch.setattr(request_runs, "SETTLING_SECONDS", 3.0)
 
 
@@ -43,7 +43,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def delivered(
     faceid: Faceid, emulator: Emulator, prefect_api: str
 ) -> Callable[..., dict[str, Any]]:
-    """Delivers a request of an ID that no other test has; gives its result object."""
+    """A function that delivers a request with a unique ID, and returns its result object."""
 
     def deliver(**changes: Any) -> dict[str, Any]:
         given = {"request_id": f"r-{uuid4().hex[:12]}"} | changes
@@ -56,14 +56,14 @@ Delivered = Callable[..., dict[str, Any]]
 
 
 def line(request_id: str, **changes: Any) -> str:
-    """What is printed of one run with four cached steps."""
+    """Return the line that is printed for a request with one run and four cached steps."""
     counts = {"flow_runs": 1, "saved_files": 0, "cached_steps": 4, "verdict_kept": False}
     return json.dumps({"request_id": request_id} | counts | changes, separators=(",", ":")) + "\n"
 
 
 @contextmanager
 def at_work(request_id: str) -> Generator[None]:
-    """Holds the request's lock, as a run does."""
+    """Hold the request's lock, as a run does."""
     store = records()
     assert store.storage.folder
     name = hashlib.sha256(store.name(request_id).encode()).hexdigest()

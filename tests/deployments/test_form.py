@@ -1,4 +1,4 @@
-"""What the form takes and what the API refuses: each through the real API, which makes no run."""
+"""What the form accepts and refuses, checked by the real API. No run is created on refusal."""
 
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ WITH_PASSWORD = "sftp://somebody:secret@host/face.jpg"
 
 
 class Form(NamedTuple):
-    """A deployment as people and programs reach it."""
+    """A deployment, reached through the API as the dashboard and programs do."""
 
     api: httpx.Client
     deployment: UUID
@@ -42,7 +42,7 @@ class Form(NamedTuple):
         return self.api.post("/flow_runs/count", json=of_this).raise_for_status().json()
 
     def refuses(self, parameters: Mapping[str, Any]) -> str:
-        """What it says; there is no run."""
+        """Check that the API refuses the parameters and creates no run; return the reason."""
         reply = self.submit(parameters)
         assert reply.status_code == 409, reply.text
         assert self.runs() == 0
@@ -51,7 +51,7 @@ class Form(NamedTuple):
     def takes(self, parameters: Mapping[str, Any]) -> None:
         reply = self.submit(parameters)
         assert reply.status_code == 201, reply.text
-        # for no other test to find
+        # so that no other test finds it
         self.api.delete(f"/flow_runs/{reply.json()['id']}").raise_for_status()
 
 
@@ -182,7 +182,7 @@ def test_unknown_parameters_are_refused_by_name(one: Form, many: Form):
 )
 def test_what_is_right_is_taken(one: Form, changes: dict[str, Any]):
     one.takes(REQUEST | changes)
-    # Prefect checks it once more, in Python
+    # Prefect validates the parameters again, in Python.
     assert deliver.validate_parameters(REQUEST | changes)
 
 
@@ -282,7 +282,7 @@ def test_the_form_and_the_flow_agree_on_each_action(action: TargetAction):
             less = {key: value for key, value in request[field].items() if key != name}
             for changed in (more, request | {field: less}):
                 if not _flow_takes(changed):
-                    # what is only wrong inside is JSON, and the flow's to see
+                    # The schema does not check the contents of JSON texts; only the flow does.
                     assert not is_valid(changed, SCHEMA) or name in JSON_TEXTS
                 else:
                     assert is_valid(changed, SCHEMA), (field, name)

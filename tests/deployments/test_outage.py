@@ -1,6 +1,7 @@
-"""The whole story in real processes: an outage over two windows, a worker and a server killed.
+"""An outage over two windows in real processes, while the worker and the server are killed.
 
-Hours pass by moving the emulator's clock; all else is as it would be, seen through the API.
+The emulator's clock is moved, so that hours pass; everything else is real, and is observed through
+the API.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ ACTION = REQUEST["target_action"]
 
 
 class Service:
-    """The emulator's control."""
+    """Controls the emulator."""
 
     def __init__(self, url: str) -> None:
         self.http = httpx.Client(base_url=url + "/_emulator")
@@ -42,7 +43,7 @@ class Service:
 
 
 def chain(api: httpx.Client) -> list[dict[str, Any]]:
-    """The request's runs, the newest first, as anyone finds them by its tag."""
+    """Return the request's runs, which are found by its tag, newest first."""
     query = {"flow_runs": {"tags": {"all_": ["request:r-1"]}}, "sort": "EXPECTED_START_TIME_DESC"}
     try:
         return api.post("/flow_runs/filter", json=query).raise_for_status().json()
@@ -51,7 +52,7 @@ def chain(api: httpx.Client) -> list[dict[str, Any]]:
 
 
 def kill(*commands: str) -> None:
-    """kill -9 to those parts of the stack that run one of these."""
+    """Kill the processes of the stack that run any of these commands, with SIGKILL."""
     killed: list[str] = []
     for process in parts_of_up():
         found = [command for command in commands if command in " ".join(process.cmdline())]
@@ -79,7 +80,7 @@ def test_a_request_outlives_an_outage_its_worker_and_its_server(
         before = service.calls()
         until(lambda: service.calls() > before, "a call in the second window")
 
-        # The worker with its run in the middle of the call, and the server.
+        # The worker, its run in the middle of the call, and the server.
         kill("deployments.serve", "prefect.engine", "deployments.server start")
         until(lambda: len(chain(api)) == 3, "a follow-up of the run that died")
         before = service.calls()
@@ -102,7 +103,7 @@ def test_a_request_outlives_an_outage_its_worker_and_its_server(
         ("Crashed", states[2][1]),
         ("Completed", "rerequested"),
     ]
-    # Linked both ways.
+    # The runs are linked in both directions.
     for newer, older in pairwise(runs):
         assert f"previous:{older['id']}" in newer["tags"]
         assert f"next:{newer['id']}" in older["tags"]

@@ -1,4 +1,4 @@
-"""``faceid status`` and ``faceid answer``: what is kept about requests."""
+"""``faceid status`` and ``faceid answer`` print what is stored about requests."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ ACTION = "VideoLivenessCompare"
 def delivered(
     faceid: Faceid, emulator: Emulator, prefect_api: str
 ) -> Callable[..., dict[str, Any]]:
-    """Delivers a request by the command; gives its result object."""
+    """A function that runs ``faceid deliver``, and returns the result object."""
 
     def deliver(**changes: Any) -> dict[str, Any]:
         return json.loads(faceid(*deliver_tokens(**changes)).out)
@@ -98,7 +98,7 @@ def test_status_tells_who_is_at_work_and_who_was(
     assert json.loads(out)["state"] == "outcome-unknown"
 
     emulator.clear_faults()
-    # A stalled answer has begun, and to a client that is all of an answer without a body.
+    # Not `stall`: it sends the headers first, which complete an answer without a body.
     emulator.add_fault("PutObject", "delay:60")
     process = start_deliver(prefect_api, "r-2")
     try:
@@ -256,7 +256,7 @@ def test_deliver_tells_a_conflict_with_exit_code_2(
 def test_requests_that_a_block_delivered_are_found_by_its_name(
     faceid: Faceid, emulator: Emulator, prefect_api: str, monkeypatch: pytest.MonkeyPatch
 ):
-    name = f"kiosk-{uuid4().hex[:8]}"  # the server has other tests' runs, too
+    name = f"kiosk-{uuid4().hex[:8]}"  # other tests use the same server
     key = {"secret_id": emulator.secret_id, "secret_key": emulator.secret_key}
     own = {"endpoint": emulator.url, "account": "kiosk", "region": "ap-hongkong"}
     TencentCredentials.model_validate(key | own).save("of-records", overwrite=True)
@@ -268,7 +268,7 @@ def test_requests_that_a_block_delivered_are_found_by_its_name(
     assert (code, json.loads(out)["service"]) == (0, "emulator"), err
     assert "emulator service" in err
 
-    assert faceid("status", name).code == 1  # the live service knows no such request
+    assert faceid("status", name).code == 1  # the live service has no such request
     code, out, _ = faceid("status", name, *block)
     assert (code, json.loads(out)["state"], json.loads(out)["region"]) == (
         0,

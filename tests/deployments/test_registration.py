@@ -1,4 +1,4 @@
-"""What is registered on a Prefect server: ``prefect.yaml``, ``make deploy``, ``faceid up``."""
+"""Registration on a Prefect server: ``prefect.yaml``, ``make deploy`` and ``faceid up``."""
 
 import asyncio
 import os
@@ -39,14 +39,17 @@ ALL = [
     *(
         f"automation {automation['name']}"
         for automation in yaml.safe_load(AUTOMATIONS.read_text())["automations"]
-        if "webhook" not in automation  # there is no such block
+        if "webhook" not in automation  # the webhook block does not exist
     ),
 ]
 
 
 @pytest.fixture
 async def client(prefect_api: str) -> AsyncGenerator[PrefectClient]:
-    """The server of all tests, with nothing of ours on it before and after."""
+    """A client of the tests' Prefect server.
+
+    Everything that this project registers is removed before and after the test.
+    """
 
     async def remove() -> None:
         for automation in await client.read_automations():
@@ -69,7 +72,7 @@ async def client(prefect_api: str) -> AsyncGenerator[PrefectClient]:
 
 
 async def refusal(api: str, deployment: UUID, **parameters: Any) -> str:
-    """What the API says to a run with these parameters."""
+    """Return the reply with which the API refuses a run with these parameters."""
     url = f"{api}/deployments/{deployment}/create_flow_run"
     async with httpx.AsyncClient() as http:
         refused = await http.post(url, json={"parameters": parameters})
@@ -100,7 +103,7 @@ async def test_everything_is_registered_and_again_changes_nothing(
     assert queue.concurrency_limit == 2
     assert forget.global_concurrency_limit is not None
     assert forget.global_concurrency_limit.limit == 1
-    # Their runs would be ended when the server was away for long.
+    # With a limit, their runs would be ended after a long outage of the server.
     assert [found.global_concurrency_limit for found in (deliver, batch, sweep)] == [None] * 3
     assert [found.schedules[0].active for found in (sweep, forget)] == [True, False]
     assert {found.version for found in after} == {code_version()}
@@ -117,7 +120,7 @@ async def test_what_people_changed_in_the_dashboard_stays(client: PrefectClient)
     queue = await client.read_work_queue_by_name("batches", work_pool_name="faceid")
     await client.update_work_queue(queue.id, concurrency_limit=1)
     await client.pause_deployment(deliver)
-    # Of another checkout.
+    # As if another checkout had registered the deployments.
     for name in NAMES:
         await client.update_deployment(
             registered.deployments[name], DeploymentUpdate(version="old", description="old")
@@ -161,7 +164,7 @@ async def test_prefects_own_command_takes_the_same_file(client: PrefectClient, p
     assert deployed.returncode == 0, deployed.stderr + deployed.stdout
     for name in NAMES:
         assert f"Deployment '{name}'" in deployed.stdout
-    # All but what it knows nothing of.
+    # Prefect's command registers everything except what it does not know about.
     left = await register(pool=True, write=False)
     changes = "version, parameter_openapi_schema"
     assert left.changes == [f"deployment {name}: {changes}" for name in NAMES]

@@ -1,4 +1,4 @@
-"""``faceid results``: the lines of a batch that was started elsewhere."""
+"""``faceid results`` prints the result lines of a batch that was started elsewhere."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ Faceid = Callable[..., Ended]
 def started(
     prefect_api: str, emulator: Emulator, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
-    """Runs a batch as somebody else would; gives its flow run's ID."""
+    """A function that runs a batch without the command, and returns its flow run ID."""
     rates = '{"CreateUploadUrl": 1000, "VideoLivenessCompare": 1000}'
     monkeypatch.setenv("FACEID_RATES", rates)
 

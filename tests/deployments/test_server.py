@@ -1,6 +1,6 @@
-"""The local stack's Prefect server on SQLite: its writers take turns.
+"""The local stack's Prefect server on SQLite: writes are serialized.
 
-These tests know Prefect from the inside. When one fails after an upgrade, look at
+These tests depend on Prefect's internals. If one fails after an upgrade, see
 ``docs/prefect-internals.md`` first.
 """
 
@@ -32,13 +32,13 @@ READ, WRITE = sa.text("SELECT count(*) FROM seen"), sa.text("INSERT INTO seen VA
 
 @pytest.fixture
 def in_turns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As in our server, whose own process this is done in."""
+    """Patch Prefect in this process as our server patches it in its own, until the test ends."""
     for owner, name in (
         (AioSqliteConfiguration, "begin_transaction"),
         (event_storage, "_write_sqlite_events"),
         (ReceivedEvent, "model_validate_json"),
     ):
-        monkeypatch.setattr(owner, name, getattr(owner, name))  # to be put back
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is restored
     assert adapt_to_sqlite(), "Prefect has changed: see deployments/server.py"
     yield
     event.remove(Pool, "checkout", set_to_autocommit)
@@ -46,7 +46,7 @@ def in_turns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[AioSqliteConfiguration]:
-    """A database as Prefect's server opens it; a writer gives up after half a second."""
+    """A database with one table, opened as Prefect's server opens it."""
     path = tmp_path / "prefect.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE seen (number INTEGER)")
@@ -58,7 +58,7 @@ async def database(tmp_path: Path) -> AsyncIterator[AioSqliteConfiguration]:
 
 async def session_of(database: AioSqliteConfiguration) -> AsyncSession:
     session = await database.session(await database.engine())
-    # A write that has to wait where it should not fails at once, and not after a minute.
+    # A write that waits when it should not fails after half a second instead of a minute.
     await session.execute(sa.text("PRAGMA busy_timeout = 500"))
     await session.commit()
     return session
@@ -70,7 +70,7 @@ async def write(database: AioSqliteConfiguration) -> None:
 
 
 async def read_then_write(database: AioSqliteConfiguration) -> None:
-    """As a trigger does: between its read and its write, somebody else tries to write."""
+    """Read and then write in a transaction, like a trigger; meanwhile another session writes."""
     async with await session_of(database) as session, database.begin_transaction(session):
         await session.execute(READ)
         other = asyncio.create_task(write(database))
@@ -82,7 +82,7 @@ async def read_then_write(database: AioSqliteConfiguration) -> None:
 async def test_left_alone_prefect_refuses_who_has_read_before_he_writes(
     database: AioSqliteConfiguration,
 ):
-    """When this fails, Prefect has mended it, and ``deployments/server.py`` may go."""
+    """If this fails, Prefect has fixed the problem, and ``deployments/server.py`` can go."""
     with pytest.raises(OperationalError, match="database is locked"):
         await read_then_write(database)
 
@@ -96,7 +96,7 @@ async def test_a_writer_waits_for_its_turn(database: AioSqliteConfiguration, in_
 async def test_a_read_inside_a_transaction_waits_for_nobody(
     database: AioSqliteConfiguration, in_turns: None
 ):
-    """In a session of its own, as Prefect's server reads a work pool while it writes its queue."""
+    """Prefect's server reads a work pool in a second session while it writes the pool's queue."""
     async with await session_of(database) as session, database.begin_transaction(session):
         await session.execute(WRITE)
         async with await session_of(database) as inner:
@@ -119,7 +119,7 @@ async def test_a_transaction_that_fails_leaves_the_turn_to_others(
 
 
 async def isolation_levels(path: Path) -> set[Any]:
-    """Of the connections that a server has which just made its database."""
+    """Return the isolation levels of a server's connections to a database that it just created."""
     url = f"sqlite+aiosqlite:///{path}"
     with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: url}):
         database = provide_database_interface()
@@ -135,7 +135,7 @@ async def isolation_levels(path: Path) -> set[Any]:
 
 
 async def test_left_alone_a_new_database_has_a_connection_that_holds_the_lock(tmp_path: Path):
-    """In which a write opens a transaction that nobody asked for. ``None`` is autocommit."""
+    """With an empty isolation level, a write opens a transaction. ``None`` is autocommit."""
     assert "" in await isolation_levels(tmp_path / "new.db")
 
 
@@ -178,7 +178,7 @@ async def test_events_are_written_as_prefect_writes_them(
         theirs = cast("Any", event_storage)._write_sqlite_events
         for write_events in (theirs, server.write_events):
             async with database.session_context() as session:
-                # A second time there is nothing to do; Prefect's own fails at that.
+                # The second time there is nothing to write; Prefect's function would fail.
                 for _ in range(1 if write_events is theirs else 2):
                     await write_events(session, events)
                     await session.commit()

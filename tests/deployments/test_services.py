@@ -1,4 +1,4 @@
-"""With PostgreSQL under the Prefect server, as a deployment for several machines has it."""
+"""A Prefect server on PostgreSQL, as in a deployment on several machines."""
 
 import json
 import os

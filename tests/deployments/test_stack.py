@@ -1,4 +1,4 @@
-"""The local stack for real: ``demo``, ``up`` and the temporary server, as processes."""
+"""The local stack as real processes: ``demo``, ``up`` and the temporary server."""
 
 import asyncio
 import json
@@ -69,7 +69,7 @@ def _has(process: psutil.Process, temporary: Path) -> bool:
 
 @pytest.fixture
 def guarded(samples: Path) -> Iterator[dict[str, str]]:
-    """The local stack with basic auth, started by somebody who has a key for Prefect Cloud."""
+    """The local stack with basic auth, started with a Prefect Cloud key in the environment."""
     with running_up(
         samples, PREFECT_SERVER_API_AUTH_STRING="admin:let me in", PREFECT_API_KEY="pnu_0"
     ) as ready:
@@ -160,9 +160,9 @@ def test_up_looks_after_itself_and_keeps_what_was_made_in_the_dashboard(
             swept = [run for run in runs if run["state"]["message"] == "nothing is open"]
             return bool(swept) and any(run["auto_scheduled"] for run in runs)
 
-        until(scheduled, "a sweep at the start, and some on the schedule")
+        until(scheduled, "a sweep at the start, and scheduled sweeps")
 
-        # What people do in the dashboard.
+        # Changes that users make in the dashboard.
         of_forget = api.get("/deployments/name/forget/default").json()["id"]
         path = f"/deployments/{of_forget}/schedules/{forget['id']}"
         api.patch(path, json={"active": True}).raise_for_status()
@@ -170,7 +170,7 @@ def test_up_looks_after_itself_and_keeps_what_was_made_in_the_dashboard(
         daily = [{"schedule": {"cron": "0 6 * * *"}, "active": True, "parameters": REQUEST}]
         api.post(f"/deployments/{deliver}/schedules", json=daily).raise_for_status()
 
-        # And what is ours.
+        # A change that the next registration overwrites.
         forget_path = f"/deployments/{of_forget}"
         ours = api.get(forget_path).json()["description"]
         api.patch(forget_path, json={"description": "another checkout's"}).raise_for_status()
@@ -183,7 +183,7 @@ def test_up_looks_after_itself_and_keeps_what_was_made_in_the_dashboard(
             described = api.get(forget_path).json()["description"] == ours
             return described and len(schedules(api, "sweep")) == 1
 
-        until(back, "the worker started again, and its deployments registered")
+        until(back, "a restarted worker and registered deployments")
         assert schedules(api, "forget")[0]["active"] is True
         assert [entry["schedule"]["cron"] for entry in schedules(api, "deliver")] == ["0 6 * * *"]
 
@@ -204,7 +204,7 @@ def test_two_deployed_runs_of_a_request_make_one_set_of_calls(
             states = [reply["state"] and reply["state"]["type"] for reply in replies]
             return states == ["RUNNING", "RUNNING"]
 
-        until(both_at_work, "two runs, each in a process of its own")
+        until(both_at_work, "two runs in separate processes")
         runner.run(lock.__aexit__(None, None, None))
         ends = [final_state(api, run) for run in runs]
     assert [end["type"] for end in ends] == ["COMPLETED", "COMPLETED"]
@@ -221,10 +221,8 @@ def test_up_ends_in_order_with_a_run_at_work(up: Callable[[], dict[str, str]]):
         assert httpx.post(ready["endpoint"] + "/_emulator/faults", json=fault).is_success
         trigger(api)
         stats = ready["endpoint"] + "/_emulator/stats"
-        until(
-            lambda: "VideoLivenessCompare" in httpx.get(stats).json()["calls"], "the call at work"
-        )
-    # The fixture's end asserts that all processes go.
+        until(lambda: "VideoLivenessCompare" in httpx.get(stats).json()["calls"], "the call")
+    # The fixture's teardown asserts that all processes end.
 
 
 def test_deliver_brings_a_temporary_server_where_there_is_none(emulator: Emulator, tmp_path: Path):
@@ -241,7 +239,7 @@ def test_deliver_brings_a_temporary_server_where_there_is_none(emulator: Emulato
             **os.environ,
             "PREFECT_HOME": str(tmp_path / "prefect"),
             "TMPDIR": str(temporary),
-            # meant for `up`; a temporary server hears it, too
+            # meant for `up`, but the temporary server reads it, too
             "PREFECT_SERVER_API_AUTH_STRING": "admin:let me in",
         },
         check=False,
@@ -264,7 +262,7 @@ def test_a_part_that_ends_is_told_with_its_last_words(tmp_path: Path):
 
 def test_a_part_that_dies_is_started_again_but_not_for_ever(tmp_path: Path):
     ready = tmp_path / "ready"
-    # Stays until it is killed.
+    # Runs until it is killed.
     script = f"import pathlib, signal; pathlib.Path({str(ready)!r}).write_text('x'); signal.pause()"
     module = tmp_path / "part_that_stays.py"
     module.write_text(script)

@@ -1,6 +1,6 @@
-"""The services of ``compose.yaml`` as processes: server on PostgreSQL, deploy, worker.
+"""The services of ``compose.yaml`` as processes: a server on PostgreSQL, deploy and a worker.
 
-All that they are given is read from that file, secrets as files among it.
+Everything that they are given is read from that file; secrets are given as files.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ USER = "admin"
 def topology(
     database: str, emulator: Emulator, samples: Path, tmp_path: Path
 ) -> Iterator[Topology]:
-    """Not started yet."""
+    """The services, which are not started yet."""
     port, health = free_port(), free_port()
     user, _, rest = POSTGRES.partition("@")
     host, _, database_port = rest.partition(":")
@@ -40,7 +40,7 @@ def topology(
     topology = Topology(
         tmp_path,
         secrets={
-            # What needs quoting in a URL does not here.
+            # Contains characters that would need quoting in a URL, but not here.
             "postgres_password": "p@ss/w:rd%41 #1",
             "api_auth_string": f"{USER}:{Fernet.generate_key().decode()}",
             "prefect_encryption_key": Fernet.generate_key().decode(),
@@ -75,11 +75,11 @@ def topology(
 def test_a_delivery_in_the_topology_of_compose(topology: Topology, database: str):
     server = topology.start_healthy("server")
     root = topology.here("http://server:4200")
-    # Nobody is let in without the auth string, whatever he wants.
+    # Without the auth string, the API refuses all calls.
     assert httpx.post(f"{root}/api/flows/filter", json={}).status_code == 401
     assert "rejected our credentials: set PREFECT_API_AUTH_STRING" in refused(topology)
     dashboard = httpx.get(f"{root}/ui-settings").json()
-    # Served from a folder that it may write, and calling the host that the browser came to.
+    # The dashboard is served from a writable folder, and calls the host that served it.
     assert (dashboard["default_ui"], dashboard["auth"], dashboard["api_url"]) == (
         "v2",
         "BASIC",
@@ -100,20 +100,20 @@ def test_a_delivery_in_the_topology_of_compose(topology: Topology, database: str
         run = trigger(api, resources=resources)
         state = final_state(api, run)
         assert state["message"] == "verdict: passed, Success [emulator]"
-        # It is kept where the volume is, encrypted with the key of the secret.
+        # The record is stored in the volume, encrypted with the key from the secret.
         assert list((topology.folder / "faceid" / "storage").rglob("*"))
         (taken,) = api.post("/work_pools/faceid/workers/filter", json={}).json()
         assert (taken["name"], taken["status"]) == ("worker-1", "ONLINE")
         assert_no_secret_shows(topology, server.pid, worker.pid, database)
 
-        # The worker outlives the server, and runs that ended long ago are gone.
+        # The worker survives a restart of the server, which deletes runs that ended long ago.
         old = trigger(api, request_id="r-2", resources=resources)
         final_state(api, old)
         age(database, old, timedelta(days=91))
         server.terminate()
         server.wait(30)
         topology.start_healthy("server")
-        until(lambda: api.get(f"/flow_runs/{old}").status_code == 404, "the vacuum")
+        until(lambda: api.get(f"/flow_runs/{old}").status_code == 404, "the deletion of the run")
         assert api.get(f"/flow_runs/{run}").status_code == 200
         again = trigger(api, request_id="r-3", resources=resources)
         assert final_state(api, again)["type"] == "COMPLETED"
@@ -122,7 +122,7 @@ def test_a_delivery_in_the_topology_of_compose(topology: Topology, database: str
 
 
 def refused(topology: Topology) -> str:
-    """What ``deploy`` says of an auth string that is not the server's."""
+    """Return what ``deploy`` prints if the auth string is not the server's."""
     right = topology.secrets
     topology.secrets = {**right, "api_auth_string": f"{USER}:wrong"}
     ended = topology.call("deploy")
@@ -133,7 +133,7 @@ def refused(topology: Topology) -> str:
 
 
 def assert_no_secret_shows(topology: Topology, server: int, worker: int, database: str) -> None:
-    """Not in the list of processes, not in what they wrote, not in the database."""
+    """Check that no secret appears in the command lines, the logs or the database."""
     processes = [psutil.Process(pid) for pid in (server, worker)]
     processes += [child for process in processes for child in process.children(recursive=True)]
     written = [" ".join(process.cmdline()) for process in processes]

@@ -1,4 +1,4 @@
-"""Secrets from files to the one command that needs them."""
+"""Secrets are passed from files to the only command that needs them."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def test_the_command_has_the_secret_and_nobody_sees_it(folder: Path, tmp_path: P
     ) as process:
         until(lambda: told.exists() and told.read_text(), "the command's start")
         assert told.read_text() == SECRET
-        # It has taken our process's place: it hears the signals of who started us.
+        # The command has replaced our process, and receives the signals that are sent to it.
         assert psutil.Process(process.pid).cmdline() == [sys.executable, "-c", script]
         assert psutil.Process(process.pid).children() == []
         process.terminate()

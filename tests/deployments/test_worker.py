@@ -1,4 +1,4 @@
-"""The worker that lets its runs come to their end when it is told to end."""
+"""The worker lets its runs finish when it is told to end."""
 
 import json
 import os
@@ -30,7 +30,7 @@ REQUESTS = 200
 
 
 class Pool(NamedTuple):
-    """A work pool of this test's own, with our two flows deployed into it."""
+    """A new work pool, with ``deliver`` and ``deliver-batch`` deployed to it."""
 
     name: str
     deliver: UUID
@@ -58,7 +58,7 @@ async def pool(prefect_api: str) -> Pool:
 def worker(
     pool: Pool, prefect_api: str, emulator: Emulator, tmp_path: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """With an action that takes its time."""
+    """A worker for the pool. The action takes two seconds to answer."""
     emulator.add_fault(op=ACTION, do="delay:2", times=0)
     with (tmp_path / "worker.log").open("wb") as output:
         process = subprocess.Popen(
@@ -71,7 +71,7 @@ def worker(
             },
             stdout=output,
             stderr=output,
-            # As a script leaves it to what it starts in the background. The rule warns of threads.
+            # Scripts start background processes with SIGINT ignored. The rule is about threads.
             preexec_fn=ignore_interrupts,  # noqa: PLW1509
         )
     yield process
@@ -121,9 +121,9 @@ def test_a_batch_that_is_at_work_lets_what_is_in_flight_finish(
 
     lines = [json.loads(line) for line in (results / "results.jsonl").read_text().splitlines()]
     assert {line["status"] for line in lines} == {"verdict"}
-    # Each call that was sent has its answer, and others were not begun.
+    # Each call that was sent has its answer, and no others were begun.
     assert len(lines) == calls(emulator) < REQUESTS
-    # For the sweeper to go on with.
+    # The sweeper continues crashed batches.
     assert state_of(prefect_api, run)["type"] == "CRASHED"
 
 

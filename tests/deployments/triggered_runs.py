@@ -1,4 +1,4 @@
-"""Runs that are triggered and watched through the API, as its users do."""
+"""Triggers and watches runs through the API, as its users do."""
 
 from typing import Any, cast
 
@@ -9,7 +9,7 @@ from tests.waiting import until
 
 
 def trigger(api: httpx.Client, **changes: Any) -> str:
-    """The ID of a run of the sample request, as a user of the API triggers it."""
+    """Trigger a run of the sample request, and return its ID."""
     deployment = api.get("/deployments/name/deliver/default").json()["id"]
     created = api.post(
         f"/deployments/{deployment}/create_flow_run", json={"parameters": REQUEST | changes}
@@ -19,7 +19,7 @@ def trigger(api: httpx.Client, **changes: Any) -> str:
 
 
 def final_state(api: httpx.Client, run_id: str) -> dict[str, Any]:
-    """The state that a run ended in, as soon as it has."""
+    """Wait until a run has ended, and return its final state."""
 
     def look() -> dict[str, Any] | None:
         state = cast("dict[str, Any]", api.get(f"/flow_runs/{run_id}").json()["state"])

@@ -1,4 +1,4 @@
-"""One emulator for all of these tests, as at its start for each of them."""
+"""One emulator for all tests in this folder, reset before each of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ def running() -> Iterator[Emulator]:
 
 @pytest.fixture
 def emulator(running: Emulator) -> Iterator[Emulator]:
-    """A fault that was planned and never fired fails the test."""
+    """The emulator in its initial state. The test fails if a planned fault never fired."""
     running.reset()
     yield running
     idle = [fault for fault in running.faults() if not fault["fired"]]
@@ -27,7 +27,7 @@ def emulator(running: Emulator) -> Iterator[Emulator]:
 
 @dataclass(frozen=True)
 class Live:
-    """The real service, with the account of the environment."""
+    """The real service, with the account from the environment."""
 
     url: str
     secret_id: str
@@ -36,7 +36,7 @@ class Live:
 
 @pytest.fixture
 def target(request: pytest.FixtureRequest) -> Emulator | Live:
-    """What conformance is tested of: the emulator, or with --faceid-target=live the service."""
+    """The service under test: the emulator, or the real one with ``--faceid-target=live``."""
     if request.config.getoption("--faceid-target") == "live":
         return Live(LIVE_ENDPOINT, LIVE["SECRET_ID"], LIVE["SECRET_KEY"])
     return request.getfixturevalue("emulator")

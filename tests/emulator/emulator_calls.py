@@ -1,4 +1,4 @@
-"""Callers of the emulator: plain HTTP with signatures that can be spoilt, and the vendor's SDK."""
+"""Callers of the emulator: plain HTTP with signatures that can be altered, and the vendor's SDK."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def md5(data: bytes) -> str:
 
 @dataclass
 class Caller:
-    """Signs as the API wants it; what is given as ``headers`` is changed after signing."""
+    """Signs calls as the API requires; ``headers`` change the headers after signing."""
 
     url: str
     secret_id: str
@@ -48,7 +48,7 @@ class Caller:
 
     @classmethod
     def announced(cls, ready: dict[str, str]) -> "Caller":
-        """Of an emulator that has printed this line."""
+        """Create a caller for an emulator that has printed this ready line."""
         return cls(ready["url"], ready["secret_id"], ready["secret_key"])
 
     @property
@@ -84,7 +84,7 @@ class Caller:
         return self.http.post(self.url + "/", data=body, headers=sent, timeout=30)
 
     def call(self, action: str, parameters: Any = None, **other: Any) -> dict[str, Any]:
-        """What stands in the envelope."""
+        """Call an action, and return the contents of the response envelope."""
         reply = self.post(action, parameters, **other)
         assert reply.status_code == 200
         assert reply.headers["Content-Type"] == "application/json"
@@ -93,7 +93,7 @@ class Caller:
         return answer
 
     def code(self, action: str, parameters: Any = None, **other: Any) -> str:
-        """The code of the error that comes."""
+        """Make a call that fails, and return the error code."""
         return self.call(action, parameters, **other)["Error"]["Code"]
 
     def ticket(self, target_action: str = "VideoLivenessCompare", **other: Any) -> dict[str, Any]:
@@ -109,13 +109,13 @@ class Caller:
         return self.http.get(url, headers=headers, timeout=30)
 
     def upload(self, data: bytes, **other: Any) -> str:
-        """The resource URL of an object with these bytes."""
+        """Upload an object with these bytes, and return its resource URL."""
         ticket = self.ticket(**other)
         assert self.put(ticket["UploadUrl"], data).status_code == 200
         return ticket["ResourceUrl"]
 
     def comparison(self, image: bytes = JPEG, video: bytes = MP4) -> dict[str, str]:
-        """The parameters of a VideoLivenessCompare, with both files uploaded."""
+        """Upload both files, and return the parameters of a call of VideoLivenessCompare."""
         return {
             "ImageUrl": self.upload(image),
             "ImageMd5": md5(image),
@@ -130,7 +130,7 @@ def credential(target: Any, secret_key: str | None = None) -> Credential:
 
 
 def profile(url: str, method: str = "POST") -> ClientProfile:
-    """The vendor's SDK, pointed at a server."""
+    """Return an SDK profile for the server at this URL."""
     parts = urlsplit(url)
     http = HttpProfile(protocol=parts.scheme, endpoint=parts.netloc, reqMethod=method)
     return ClientProfile(httpProfile=http)
@@ -138,7 +138,7 @@ def profile(url: str, method: str = "POST") -> ClientProfile:
 
 @contextmanager
 def line_to(url: str) -> Generator[socket.socket]:
-    """A connection that speaks whatever a test writes."""
+    """Open a connection on which the test writes raw bytes."""
     parts = urlsplit(url)
     assert parts.hostname
     assert parts.port
@@ -147,7 +147,7 @@ def line_to(url: str) -> Generator[socket.socket]:
 
 
 def read_all(line: socket.socket) -> bytes:
-    """Everything until the other side closes."""
+    """Read until the other side closes the connection."""
     received = b""
     while part := line.recv(65536):
         received += part
@@ -155,6 +155,6 @@ def read_all(line: socket.socket) -> bytes:
 
 
 def target_of(url: str) -> str:
-    """Path and query of a URL, for a request line."""
+    """Return the path and query of a URL, for a request line."""
     parts = urlsplit(url)
     return f"{parts.path}?{parts.query}"

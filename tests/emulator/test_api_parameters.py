@@ -1,4 +1,4 @@
-"""What a call must hold: missing, unknown, of the wrong type, of the wrong value."""
+"""Parameters of a call that are missing or unknown, or have a wrong type or value."""
 
 import base64
 from typing import Any
@@ -23,7 +23,7 @@ NOT_FETCHED = "FailedOperation.DownLoadError"
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    """``VIDEO`` with changes; ``...`` takes a field away."""
+    """Return ``VIDEO`` with changes; the value ``...`` removes a field."""
     return {name: value for name, value in {**VIDEO, **changes}.items() if value is not ...}
 
 
@@ -165,7 +165,7 @@ VALUES = st.recursive(
 def test_whatever_is_sent_there_is_an_envelope(
     emulator: Emulator, caller: Caller, action: str, parameters: dict[str, Any]
 ) -> None:
-    emulator.reset()  # no rate is to hide an answer
+    emulator.reset()  # so that no rate limit is reached
     answer = caller.call(action, parameters)
     if "Error" in answer:
         assert answer["Error"]["Message"]

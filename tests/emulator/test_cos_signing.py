@@ -1,4 +1,4 @@
-"""The store's signatures: vectors made with the vendor's store SDK, and that SDK itself."""
+"""The store's signatures: published vectors, vectors made with the store's SDK, and that SDK."""
 
 import logging
 from typing import Any

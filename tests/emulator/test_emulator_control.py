@@ -1,4 +1,4 @@
-"""``/_emulator/...``: clock, log, counts, reset, and what it answers to nonsense."""
+"""Control calls under ``/_emulator/``: clock, key, log, counts, reset, and invalid calls."""
 
 import time
 from email.utils import parsedate_to_datetime

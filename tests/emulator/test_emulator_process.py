@@ -1,4 +1,4 @@
-"""The emulator as a process of its own, and as a part of this one."""
+"""The emulator as a separate process, and within this one."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def process(*arguments: str, **options: str) -> Generator[subprocess.Popen[str]]
     try:
         yield started
     finally:
-        started.terminate()  # not killed: it has a temporary folder to remove
+        started.terminate()  # not killed, so that it removes its temporary folder
         started.communicate(timeout=10)
 
 
@@ -207,7 +207,7 @@ def pieces(megabytes: int) -> Iterator[bytes]:
 
 
 class Body:
-    """200 MB with a length, which is never in memory at once."""
+    """A request body of known length, which is never in memory as a whole."""
 
     def __init__(self, megabytes: int) -> None:
         self._size = megabytes * MB

@@ -1,4 +1,4 @@
-"""Faults on order: each kind really happens, and is accounted for."""
+"""Planned faults: each kind of fault happens, and appears in the counts."""
 
 import json
 import time
@@ -131,7 +131,7 @@ def test_a_reset_in_the_body_of_a_put(emulator: Emulator, caller: Caller) -> Non
 
 
 def received(caller: Caller, url: str) -> bytes:
-    """What comes of a GET until the connection is reset."""
+    """Send a GET, and return what arrives of the body before the connection is reset."""
     got = b""
     with line_to(caller.url) as line:
         line.sendall(f"GET {target_of(url)} HTTP/1.1\r\nHost: {caller.host}\r\n\r\n".encode())
@@ -197,7 +197,7 @@ def test_committed_and_not_answered(emulator: Emulator, caller: Caller) -> None:
     with pytest.raises(ConnectionError):
         caller.call("VideoLivenessCompare", given)
     assert emulator.stats()["calls"]["VideoLivenessCompare"] == 1
-    # It did everything: both files were fetched.
+    # The action was carried out: both files were fetched.
     assert emulator.stats()["calls"]["GetObject"] == 3
     assert [entry["status"] for entry in emulator.requests(op="VideoLivenessCompare")] == [None]
 
@@ -221,7 +221,7 @@ def test_an_object_that_is_over_at_once(emulator: Emulator, caller: Caller, op: 
     )
     assert refusal(first) == (403, "AccessDenied")
     assert "Request has expired" in first.text
-    # And it stays so.
+    # The object stays expired.
     assert refusal(caller.put(ticket["UploadUrl"], b"x")) == (403, "AccessDenied")
     assert refusal(caller.get(ticket["ResourceUrl"])) == (403, "AccessDenied")
     assert caller.put(caller.ticket()["UploadUrl"], b"x").status_code == 200
@@ -314,7 +314,7 @@ def test_matching_by_md5_and_key(emulator: Emulator, caller: Caller) -> None:
     emulator.add_fault("PutObject", "api:Put", match={"md5": md5(MP4).upper()})
     ticket = caller.ticket()
     url = ticket["UploadUrl"]
-    assert caller.put(url, MP4).status_code == 200  # no Content-MD5, nothing to match
+    assert caller.put(url, MP4).status_code == 200  # nothing matches without Content-MD5
     assert caller.put(url, JPEG, Content_MD5=content_md5(JPEG)).status_code == 200
     assert refusal(caller.put(url, MP4, Content_MD5=content_md5(MP4))) == (400, "Put")
 

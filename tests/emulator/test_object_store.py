@@ -1,4 +1,4 @@
-"""Objects: what a PUT keeps, a GET gives back, what is refused, when they go."""
+"""Objects: what PUT stores and GET returns, what is refused, and when objects are deleted."""
 
 import base64
 import hashlib
@@ -246,7 +246,7 @@ def test_a_folder_that_was_torn(tmp_path: Path, torn: bytes) -> None:
 
 
 def test_an_old_client(caller: Caller) -> None:
-    """HTTP/1.0: the connection ends with the answer, and says so once."""
+    """With HTTP/1.0, the connection ends after the answer, and a single header says so."""
     url = caller.upload(JPEG)
     with line_to(caller.url) as line:
         line.sendall(f"GET {target_of(url)} HTTP/1.0\r\nHost: {caller.host}\r\n\r\n".encode())
@@ -265,7 +265,7 @@ def test_without_a_folder_nothing_is_left() -> None:
 
 
 def test_a_refusal_is_seen_by_a_client_that_closes(emulator: Emulator, caller: Caller) -> None:
-    """urllib ends the connection with its request, and sends all of the body before it looks."""
+    """urllib asks to close the connection, and sends the whole body before it reads the answer."""
     ticket = caller.ticket()
     emulator.add_fault("PutObject", "api:SlowDown")
     for url, status in ((ticket["ResourceUrl"], 403), (ticket["UploadUrl"], 503)):
@@ -278,7 +278,7 @@ def test_a_refusal_is_seen_by_a_client_that_closes(emulator: Emulator, caller: C
 
 
 def test_many_requests_on_one_connection(caller: Caller) -> None:
-    """What was left unread of a refused body does not get into the next request's way."""
+    """The unread part of a refused body does not disturb the next request."""
     ticket = caller.ticket()
     with requests.Session() as session:
         for _ in range(3):

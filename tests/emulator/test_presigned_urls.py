@@ -1,4 +1,4 @@
-"""What opens an object and what does not: form, signature, method, host, window."""
+"""Which URLs give access to an object: their form, signature, method, host and window."""
 
 import re
 from typing import Any
@@ -71,7 +71,7 @@ def test_urls_carry_the_host_that_the_client_used(emulator: Emulator, caller: Ca
     ticket = other.ticket()
     assert ticket["UploadUrl"].startswith(by_name)
     assert other.put(ticket["UploadUrl"], b"x").status_code == 200
-    # The host is signed.
+    # The host is part of the signature.
     spoilt = ticket["UploadUrl"].replace("localhost", "127.0.0.1")
     assert refusal(caller.put(spoilt, b"x")) == (403, "SignatureDoesNotMatch")
 
@@ -179,7 +179,7 @@ def test_the_window_runs_out(emulator: Emulator, caller: Caller) -> None:
         assert "<Message>Request has expired</Message>" in reply.text
         assert re.search(r"<ServerTime>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ</ServerTime>", reply.text)
     assert caller.http.head(ticket["ResourceUrl"]).status_code == 403
-    # A client with a real clock goes on working, and gets a window on the moved one.
+    # A client with the real time still gets tickets, with windows on the emulator's moved clock.
     assert caller.ticket()["ExpiredTimestamp"] > ticket["ExpiredTimestamp"]
 
 
@@ -203,7 +203,7 @@ def store_client_of(emulator: Emulator, secret_id: str, secret_key: str) -> Any:
 
 @pytest.fixture
 def store_client(emulator: Emulator) -> Any:
-    """The vendor's store SDK, unchanged; it signs the host without its port."""
+    """A client of the vendor's store SDK, unchanged. It signs the host without the port."""
     key = STORE_KEYS[REGION]
     return store_client_of(emulator, key.secret_id, key.secret_key)
 
@@ -223,7 +223,7 @@ def test_urls_of_the_store_sdk(store_client: Any, caller: Caller) -> None:
 def test_the_store_sdk_signing_in_the_header(store_client: Any) -> None:
     named = {"Bucket": "any-1250000000", "Key": "a/b c"}
     done = store_client.put_object(**named, Body=JPEG, EnableMD5=True)
-    # This SDK hands out header names as they came, and this server writes them in lower case.
+    # The SDK returns header names as received, and the server sends them in lower case.
     assert done["etag"] == f'"{md5(JPEG)}"'
     found = store_client.get_object(**named, Range="bytes=0-2")
     assert found["Body"].get_raw_stream().read() == JPEG[:3]

@@ -1,4 +1,4 @@
-"""So many calls in any second, whenever it begins; then RequestLimitExceeded."""
+"""The limit applies to every period of a second; calls beyond it get RequestLimitExceeded."""
 
 import pytest
 from emulator_calls import Caller
@@ -31,13 +31,13 @@ def test_25_calls_in_a_second(emulator: Emulator, caller: Caller) -> None:
 
 
 def test_never_more_than_20_in_any_second(emulator: Emulator, caller: Caller) -> None:
-    """As fast as one can, for more than two seconds."""
+    """The calls are made as fast as possible, for more than two seconds."""
     while (emulator.stats()["calls"].get("CreateUploadUrl", 0)) < 50:
         for _ in range(20):
             caller.call("CreateUploadUrl", TICKET)
     passed = [entry["at"] for entry in emulator.requests(op="CreateUploadUrl") if not entry["code"]]
     gaps = [later - earlier for earlier, later in zip(passed, passed[20:], strict=False)]
-    # The log's times are taken a moment before the limit is asked.
+    # The log's times are taken just before the limit is checked.
     assert min(gaps) > 0.99
     assert emulator.stats()["peak_per_second"]["CreateUploadUrl"] == 20
 
@@ -77,7 +77,7 @@ def test_no_second_has_more_than_its_rate(rate: float, pauses: list[float]) -> N
         (refused if over else taken).append(moment)
     for start in taken:
         assert sum(start <= at and at - start < span for at in taken) <= limit
-    for at in refused:  # and none is refused without need
+    for at in refused:  # no call is refused unnecessarily
         assert sum(earlier <= at and at - earlier < span for earlier in taken) == limit
 
 

@@ -1,4 +1,4 @@
-"""The vendor's Python SDK, unchanged, sync and async, takes the emulator for the service."""
+"""The vendor's Python SDK works with the emulator unchanged, both sync and async."""
 
 import asyncio
 import functools
@@ -22,7 +22,7 @@ from tencentcloud.faceid.v20180301.faceid_client_async import (
 from faceid.emulator import Emulator
 
 Ask = Callable[..., Awaitable[Any]]
-"""Calls an action with parameters, and gives the SDK's response object."""
+"""Calls an action with parameters, and returns the SDK's response object."""
 
 
 def request_of(action: str, parameters: dict[str, Any]) -> Any:
@@ -251,14 +251,14 @@ async def test_25_calls_at_once(emulator: Emulator, ask: Ask) -> None:
     stats = emulator.stats()
     errors = [error for error in outcomes if isinstance(error, TencentCloudSDKException)]
     assert stats["calls"]["CreateUploadUrl"] + len(errors) == 25
-    # They come within a second or so: none is let through that is one too many.
+    # The calls arrive within about a second, and no call beyond the limit is let through.
     assert stats["peak_per_second"]["CreateUploadUrl"] <= 20
     assert {error.get_code() for error in errors} <= {"RequestLimitExceeded"}
     assert stats["throttled"].get("CreateUploadUrl", 0) == len(errors)
 
 
 def test_plain_http_has_the_same_answers(caller: Caller) -> None:
-    """The one action that the SDK has dropped."""
+    """This action has been removed from the SDK."""
     url = caller.upload(JPEG, target_action="ApplyWebVerificationToken")
     answer = caller.call(
         "ApplyWebVerificationToken",

@@ -1,4 +1,4 @@
-"""What a target action does with the files it is pointed to."""
+"""What a target action does with the files to which its parameters point."""
 
 import base64
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def test_urls_of_others(caller: Caller, field: str, url: str) -> None:
 
 
 def test_urls_of_others_are_never_asked(emulator: Emulator, caller: Caller) -> None:
-    """A URL with a known key on another host is asked of this store only, and refused there."""
+    """A URL with a known key and another host is looked up in this store only, and refused."""
     given = caller.comparison()
     given["ImageUrl"] = given["ImageUrl"].replace(caller.host, "elsewhere.test:81")
     assert caller.code("VideoLivenessCompare", given) == DOWNLOAD
@@ -135,7 +135,7 @@ def test_the_limit_of_an_id_card(caller: Caller) -> None:
     for action in ("CheckIdCardInformation", "IdCardOCRVerification"):
         assert "Result" in caller.call(action, right)
         assert caller.code(action, large) == "FailedOperation.ImageSizeTooLarge"
-    # Inline it may be larger there.
+    # CheckIdCardInformation accepts larger images if they are inline.
     inline = {"ImageBase64": b64(JPEG.ljust(5 * MB))}
     assert "Result" in caller.call("CheckIdCardInformation", inline)
     assert caller.code("IdCardOCRVerification", inline) == "FailedOperation.ImageSizeTooLarge"

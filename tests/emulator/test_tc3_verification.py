@@ -1,4 +1,4 @@
-"""Who may call: every way in which a signed call can be wrong."""
+"""Authentication of calls: every way in which a signed call can be wrong."""
 
 import hashlib
 import time
@@ -36,7 +36,7 @@ def test_a_right_call_passes(caller: Caller) -> None:
     ],
 )
 def test_signed_wrongly(caller: Caller, change: dict[str, Any], code: str) -> None:
-    # Content-Type and Host go out as they should be: only the signature is of others.
+    # Content-Type and Host are sent correctly; only the signature is made with other values.
     headers: dict[str, str | None] = {"Content-Type": "application/json", "Host": caller.host}
     assert caller.code("CreateUploadUrl", body=BODY, headers=headers, **change) == code
 
@@ -229,7 +229,7 @@ def test_a_server_whose_clock_is_off() -> None:
         caller = Caller.of(emulator)
         reply = caller.post("CreateUploadUrl", TICKET)
         assert reply.json()["Response"]["Error"]["Code"] == "AuthFailure.SignatureExpire"
-        # What a client does then: it takes the server's time from the Date header.
+        # A client then takes the server's time from the Date header.
         server_time = parsedate_to_datetime(reply.headers["Date"]).timestamp()
         assert abs(server_time - (time.time() - 1000)) < 3
         ticket = caller.ticket(timestamp=int(server_time))

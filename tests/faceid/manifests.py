@@ -1,4 +1,4 @@
-"""What the tests of manifests share: small right ones, and reading them."""
+"""Helpers for the tests of manifests: a small valid manifest in both formats, and reading."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ REQUEST: dict[str, Any] = sample_request.REQUEST | {
 }
 LINE = json.dumps(REQUEST) + "\n"
 MARK = "Zq7xPrivate"
-"""Content that no reason may show."""
+"""Content that must not appear in the reason why a line is refused."""
 
 
 def validator(*roots: str) -> RequestValidator:
@@ -26,14 +26,14 @@ def validator(*roots: str) -> RequestValidator:
 
 
 def read(content: str | bytes, name: str = "m.jsonl", *roots: str) -> list[Entry | BadLine]:
-    """A manifest of this content, read."""
+    """Write a manifest with this content, and return the entries and bad lines read from it."""
     path = Path(name)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return list(read_manifest(str(path.resolve()), validator(*roots)))
 
 
 def shown(found: Sequence[Entry | BadLine]) -> list[tuple[int, str]]:
-    """Line numbers, with the request ID or what is wrong."""
+    """Return the line numbers, each with the request ID or, for a bad line, the reason."""
     return [
         (each.line, each.request.request_id if isinstance(each, Entry) else each.reason)
         for each in found

@@ -1,4 +1,4 @@
-"""The table of target actions, and parameters checked against it."""
+"""The table of target actions, and the validation of parameters against it."""
 
 import json
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_parameters_get_the_types_of_the_api():
         "Encryption": '{"Algorithm": "AES-256-CBC"}',
     }
     assert check_parameters(action, given) == {
-        "Config": '{"CopyWarn": true}',  # the API wants the text
+        "Config": '{"CopyWarn": true}',  # the API expects text
         "IsEncrypt": True,
         "Encryption": {"Algorithm": "AES-256-CBC"},
     }

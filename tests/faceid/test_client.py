@@ -1,4 +1,4 @@
-"""The client against the real emulator: tickets, uploads, calls, clocks, keys, and every fault."""
+"""The client with a real emulator: tickets, uploads, calls, clocks, keys, and every fault."""
 
 import asyncio
 import hashlib
@@ -88,7 +88,7 @@ async def test_a_ticket_says_when_it_ends_and_hides_its_urls(client: FaceIdClien
 async def test_the_signed_part_of_a_url_arrives_untouched(
     client: FaceIdClient, faceid_emulator: Emulator, tmp_path: Path
 ):
-    """The key is one segment with %2F in it, and %3B stands in the query: both are signed."""
+    """The key is one path segment that contains %2F; the query contains %3B. Both are signed."""
     ticket = await ticket_of(client)
     assert "%2F" in ticket.upload_url.get_secret_value()
     assert "%3B" in ticket.upload_url.get_secret_value()
@@ -124,7 +124,7 @@ async def test_memory_does_not_grow_with_the_file(client: FaceIdClient, tmp_path
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # The emulator runs in this process and holds chunks of its own.
+    # The emulator also runs in this process, and holds chunks of its own.
     assert peak < 16 * len(block)
 
 
@@ -200,7 +200,7 @@ async def test_every_fault_of_the_api_has_its_class(
     _assert_no_secret(raised.value)
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
-    # and the next one is fine
+    # The next call succeeds.
     assert await ticket_of(client)
 
 
@@ -256,7 +256,7 @@ async def test_expiry_is_counted_on_the_servers_clock(
 ):
     ticket = await ticket_of(client)
     faceid_emulator.advance(7100)
-    await ticket_of(client)  # any reply teaches the clock
+    await ticket_of(client)  # each reply contains the server's time
     left = ticket.expires_at - client.server_now()
     assert timedelta(seconds=90) < left < timedelta(seconds=105)
 
@@ -267,7 +267,7 @@ async def test_a_wrong_clock_is_corrected_once_and_for_all(skew: int):
         async with FaceIdClient(emulator.url, credentials_of(emulator)) as client:
             await ticket_of(client)
             await ticket_of(client)
-            # The first was refused and signed again; the second knew.
+            # The first call was refused and signed again; the second used the corrected time.
             assert emulator.stats()["errors"] == {"AuthFailure.SignatureExpire": 1}
             now = time.time() + skew
             assert abs(client.server_now().timestamp() - now) < 2
@@ -330,7 +330,7 @@ async def test_the_pacer_is_told_when_each_call_leaves(faceid_emulator: Emulator
     ],
 )
 async def test_a_ticket_that_lacks_a_field_is_no_answer(reply: bytes):
-    """The emulator tells no nonsense: this is a server that says nothing else."""
+    """The emulator never sends such replies, so this test starts a server that sends only these."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

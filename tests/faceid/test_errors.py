@@ -1,4 +1,4 @@
-"""Every code that is known of the service has its class, and the class says what to do next."""
+"""Every known error code of the service has a class, and the class says what to do next."""
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ from faceid.errors import (
     store_error_class,
 )
 
-# The vendor's codes, one by one. None: a verdict.
+# All codes of the vendor, by class. ``None`` stands for a verdict.
 API_CODES: dict[type[FaceIdError] | None, str] = {
     ServiceUnavailable: """
         InternalError InternalError.UnKnown InternalError.EncryptSystemError ResourceInsufficient
@@ -93,7 +93,7 @@ API_CODES: dict[type[FaceIdError] | None, str] = {
         InternalError.LifePhotoPoorQuality""",
 }
 
-# What nobody has documented: read by its first segment, and never repeated blindly.
+# Undocumented codes: classified by their first segment, and never retried blindly.
 UNKNOWN_CODES: dict[type[FaceIdError], str] = {
     InvalidInput: "FailedOperation.SomethingNew InvalidParameterValue.SomethingNew",
     ServiceRefused: "InternalError.SomethingNew Curious Curious.Case x",
@@ -139,7 +139,7 @@ def test_every_api_code_has_its_class(code: str, expected: type[FaceIdError] | N
         (503, "SlowDown", "", RateLimited),
         (500, "InternalError", "", ServiceUnavailable),
         (503, "ServiceUnavailable", "", ServiceUnavailable),
-        # no XML, a gateway's page
+        # no XML, but a gateway's page
         (502, "HTTP 502", "", ServiceUnavailable),
         (302, "HTTP 302", "", ServiceUnavailable),
         (429, "HTTP 429", "", RateLimited),
@@ -169,7 +169,7 @@ def _tree(root: type[FaceIdError]) -> list[type[FaceIdError]]:
 
 
 def test_only_what_time_can_mend_is_retried():
-    """Kinds and next steps go together: nothing that the caller must mend is tried again."""
+    """Kinds and next steps are consistent: what the caller must fix is never retried."""
     retried = {NextStep.RETRY, NextStep.WAIT, NextStep.CHECK_RESOURCE, NextStep.NEW_URL_ONCE}
     for kind in _tree(FaceIdError):
         if kind.__module__ == errors.__name__ and kind.next_step in retried:

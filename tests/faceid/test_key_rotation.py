@@ -1,4 +1,4 @@
-"""A key that is refused while a client lives: read again, once for all that it was refused to."""
+"""A client reads a refused key again, only once for all calls that were refused with it."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ CROWD = 32
 
 
 class Source:
-    """Where a client reads its key again."""
+    """The source from which a client reads its key again."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
@@ -28,13 +28,13 @@ class Source:
 
     async def look(self) -> Credentials:
         self.looks += 1
-        await asyncio.sleep(0)  # whoever else was refused comes meanwhile
+        await asyncio.sleep(0)  # other refused calls arrive meanwhile
         if self.trouble:
             raise self.trouble
         return self.key.model_copy()
 
     def rotate(self, number: int, *, temporary: bool, known_here: bool = True) -> None:
-        """The account has another key from now on; with ``known_here`` it can be read, too."""
+        """Replace the account's key; with ``known_here``, the client can read the new one."""
         name = self.key.secret_id if temporary else f"AKIDexample{number}"
         key = self.key.secret_key.get_secret_value() if temporary else f"EXAMPLE-key-{number}"
         token = f"EXAMPLE-token-{number}" if temporary else ""
@@ -64,7 +64,7 @@ async def ticket(client: FaceIdClient) -> bool:
 
 
 async def crowd(client: FaceIdClient) -> list[Any]:
-    """What becomes of many calls at once."""
+    """Return the results and errors of many simultaneous calls."""
     calls = (ticket(client) for _ in range(CROWD))
     return await asyncio.gather(*calls, return_exceptions=True)
 
@@ -80,7 +80,7 @@ async def test_a_key_that_died_is_read_again_once_each_time(source: Source, temp
             assert await crowd(client) == [True] * CROWD
             assert source.looks == death
             assert await ticket(client)
-    # Those that were on their way: most of the crowd each time, and nobody twice.
+    # Only calls in flight were refused: most of them each time, and none of them twice.
     refused = source.emulator.stats()["errors"]
     assert set(refused) == {code}
     assert 3 <= refused[code] <= 3 * CROWD
@@ -93,7 +93,7 @@ async def test_a_key_that_nobody_replaced_is_looked_for_once_by_all(source: Sour
         refused = await crowd(client)
         assert {type(error) for error in refused} == {AccountError}
         assert source.looks == 1
-        source.rotate(2, temporary=False)  # somebody mended it
+        source.rotate(2, temporary=False)  # as if somebody had fixed it
         assert await ticket(client)
         assert source.looks == 2
 

@@ -1,4 +1,4 @@
-"""``http(s)://`` locations: links that an object store presigned, good for one GET and no more."""
+"""``http(s)://`` locations, such as presigned links to an object store, valid for GET only."""
 
 import base64
 import threading
@@ -26,7 +26,7 @@ SECRET = "?q-signature=topsecret"
 
 
 class _Store(BaseHTTPRequestHandler):
-    """Serves the photo and a manifest to whoever has the link, and redirects from ``/moved``."""
+    """Serves ``/public`` to all, other files only with the link, and redirects from ``/moved``."""
 
     protocol_version = "HTTP/1.1"
     files = {
@@ -98,7 +98,7 @@ def test_a_link_that_is_good_for_get_alone_is_read(url: str, tmp_path: Path):
     [
         (f"/in/none.jpg{SECRET}", "there is no such file"),
         ("/in/photo.jpg?q-signature=topsecret-wrong", r"the file cannot be read \(HTTP 403\)"),
-        # where it leads may be outside of the roots
+        # the target of a redirect may be outside the roots
         ("/moved", r"the file cannot be read \(HTTP 302\)"),
     ],
 )
@@ -149,6 +149,6 @@ async def test_a_manifest_may_be_a_link_and_name_links(url: str, faceid_emulator
 
 
 def test_a_link_may_not_be_a_manifest(url: str):
-    """It would stand in Prefect's database; what it names may have links."""
+    """The link would be stored in Prefect's database. The manifest itself may contain links."""
     with pytest.raises(InvalidInput, match="a link with a query or a password is not accepted"):
         find_manifests(f"{url}/in/m.csv{SECRET}", Roots.of([]))

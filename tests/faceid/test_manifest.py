@@ -1,4 +1,4 @@
-"""What stands in a manifest: JSONL or CSV, line by line, whatever is in it."""
+"""The contents of manifests in JSONL and CSV, read line by line, whether valid or not."""
 
 import csv
 import io
@@ -198,7 +198,7 @@ def test_a_bad_line_says_why_and_nothing_else(line: str | bytes | dict[str, Any]
     assert bad.reason.startswith(reason)
     assert MARK not in str(bad)
     assert str(bad).startswith(f"m.jsonl, line 1: {reason}")
-    # and reading goes on
+    # Reading continues with the next line.
     assert shown(read(content + b"\n\n" + LINE.encode()))[1:] == [(3, "r-1")]
 
 
@@ -313,7 +313,7 @@ NOT_CSV = (
 )
 def test_after_a_broken_row_the_next_is_read(row: str | bytes, reason: str):
     content = row if isinstance(row, bytes) else row.encode()
-    # an open quote takes in all that follows: to the end, or to the limit
+    # An unclosed quote extends to the end of the file, or to the limit.
     for more in (3, 1100):
         found = read(HEADER.encode() + content + more * ROW.encode(), "m.csv")
         assert shown(found)[0] == (2, reason)

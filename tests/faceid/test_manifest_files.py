@@ -1,4 +1,4 @@
-"""Manifests as files: where they are found, and how they are told and read."""
+"""Manifests as files: how they are found, and how their format is recognized and read."""
 
 import bz2
 import gzip
@@ -40,7 +40,7 @@ def touch(*names: str) -> None:
 
 
 def names(folder: Path, location: str, *roots: str) -> list[str]:
-    """What is found, from the folder on."""
+    """Return the manifests that are found, relative to the folder."""
     return [found.removeprefix(f"{folder}/") for found in find_manifests(location, Roots.of(roots))]
 
 
@@ -135,7 +135,7 @@ def test_roots_hold_for_manifests_and_for_what_they_match(folder: Path):
     Path("in/d.csv").symlink_to("sub/b.csv")
     inside = str(folder / "in")
     assert names(folder, "in/*.csv", inside) == ["in/a.csv", "in/sub/b.csv"]
-    # the same file, twice
+    # A file that is found twice is listed once.
     assert names(folder, "in/**/*.csv", inside) == ["in/a.csv", "in/sub/b.csv"]
     for location in ("other/c.csv", "*/*.csv", "in/../other/*.csv", "**"):
         with pytest.raises(InvalidInput, match="outside"):
@@ -182,8 +182,10 @@ def test_a_remote_glob_is_the_files_that_it_matches(remote: Any):
 
 
 class Host(AbstractFileSystem):
-    """A file system on a host, which stands in the URL and not in the paths; it remembers what it
-    has listed. As sftp does, and s3."""
+    """A file system that caches listings, and whose URLs have a host that is not in its paths.
+
+    sftp and s3 behave in the same way.
+    """
 
     protocol = "host"
     files: list[str] = []

@@ -1,4 +1,4 @@
-"""No second holds more starts than the rate, whoever asks for them and however they come."""
+"""No second contains more starts than the rate, whoever requests them and whenever."""
 
 import asyncio
 import subprocess
@@ -16,7 +16,7 @@ from faceid.pacing import LATE, Pacer, SharedPacer, Slots, buffer_size
 
 
 class Clock:
-    """Time that passes only while somebody sleeps, and then a little longer than was asked for."""
+    """A clock that only advances during ``sleep``, by ``late`` seconds more than requested."""
 
     def __init__(self, late: float = 0.0) -> None:
         self.time = 1000.0
@@ -81,7 +81,7 @@ async def test_after_a_throttled_start_all_wait_and_then_go_slower():
     await pacer.acquire()
     await pacer.throttled()
     assert await pacer.acquire() >= 1001
-    for seconds in (5, 5):  # and twice more, before it is over
+    for seconds in (5, 5):  # twice more, before the slowdown ends
         await clock.sleep(seconds)
         await pacer.throttled()
     slow = [await pacer.acquire() for _ in range(100)]
@@ -99,7 +99,7 @@ async def test_one_throttled_call_costs_a_batch_of_thousands_less_than_a_percent
         for number in range(5000):
             await pacer.acquire()
             if throttled and number == 1000:
-                for _ in range(3):  # those in flight are refused together
+                for _ in range(3):  # calls in flight are refused together
                     await pacer.throttled()
         seconds.append(clock.time)
     assert 1 < (seconds[1] - 1000) - (seconds[0] - 1000) < 0.01 * (seconds[0] - 1000)
@@ -118,7 +118,7 @@ def test_who_goes_first_waits_for_one_start_only():
     slots, now = Slots(20, bytearray(buffer_size(20))), 1000.0
     waits: list[float] = []
     asked_at: float | None = None
-    for step in range(4000):  # of 5 ms: a batch asks at each, somebody else now and then
+    for step in range(4000):  # steps of 5 ms; a batch asks in each, a single run rarely
         now = 1000 + step * 0.005
         if asked_at is None and step % 130 == 0:
             asked_at = now
@@ -198,7 +198,7 @@ def test_processes_share_one_rate(tmp_path: Path):
         process.stdin.write("\n")
         process.stdin.flush()
     outputs = [process.communicate()[0] for process in processes[:2]]
-    processes[2].kill()  # whatever it holds, it leaves nothing behind
+    processes[2].kill()  # a killed process leaves nothing behind
     outputs.append(processes[2].communicate()[0])
     last = start(tmp_path / "pace", 20)
     outputs.append(last.communicate("\n")[0])

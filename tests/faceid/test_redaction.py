@@ -1,4 +1,4 @@
-"""What must never be written is not written, whoever logs it."""
+"""Secrets are hidden in texts and in logs, whichever logger writes them."""
 
 import io
 import logging
@@ -58,7 +58,7 @@ def test_a_protected_secret_is_hidden_wherever_it_stands():
 def log() -> Iterator[io.StringIO]:
     before = logging.getLogRecordFactory()
     redaction.install()
-    redaction.install()  # once is enough, twice is no more
+    redaction.install()  # a second call has no effect
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -1,4 +1,4 @@
-"""Reading replies: any bytes end as a reply or as exactly one error."""
+"""Reading replies: any bytes result in a reply or in exactly one error."""
 
 import json
 from typing import Any
@@ -115,7 +115,7 @@ def test_every_reply_is_a_verdict_or_exactly_one_error(status: int, body: bytes,
             {"Result": "Success", "Description": "Success", "Sim": 89.88},
             Verdict(passed=True, result="Success", description="Success", similarity=89.88),
         ),
-        # a low similarity says nothing where the action said yes, nor a high one where it said no
+        # The similarity does not matter, whether it is low with a success or high with a failure.
         (
             "VideoLivenessCompare",
             {"Result": "Success", "Sim": 3},
@@ -140,7 +140,7 @@ def test_every_reply_is_a_verdict_or_exactly_one_error(status: int, body: bytes,
                 similarity=0,
             ),
         ),
-        # an open string
+        # Unknown values of `Result` are negative verdicts.
         (
             "LivenessCompare",
             {"Result": "SomethingNew"},

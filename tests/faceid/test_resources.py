@@ -1,4 +1,4 @@
-"""Files on other file systems: read as local ones, and no error shows their URL."""
+"""Files on other file systems are read like local ones, and no error shows their URL."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class _BadFile(AbstractBufferedFile):
 
 
 class BadStore(AbstractFileSystem):
-    """A file system with errors of its own, which show the URL: as that of http does."""
+    """A file system whose errors contain the URL, like those of fsspec's http file system."""
 
     protocol = "bad"
 

@@ -1,4 +1,4 @@
-"""Where locations may point: no spelling of one leads out of the roots."""
+"""Where locations may point: no spelling of a location leads out of the roots."""
 
 import posixpath
 from pathlib import Path
@@ -185,7 +185,7 @@ OUTSIDE = "outside FACEID_RESOURCE_ROOTS"
 PART = "a location inside another file is not accepted"
 NO_URL = "the location is not a valid URL"
 
-# What somebody tries who may start runs of a deployment, or write a manifest.
+# Attempts of an attacker who may start runs of a deployment, or write a manifest.
 ATTACKS = [
     ("/etc/hostname", OUTSIDE),
     ("../secret", OUTSIDE),
@@ -197,7 +197,7 @@ ATTACKS = [
     ("FILE:///etc/hostname", OUTSIDE),
     ("local:///etc/hostname", OUTSIDE),
     ("file://../secret", OUTSIDE),
-    ("c://../../secret", NO_URL),  # fsspec takes it for a path on this machine
+    ("c://../../secret", NO_URL),  # fsspec treats it as a local path
     ("C://../../secret", NO_URL),
     ("://../secret", NO_URL),
     (" file:///etc/hostname", NO_URL),
@@ -243,7 +243,10 @@ ATTACKS = [
 
 @pytest.fixture
 def attacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
-    """Roots of a worker: a folder, a host's folder, a bucket's; with a link that leads out."""
+    """The roots of a worker: a local folder, a folder on a web host, and one in a bucket.
+
+    The local folder contains links that lead out of it.
+    """
     (tmp_path / "root" / "in").mkdir(parents=True)
     (tmp_path / "root" / "c:").mkdir()
     (tmp_path / "secret").write_text("secret")
@@ -303,7 +306,7 @@ lakefs memory oci ocilake oss root s3 s3a sftp smb ssh tos tosfs wandb webdav we
 
 
 def test_every_scheme_that_fsspec_knows_is_local_or_remote_or_reads_others_files():
-    """A new one has to be looked at: may it read files of this machine?"""
+    """A new scheme must be examined: can it read files of this machine?"""
     assert set(known_implementations) - WRAPPERS - {"file", "local"} <= set(REMOTE.split())
 
 

@@ -1,4 +1,4 @@
-"""Settings come from the environment, and a wrong one is named."""
+"""Settings are read from the environment, and an invalid setting is named."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""TC3 signatures: the published vectors, and byte for byte what the vendor's SDK sends."""
+"""TC3 signatures: the published vectors, and byte-for-byte equality with the vendor's SDK."""
 
 import hashlib
 import json
@@ -139,7 +139,7 @@ def test_headers_are_byte_equal_to_the_sdks(
     )
 
     assert {name: theirs.get(name) for name in ours} == ours
-    # What only the SDK sends says who it is; nothing of it is signed.
+    # The headers that only the SDK sends identify it, and are not signed.
     assert set(theirs) - set(ours) <= {"X-TC-RequestClient", "X-TC-Language"}
 
 

@@ -1,4 +1,4 @@
-"""A batch is taken in whole: it is kept as it was checked, or all that is wrong is said."""
+"""A batch is accepted as a whole and stored as checked, or its bad lines are reported."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ from tests.faceid.manifests import HEADER, LINE, REQUEST, ROW
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a folder ``spool`` in it."""
+    """The working folder, which contains a folder ``spool``."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "spool").mkdir(mode=0o700)
     return tmp_path
@@ -47,7 +47,7 @@ def bad_lines(location: str = "m.jsonl") -> list[str]:
 def test_what_was_checked_is_kept(folder: Path):
     Path("m.jsonl").write_text(lines("r-1", "r-2", "r-3"))
     snapshot = take()
-    # what is delivered is what was checked
+    # Later changes to the manifest have no effect on what is delivered.
     Path("m.jsonl").write_text("something else")
     assert snapshot.count == 3
     assert snapshot.per_action == {"VideoLivenessCompare": 3}
@@ -56,7 +56,7 @@ def test_what_was_checked_is_kept(folder: Path):
     assert first.model_dump() == REQUEST | {
         "resources": {"ImageUrl": f"{folder}/a.jpg", "VideoUrl": f"{folder}/a.mp4"}
     }
-    # which a shard checks again, with its files
+    # A shard validates each entry again, before it checks the files.
     validated = RequestValidator.load(FaceIdSettings.load(), from_manifest=True).check(first)
     assert validated.locations == first.resources
 
@@ -79,7 +79,7 @@ def test_slices_are_read_alone_and_by_others():
     take()
     snapshot = ManifestSnapshot.load(Path("spool"))
     assert snapshot.count == 300
-    # broken before and after: nobody looks there
+    # Damage entries around the slices. They are not read.
     kept = Path("spool/requests.jsonl")
     content = kept.read_bytes().splitlines(keepends=True)
     for number in (0, 99, 120, 299):
@@ -247,7 +247,7 @@ def test_a_file_that_was_cut_off_is_a_storage_error():
 
 
 def peak(count: int) -> int:
-    """Bytes that Python held at most while it took in a manifest of so many lines."""
+    """Return the peak of Python's memory, in bytes, during a snapshot of ``count`` lines."""
     with Path("m.csv").open("w") as file:
         file.write("request_id,target_action,region,DeviceDataUrl\n")
         for number in range(count):
@@ -261,6 +261,6 @@ def peak(count: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_manifest():
-    peak(10)  # what is made once, and kept
-    # Tracing takes many times as long as the work. Of 200,000 lines the peak is the same.
+    peak(10)  # allocates what is created once and kept
+    # Tracing is slow, so the manifests are short. With 200,000 lines the peak is the same.
     assert peak(5_000) < peak(500) + 30_000

@@ -1,4 +1,4 @@
-"""A request is checked whole before anything is sent, and each file is measured once."""
+"""A request is validated as a whole before anything is sent, and each file is measured once."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ MEBIBYTE = 1024 * 1024
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the samples in it."""
+    """The working folder, which contains the sample files."""
     copy_samples(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -112,7 +112,7 @@ def test_a_wrong_file_is_refused_by_its_field(folder: Path, location: str, messa
     (folder / "link.jpg").symlink_to("/etc/hostname")
     with pytest.raises(InvalidInput, match=message) as refused:
         check(resources={"ImageUrl": location, "VideoUrl": "alder.mp4"})
-    # paths stay out of logs
+    # Paths must not appear in logs.
     assert len(location) < 3 or location not in str(refused.value)
 
 
@@ -120,7 +120,7 @@ def test_a_file_that_may_not_be_read_is_refused(folder: Path, monkeypatch: pytes
     def denied(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    # As root every file can be read.
+    # Permissions would not suffice, because root can read every file.
     monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(InvalidInput, match=r"ImageUrl: the file cannot be read \(Permission"):
         check()
@@ -159,7 +159,7 @@ def with_roots(*roots: str) -> FaceIdSettings:
 
 @pytest.fixture
 def remote() -> Iterator[str]:
-    """A file on an fsspec file system that is not the local one."""
+    """The location of a file on an fsspec file system that is not the local one."""
     files: Any = fsspec.filesystem("memory")
     source = Path("alder.jpg").read_bytes()
     files.pipe("/in/photo.jpg", source)

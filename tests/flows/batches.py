@@ -1,4 +1,4 @@
-"""Manifests of the sample request, and a batch run on one in this process."""
+"""Manifests with variants of the sample request, and batches that run in this process."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -14,7 +14,7 @@ from tests.sample_request import REQUEST
 
 
 class Ended(NamedTuple):
-    """How a batch ended, and the lines that it left."""
+    """How a batch ended, its result lines, and the IDs of the requests that failed."""
 
     state: State[Any]
     run: FlowRun
@@ -35,7 +35,7 @@ def write(path: Path, entries: list[dict[str, Any]]) -> Path:
 
 
 async def run_batch(manifest: Path | str, folder: Path, **changes: Any) -> Ended:
-    """Takes the lines away from the folder, so that the next batch's are its own."""
+    """Run a batch, and return how it ended. The result files in the folder are removed."""
     arguments = {"manifest": str(manifest), "results": str(folder)} | changes
     state: State[Any] = await cast("Any", deliver_batch)(**arguments, return_state=True)
     async with get_client() as client:

@@ -1,4 +1,4 @@
-"""Flows run in this process, recorded by a real Prefect server, against the real emulator."""
+"""Fixtures to run flows in this process, with a real Prefect server and a real emulator."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -31,7 +31,7 @@ from tests.sample_request import REQUEST
 
 @pytest.fixture
 def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries stay, their delays go."""
+    """Remove the delays of retries, but not the retries."""
     steps = (request_upload_url, upload_resource, check_expiry, call_target_action, save_files)
     for step in steps:
         monkeypatch.setattr(step, "retry_delay_seconds", [0] * (step.retries or 0))
@@ -39,7 +39,7 @@ def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_deliver(prefect_api: str, emulator: Emulator, no_delays: None) -> Deliver:
-    """Runs the flow on the sample request, with what the test changes of it."""
+    """A function that runs ``deliver`` on the sample request, changed by keyword arguments."""
 
     async def run_flow(**changes: Any) -> Delivered:
         state: State[Any] = await cast("Any", deliver)(**REQUEST | changes, return_state=True)
@@ -56,14 +56,14 @@ def run_deliver(prefect_api: str, emulator: Emulator, no_delays: None) -> Delive
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The account's rates raised, so that tests do not wait for them."""
+    """Raise the account's rates, so that tests do not wait for the pacer."""
     rates = '{"CreateUploadUrl": 1000, "VideoLivenessCompare": 1000}'
     monkeypatch.setenv("FACEID_RATES", rates)
 
 
 @pytest.fixture
 def run_batch(prefect_api: str, emulator: Emulator, samples: Path, no_delays: None) -> RunBatch:
-    """Runs the flow on a manifest, with what the test changes of it."""
+    """A function that runs ``deliver-batch`` on a manifest; keyword arguments are parameters."""
 
     async def run(manifest: Path | str, **changes: Any) -> Ended:
         return await batches.run_batch(manifest, samples / "results", **changes)
@@ -73,13 +73,13 @@ def run_batch(prefect_api: str, emulator: Emulator, samples: Path, no_delays: No
 
 @pytest.fixture(autouse=True)
 def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment says what runs of deployments may read, as that of ``faceid up`` does."""
+    """Let deployed runs read in the folder of the test, as ``faceid up`` does with its own."""
     monkeypatch.setenv("FACEID_RESOURCE_ROOTS", str(tmp_path))
 
 
 @pytest.fixture
 async def worker(prefect_api: str, emulator: Emulator, no_delays: None) -> AsyncGenerator[Worker]:
-    """A worker's part, played by the test."""
+    """A new deployment of ``deliver``, with the test in the role of its worker."""
     worker = await Worker.of_a_deployment(prefect_api)
     yield worker
     await worker.leave_nothing()
@@ -93,19 +93,19 @@ def runner(prefect_api: str) -> Iterator[asyncio.Runner]:
 
 @pytest.fixture
 def settles_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' server writes steps down each second, and not each five."""
+    """Shorten the settling time, because the tests' server writes task runs every second."""
     monkeypatch.setattr(request_runs, "SETTLING_SECONDS", 3.0)
 
 
 @pytest.fixture
 def request_id() -> str:
-    """The server is that of all tests."""
+    """A request ID that no other test uses, because all tests share the server."""
     return f"r-{uuid4().hex[:12]}"
 
 
 @pytest.fixture
 def die(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaitable[UUID]]:
-    """Lets a run of the request die after it has claimed it, and returns its ID."""
+    """A function that lets a run die after it has claimed the request, and returns the run's ID."""
 
     async def run_and_die(flow_run_id: UUID | str | None = None) -> UUID:
         flow_run_id = UUID(str(flow_run_id or await worker.trigger()))
@@ -117,7 +117,7 @@ def die(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaita
             patch.setattr("flows.delivery.run.to_verdict", dead)
             with pytest.raises(Gone):
                 await worker.work(flow_run_id)
-        # One that was killed tells nobody: for Prefect it is at work.
+        # A killed process reports nothing, so for Prefect the run is still running.
         async with get_client() as client:
             await client.set_flow_run_state(flow_run_id, Running(), force=True)
         return flow_run_id
@@ -127,7 +127,7 @@ def die(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaita
 
 @pytest.fixture
 async def nothing_crashed_before(prefect_api: str) -> None:
-    """The server is all tests': what others left crashed is none of a sweep's here."""
+    """Delete crashed runs of other tests from the shared server, so that no sweep finds them."""
     since = datetime.now(UTC) - timedelta(days=1)
     async with get_client() as client:
         for flow in ("deliver", "deliver-batch"):
@@ -137,5 +137,5 @@ async def nothing_crashed_before(prefect_api: str) -> None:
 
 @pytest.fixture
 def silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time after which a run that is not heard of is taken for dead has passed for all."""
+    """Treat every run that is not at work as dead, however short its silence."""
     monkeypatch.setattr(dead_runs, "silence", lambda: timedelta(0))

@@ -1,4 +1,4 @@
-"""A run of ``deliver`` in this process, and what the server recorded of it."""
+"""Runs of ``deliver`` in this process, and what the server recorded about them."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from faceid.models import DeliveryResult
 
 
 class Delivered(NamedTuple):
-    """How a run ended, as its caller and as the dashboard sees it."""
+    """How a run ended, as seen by its caller and in the dashboard."""
 
     state: State[Any]
     result: DeliveryResult

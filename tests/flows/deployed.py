@@ -1,6 +1,6 @@
-"""``deliver`` as a deployment on the test's Prefect server, where the test plays the worker.
+"""A deployment of ``deliver`` on the tests' Prefect server, with the test in the worker's role.
 
-What is looked at is looked at through the HTTP API, as a caller would: by the tag of the request.
+Runs are looked up through the HTTP API by the request's tag, as a caller would do.
 """
 
 import re
@@ -28,12 +28,12 @@ NEXT = re.compile(r"rerequested: next run ([0-9a-f-]{36}) at (\d{4}-\d\d-\d\dT\d
 
 @dataclass
 class Worker:
-    """Runs scheduled runs in this process, one when it is told to."""
+    """Executes scheduled runs in this process, one at a time, when the test asks for it."""
 
     api_url: str
     deployment_id: UUID
     request_id: str
-    """Of this test alone: the server is that of all tests."""
+    """Used by this test only, because all tests share the server."""
 
     @classmethod
     async def of_a_deployment(cls, api_url: str) -> Self:
@@ -52,14 +52,14 @@ class Worker:
         return run.id
 
     async def work(self, flow_run_id: UUID | str) -> State[Any]:
-        """Runs it as a worker would, whatever time it is due: that is now."""
+        """Execute a run as a worker would, but at once, whenever it is due."""
         run = await self.taken(flow_run_id)
         parameters = run.parameters
         ended = await run_flow_async(deliver, run, parameters, return_type="state")
         return cast("State[Any]", ended)
 
     async def taken(self, flow_run_id: UUID | str) -> FlowRun:
-        """The run, claimed by a worker and not begun."""
+        """Claim a run as a worker does, without beginning it, and return it."""
         run_id = UUID(str(flow_run_id))
         async with get_client() as client:
             await client.set_flow_run_state(run_id, Scheduled(scheduled_time=datetime.now(UTC)))
@@ -67,7 +67,7 @@ class Worker:
             return await client.read_flow_run(run_id)
 
     async def leave_nothing(self) -> None:
-        """For other tests' sweeps to find."""
+        """Delete the deployment's runs, so that the sweeps of other tests do not find them."""
         mine = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[self.deployment_id]))
         async with get_client() as client:
             for run in await client.read_flow_runs(flow_run_filter=mine):
@@ -77,9 +77,10 @@ class Worker:
         return await self.work(await self.trigger(**changes))
 
     def chain(self) -> list[dict[str, Any]]:
-        """The request's runs, the newest last: what a caller finds by the tag.
+        """Return the request's runs, which are found by its tag, in the order of their creation.
 
-        A caller sorts by the time they are due. Here that may be the future: in the order made.
+        A caller would sort by due time. The test cannot, because it executes runs before they are
+        due.
         """
         query = {"flow_runs": {"tags": {"all_": [f"request:{self.request_id}"]}}}
         return sorted(self._ask("/flow_runs/filter", query), key=lambda run: run["created"])
@@ -92,7 +93,7 @@ class Worker:
         return self.chain()[-1]
 
     def result(self, flow_run_id: UUID | str) -> DeliveryResult:
-        """The result object of a run, from its artifact."""
+        """Return the result object of a run, read from its artifact."""
         query = {"artifacts": {"key": {"any_": [f"result-{flow_run_id}"]}}}
         (artifact,) = self._ask("/artifacts/filter", query)
         (result,) = orjson.loads(artifact["data"])
@@ -100,14 +101,14 @@ class Worker:
 
 
 async def swept() -> str:
-    """What a sweep says that it did."""
+    """Run a sweep, and return its state message."""
     state: State[Any] = await cast("Any", sweep)(return_state=True)
     assert state.is_completed(), state
     return state.message or ""
 
 
 def tag(run: dict[str, Any], name: str) -> str | None:
-    """The value of a tag ``name:value``."""
+    """Return the value of the run's tag ``name:value``, or ``None``."""
     values = [text.partition(":")[2] for text in run["tags"] if text.startswith(f"{name}:")]
     assert len(values) <= 1, run["tags"]
     return values[0] if values else None
@@ -119,7 +120,7 @@ async def delete_deployment(worker: Worker) -> None:
 
 
 def next_run(state: State[Any]) -> tuple[str, datetime]:
-    """The run that a state says comes next, and when."""
+    """Return the ID and the due time of the follow-up that a state message names."""
     found = NEXT.match(state.message or "")
     assert found, state
     return found[1], datetime.fromisoformat(found[2])

@@ -1,4 +1,4 @@
-"""Helpers of the tests of forgetting: what was erased, and requests that are made older."""
+"""Helpers for the tests of forgetting, which erase requests and make them look older."""
 
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
@@ -23,13 +23,13 @@ async def forgotten(*request_ids: str, keep_verdict: bool = False) -> list[Forgo
 
 
 async def forgotten_of_old(*, keep_verdict: bool = False) -> list[Forgotten | Left]:
-    """Of those that were touched more than an hour ago."""
+    """Forget the requests that were last touched more than an hour ago."""
     async with open_forgetting(DeliverySettings.load(), keep_verdict=keep_verdict) as forgetting:
         return [one async for one in forgetting.older(records(), moment("1h"))]
 
 
 async def age(*request_ids: str) -> None:
-    """As if they had been touched two hours ago."""
+    """Make requests look as if they had last been touched two hours ago."""
     for request_id in request_ids:
         store, record = records(), await record_of(request_id)
         record = aged(record, hours=2)
@@ -37,7 +37,7 @@ async def age(*request_ids: str) -> None:
 
 
 def age_run(flow_run_id: UUID) -> None:
-    """As if it had ended two hours ago."""
+    """Make a run look as if it had ended two hours ago."""
     ended = (datetime.now(UTC) - timedelta(hours=2)).strftime("%Y-%m-%d %H:%M:%S.%f")
     with closing(database()) as connection, connection:
         changed = connection.execute(
@@ -55,5 +55,5 @@ async def is_there(flow_run_id: UUID | str) -> bool:
 
 
 def one_run(request_id: str, *, steps: int = 0, kept: bool = False) -> Forgotten:
-    """One run of it and so many cached steps were erased."""
+    """Return the outcome for a request of which one run and ``steps`` cached steps were erased."""
     return Forgotten(request_id, 1, 0, steps, verdict_kept=kept)

@@ -1,4 +1,4 @@
-"""What tests of a request's life look at: its record, its steps, the service's count."""
+"""Helpers for tests of a request's life: its record, task runs and events, and the calls."""
 
 import asyncio
 import os
@@ -27,15 +27,15 @@ from tests.waiting import wait_until
 
 ACTION = "VideoLivenessCompare"
 REFUSES_THE_FILE = "api:FailedOperation.ImageDecodeFailed"
-"""A fault of the call that ends a run: known to be no verdict, and not retried."""
+"""A fault of the target action that ends a run: it is no verdict, and is not retried."""
 REFUSES_THE_ACCOUNT = "api:ResourceUnavailable.InArrears"
-"""The same, for a reason that has nothing to do with the input."""
+"""Another such fault, whose reason is not the input."""
 
 OTHER_INPUT: dict[str, Any] = {"resources": {"ImageUrl": "birch.jpg", "VideoUrl": "alder.mp4"}}
 
 
 def aged(record: Record, hours: float) -> Record:
-    """The record as it would be if nobody had touched it for so long."""
+    """Return the record as if it had last been touched this many hours earlier."""
     touched = record.updated_at - timedelta(hours=hours)
     return record.model_copy(update={"updated_at": touched})
 
@@ -45,18 +45,19 @@ def calls_of(emulator: Emulator, op: str = ACTION) -> int:
 
 
 async def called(emulator: Emulator, times: int = 1, op: str = ACTION) -> None:
-    """Waits until the service has so many calls."""
+    """Wait until the service has received ``times`` calls of ``op``."""
 
     async def look() -> bool:
         return await asyncio.to_thread(calls_of, emulator, op) >= times
 
-    await wait_until(look, f"{times} of {op}")
+    await wait_until(look, f"{times} calls of {op}")
 
 
 async def steps_of(run: FlowRun, count: int) -> dict[str, str]:
-    """The run's task runs, by name, with the names of their final states in order of their start.
+    """Wait until ``count`` task runs of the run have ended, and return their final states by name.
 
-    As the dashboard shows them: ``{"ticket ImageUrl": "Cached", "check expiry": "Failed, ..."}``.
+    The names are those that the dashboard shows, in the order in which the task runs started:
+    ``{"ticket ImageUrl": "Cached", "check expiry": "Failed, Completed"}``. Fails if there are more.
     """
 
     async def look() -> list[TaskRun] | None:
@@ -64,7 +65,7 @@ async def steps_of(run: FlowRun, count: int) -> dict[str, str]:
         ended = [task for task in runs if task.state and task.state.is_final() and task.start_time]
         return ended if len(ended) >= count else None
 
-    found = await wait_until(look, f"{count} steps at their end")
+    found = await wait_until(look, f"{count} task runs that have ended")
     assert len(found) == count, [task.name for task in found]
     steps: dict[str, str] = {}
     for task in sorted(found, key=lambda task: str(task.start_time)):
@@ -85,14 +86,14 @@ async def record_of(request_id: str = "r-1") -> Record:
 
 
 def record_file(storage: Path) -> Path:
-    """Where the only record lies."""
+    """Return the path of the only record in the storage."""
     (path,) = (storage / "records").rglob("*.json")
     return path
 
 
 @asynccontextmanager
 async def nobody_at_work(request_id: str = "r-1") -> AsyncGenerator[None]:
-    """Holds the request's lock, so that runs wait until this ends."""
+    """Hold the request's lock, so that runs wait until the context ends."""
 
     async def refuse() -> None:
         raise AssertionError("somebody is at work")
@@ -104,7 +105,7 @@ async def nobody_at_work(request_id: str = "r-1") -> AsyncGenerator[None]:
 
 
 async def runs_at_work(request_id: str, count: int) -> list[FlowRun]:
-    """Waits until so many runs of the request have begun and not ended."""
+    """Wait until exactly ``count`` runs of the request are running, and return them."""
 
     async def look() -> list[FlowRun] | None:
         tags = FlowRunFilterTags(all_=[f"request:{request_id}"])
@@ -128,7 +129,7 @@ def deliver_command(request_id: str, *more: str) -> list[str]:
 
 
 def start_deliver(api_url: str, request_id: str, *more: str) -> "subprocess.Popen[str]":
-    """``faceid deliver`` as a process of its own."""
+    """Start ``faceid deliver`` as a separate process."""
     return subprocess.Popen(
         deliver_command(request_id, *more),
         stdout=subprocess.PIPE,
@@ -142,7 +143,10 @@ Event = dict[str, Any]
 
 
 async def told_of(api_url: str, resource_id: str, count: int) -> list[Event]:
-    """The events of a resource, oldest first, as soon as there are so many; no more than these."""
+    """Wait until a resource has ``count`` events, and return them, oldest first.
+
+    Fails if there are more.
+    """
     query = {"filter": {"resource": {"id": [resource_id]}, "order": "ASC"}}
 
     async def look() -> list[Event] | None:

@@ -1,4 +1,4 @@
-"""Helpers of the tests of the sweeper."""
+"""Helpers for the tests of the sweeper."""
 
 import os
 from uuid import UUID
@@ -10,7 +10,7 @@ PASSED = "verdict: passed, Success [emulator]"
 
 
 class Gone(BaseException):
-    """The process is gone."""
+    """Raised to simulate the death of the process."""
 
 
 def never(_: object) -> bool:

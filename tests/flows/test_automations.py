@@ -1,4 +1,4 @@
-"""The automations on a real Prefect server: how they come there, what they notice, who is told."""
+"""The automations on a real Prefect server: registration, triggers and notifications."""
 
 import sqlite3
 from collections import Counter
@@ -54,7 +54,7 @@ automations:
 
 @pytest.fixture(autouse=True)
 async def nothing_left(prefect_api: str) -> AsyncGenerator[None]:
-    """The server is that of all tests."""
+    """Remove automations and blocks after each test, because all tests share the server."""
     yield
     async with get_client() as client:
         for automation in await client.read_automations():
@@ -83,7 +83,7 @@ async def automations() -> dict[str, Automation]:
 
 
 async def edit(automation: Automation, **changes: Any) -> None:
-    """As the dashboard does it: the whole of it, with something changed."""
+    """Save the whole automation with some fields changed, as the dashboard does."""
     async with get_client() as client:
         whole = automation.model_copy(update=changes).model_dump(exclude={"id", "owner_resource"})
         await client.update_automation(automation.id, AutomationCore.model_validate(whole))
@@ -206,7 +206,7 @@ async def test_a_caller_is_called_back_with_the_result_object(
     assert batch.body["result"]["verdict"] == 3
     assert UUID(single.body["id"]) != UUID(batch.body["id"])
     assert datetime.fromisoformat(single.body["occurred"]).tzinfo is not None
-    # Nothing follows for the batch's requests, whose events came before its own.
+    # The batch's requests cause no messages; their events came before the batch's own.
     assert len(listener.received) == 2
 
     async with get_client() as client:
@@ -217,7 +217,7 @@ async def test_a_caller_is_called_back_with_the_result_object(
 
 
 async def fired(api_url: str, names: dict[str, UUID]) -> Counter[str]:
-    """How often each automation has noticed something."""
+    """Return how often each automation has been triggered."""
     ids = [f"prefect.automation.{automation}" for automation in names.values()]
     query = {"event": {"name": ["prefect.automation.triggered"]}, "resource": {"id": ids}}
     async with httpx.AsyncClient(base_url=api_url, timeout=30) as api:
@@ -226,22 +226,22 @@ async def fired(api_url: str, names: dict[str, UUID]) -> Counter[str]:
 
 
 async def due_run(worker: Worker) -> UUID:
-    """A run of the worker's deployment that has been due for a while."""
+    """Create a run of the worker's deployment that was due a minute ago, and return its ID."""
     run_id = await worker.trigger()
     await set_state(run_id, Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=1)))
     return run_id
 
 
 async def polled_long_ago(worker: Worker) -> None:
-    """As if a runner had asked for the deployment's runs, and nobody since."""
+    """Make it look as if the deployment's runs were last polled two minutes ago."""
 
     async def look() -> bool:
         async with get_client() as client:
             await client.get_scheduled_flow_runs_for_deployments([worker.deployment_id])
             return (await client.read_deployment(worker.deployment_id)).status == "READY"
 
-    await wait_until(look, "a deployment that is ready")
-    # The clock is moved where the server keeps the time.
+    await wait_until(look, "a ready deployment")
+    # Change the time of the last poll in the database of the server.
     with sqlite3.connect(Path(HOME) / "prefect.db", timeout=60) as database:
         database.execute(
             "UPDATE deployment SET last_polled = datetime('now', '-2 minutes') WHERE id = ?",
@@ -254,7 +254,7 @@ async def is_late(flow_run_id: UUID) -> None:
         async with get_client() as client:
             return (await client.read_flow_run(flow_run_id)).state_name == "Late"
 
-    await wait_until(look, "a run that is late")
+    await wait_until(look, "a late run")
 
 
 async def set_state(flow_run_id: UUID, state: Any) -> None:
@@ -285,7 +285,7 @@ async def test_each_notices_what_it_is_for_once(
     there = {name: one.id for name, one in (await automations()).items()}
     mark = uuid4().hex[:12]
 
-    # Those that take their time: a run that nobody begins, one that somebody does, no worker.
+    # The slow automations: a late run that never begins, one that does, and no worker.
     await polled_long_ago(worker)
     await due_run(worker)
     begun = await due_run(other_worker)
@@ -317,6 +317,6 @@ async def test_each_notices_what_it_is_for_once(
     async def look() -> bool:
         return (await fired(prefect_api, there)).keys() == there.keys()
 
-    with suppress(AssertionError):  # what is missing is told below
-        await wait_until(look, "all of them", 120)
+    with suppress(AssertionError):  # the next assertion shows what is missing
+        await wait_until(look, "all automations", 120)
     assert await fired(prefect_api, there) == Counter(there.keys())

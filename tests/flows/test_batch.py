@@ -1,4 +1,4 @@
-"""A manifest's requests, each to its verdict: results, failures, windows, and when to stop."""
+"""Batches deliver the requests of a manifest: results, failures, windows, and early stops."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,7 +106,7 @@ async def test_failures_do_not_stop_a_batch_and_the_same_manifest_continues(
     assert sorted(failures) == ["p-2", "p-4"]
     assert "outcome:partial" in run.tags
 
-    # Mended; what has its verdict needs its files no more.
+    # Fix the two requests. Those with a verdict do not need their files any more.
     entries[1] = entry("p-2")
     entries[3] = entry("p-4")
     write(manifest, entries)
@@ -122,7 +122,7 @@ async def test_failures_do_not_stop_a_batch_and_the_same_manifest_continues(
     async def recorded() -> bool:
         return len(await task_runs_of(shard)) == 12
 
-    await wait_until(recorded, "the steps of the two")
+    await wait_until(recorded, "the task runs of the two requests")
 
 
 async def test_a_manifest_that_is_wrong_sends_nothing(
@@ -201,7 +201,7 @@ async def test_windows_that_run_out_are_opened_afresh_inside_the_batch(
     state, run, lines, _ = await run_batch(manifest)
     assert state.message == "completed: 6 verdicts of 6 requests [emulator]"
     assert sorted(line.windows for line in lines) == [1, 1, 1, 2, 2, 2]
-    # No run of its own for any of them.
+    # The requests have no flow runs of their own.
     async with get_client() as client:
         tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=["request:p-0"]))
         assert run.id not in {r.id for r in await client.read_flow_runs(flow_run_filter=tagged)}

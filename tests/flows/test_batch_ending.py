@@ -1,4 +1,4 @@
-"""A batch that is told to end, or dies: what is in flight, and who goes on."""
+"""A batch that is told to end, or dies: its requests in flight, and the run that continues."""
 
 import asyncio
 import signal
@@ -25,12 +25,12 @@ from tests.flows.helpers import ACTION, REFUSES_THE_FILE, called, calls_of, reco
 
 
 class Told(BaseException):
-    """What whoever listened before makes of a signal."""
+    """Raised by the signal handlers that were installed before those of the batch."""
 
 
 @pytest.fixture(autouse=True)
 def listener() -> Iterator[None]:
-    """Another listens already, as Prefect's engine or the command does."""
+    """Install signal handlers before the batch does, as Prefect's engine and the command do."""
 
     def tell(*_: object) -> None:
         raise Told
@@ -45,7 +45,7 @@ def listener() -> Iterator[None]:
 async def told_in_flight(
     emulator: Emulator, batch: "asyncio.Task[Ended]", *signals: signal.Signals, calls: int = 3
 ) -> Ended:
-    """The batch is told to end when so many calls have come in, which are answered late."""
+    """Send the signals when ``calls`` calls are in flight, and return how the batch ended."""
     await called(emulator, calls)
     for number in signals:
         signal.raise_signal(number)
@@ -112,7 +112,7 @@ async def test_what_takes_too_long_is_cut_off(
 
 
 class Deployed:
-    """Runs of a deployed batch, worked on by the test."""
+    """A deployed batch, whose runs are executed by the test."""
 
     def __init__(self, worker: Worker, parameters: dict[str, Any]) -> None:
         self.worker = worker
@@ -208,7 +208,7 @@ async def test_a_batch_that_dies_again_and_again_is_given_up(deployed: Deployed)
 
 
 async def died(run: FlowRun) -> str:
-    """What a sweep says after the run died."""
+    """Mark the run as crashed, sweep, and return the message of the sweep."""
     async with get_client() as client:
         await client.set_flow_run_state(run.id, Crashed(), force=True)
     return await swept()
@@ -238,7 +238,7 @@ async def test_what_failed_is_not_tried_again_by_a_follow_up(
     state = await deployed.work(following)
     assert state.message == "partial: 4 verdicts, 2 failed of 6 requests [emulator]"
     assert calls_of(emulator) == calls + 1
-    # A person who runs the manifest again wants them tried again.
+    # A new run of the manifest tries them again.
     state = await deployed.work(await deployed.trigger())
     assert state.message == "completed: 6 verdicts of 6 requests [emulator]"
 

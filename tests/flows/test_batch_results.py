@@ -1,4 +1,4 @@
-"""Result lines: whole ones, in order at the end, here or on another machine; and the picture."""
+"""Result lines in local and remote folders: complete, and in order at the end; the picture."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def spool(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def elsewhere() -> Iterator[str]:
-    """A folder on another file system."""
+    """The URL of a folder on another file system."""
     yield f"memory://{uuid4().hex}/batch"
     fsspec.filesystem("memory").store.clear()
 
@@ -70,7 +70,7 @@ def test_lines_come_as_they_are_written_and_are_in_order_at_the_end(tmp_path: Pa
         "results.jsonl",
     ]
 
-    # Another batch begins anew.
+    # Another batch starts new files.
     (spool / "results.places").unlink()
     with BatchResults(location, spool) as results:
         assert ids(location) == []
@@ -128,7 +128,7 @@ def test_another_machine_gets_lines_while_it_runs_and_all_at_the_end(elsewhere: 
             if not sent or sent[-1] != len(ids(elsewhere)):
                 sent.append(len(ids(elsewhere)))
         assert 80 <= sent[-1] <= 100
-        # All that was sent while it grew is a few times what it is at the end.
+        # The uploads add up to a small multiple of the final size.
         assert sum(sent) < 6 * 100
         results.write(100, result("p-100", "failed"))
         results.finish(101)

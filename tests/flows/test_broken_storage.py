@@ -1,4 +1,4 @@
-"""A record that cannot be trusted stops the delivery; a cached step that cannot is repeated."""
+"""A damaged record stops the delivery, whereas a damaged cached step is repeated."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -96,7 +96,7 @@ async def test_a_record_that_cannot_be_read_stops_the_delivery(
 def _as_in_a_new_process() -> None:
     from tasks.state import storage
 
-    # This process keeps what it has opened; another would open it anew.
+    # This process caches the open storage; a new process would open it again.
     storage._open_storage.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
 
@@ -136,7 +136,7 @@ async def test_keys_can_be_rotated_between_two_runs(
 
 @asynccontextmanager
 async def no_folder(folder: Path) -> AsyncGenerator[None]:
-    """A file stands where the folder was: nothing below it can be read or written."""
+    """Replace the folder by a file, so that nothing below it can be read or written."""
     away = folder.with_name("away")
     folder.rename(away)
     folder.write_text("a file where the folder should be")
@@ -270,7 +270,7 @@ async def test_steps_are_cached_encrypted(run_deliver: Deliver, emulator: Emulat
     for path in [*_steps_in(storage), record_file(storage)]:
         content = path.read_bytes()
         assert set(content.split(b'"')[1::2]) >= {b"format", b"sealed"}
-        # None of them could come about in base64 by chance.
+        # None of these can occur in base64 text by chance.
         for secret in (b"http:", b"q-sign", b'"r-1"', b"Success", b"ImageUrl"):
             assert secret not in content, path
     assert (await record_of()).reply is not None

@@ -1,4 +1,4 @@
-"""Keys from a Prefect block: whose run it is, its check, and rotation while runs are at work."""
+"""Keys from a Prefect block: service and account of its runs, its check, and key rotation."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -27,7 +27,10 @@ Save = Callable[..., Awaitable[str]]
 
 @pytest.fixture
 async def save(prefect_api: str, emulator: Emulator) -> AsyncGenerator[Save]:
-    """Saves a block with the emulator's key, and what the test changes of it; gives its name."""
+    """A function that saves a block with the emulator's key, and returns the block's name.
+
+    Keyword arguments change fields of the block.
+    """
     name = f"b-{uuid4().hex[:12]}"
 
     async def save_block(**changes: Any) -> str:
@@ -44,7 +47,7 @@ async def save(prefect_api: str, emulator: Emulator) -> AsyncGenerator[Save]:
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment is that of the live service, and has no key."""
+    """Configure the environment for the live service, without a key."""
     for name in ("FACEID_ENDPOINT", "TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("FACEID_DATA_KEY", "EXAMPLEEXAMPLEEXAMPLEEXAMPLEEXAMPLEEXAMPLE0=")
@@ -83,7 +86,7 @@ async def test_what_a_block_does_not_say_is_the_environments(
     monkeypatch.setenv("TENCENTCLOUD_TOKEN", "EXAMPLE-token")
     monkeypatch.setenv("FACEID_ACCOUNT", "kiosk")
     settings = await load_settings(await save())
-    # No emulator that nobody named; and nobody else's token with the block's key.
+    # The emulator is never a default, and the block's key is not combined with another token.
     assert (settings.endpoint, settings.service) == (LIVE_ENDPOINT, "live")
     assert (settings.region, settings.account) == ("ap-hongkong", "default")
     assert settings.credentials().token is None
@@ -138,7 +141,7 @@ async def test_a_name_that_is_no_blocks_is_refused_and_nothing_is_sent(
 async def test_what_the_dashboard_let_through_is_told_by_its_field(
     run_deliver: Deliver, run_batch: RunBatch, emulator: Emulator, save: Save, samples: Path
 ):
-    """The server keeps what it is given: only the form knows the bounds."""
+    """The server stores any values; only the dashboard's form validates them."""
     name = await save()
     async with get_client() as client:
         document = await client.read_block_document_by_name(name, "tencent-credentials")
@@ -164,7 +167,7 @@ async def test_a_check_costs_a_ticket_and_no_call(save: Save, emulator: Emulator
     await asyncio.to_thread(block.check)
     assert emulator.stats()["calls"] == {"CreateUploadUrl": 2}
     emulator.add_fault("CreateUploadUrl", "api:RequestLimitExceeded")
-    await block.acheck()  # the key is good, whoever uses the account's rate
+    await block.acheck()  # the key is valid, even if the account is throttled
 
 
 @pytest.mark.parametrize(
@@ -200,9 +203,9 @@ AT_A_TIME = 4
 async def ended_after(
     run_batch: RunBatch, emulator: Emulator, manifest: Path, name: str, *steps: Awaitable[Any]
 ) -> Ended:
-    """Runs a batch, and each of the steps when four more of its requests have come to their end.
+    """Run a batch, and await each step after the action has been called for four more requests.
 
-    Those after them are held meanwhile: nothing is missed on a slow machine.
+    Later requests are held back until then, so that the order is the same on slow machines.
     """
     async with AsyncExitStack() as all_held:
         locks: list[AsyncExitStack] = []
@@ -279,7 +282,7 @@ async def test_a_key_that_has_no_successor_stops_the_batch(
     assert (ended.state.message or "").startswith(f"invalid-input: {code}: ")
     assert AT_A_TIME <= calls_of(emulator) < 12
 
-    # Mended, the same manifest goes on from there.
+    # With a valid key, the same manifest continues from there.
     await save(**new)
     ended = await run_batch(manifest, credentials=name)
     assert ended.state.message == ALL
@@ -337,7 +340,7 @@ async def test_no_key_of_a_block_is_left_behind(
     places += [(output.out + output.err + caplog.text).encode(), result.model_dump_json().encode()]
     for secret in secrets:
         assert not any(secret.encode() in place for place in places), secret
-    assert any(name.encode() in place for place in places)  # the search can find
+    assert any(name.encode() in place for place in places)  # checks the search
 
 
 async def load_block(name: str) -> TencentCredentials:

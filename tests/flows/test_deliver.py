@@ -1,4 +1,4 @@
-"""One request through the flow: every outcome, and what can be seen of it."""
+"""The flow ``deliver``: every outcome, and what users can see of it."""
 
 import base64
 import gzip
@@ -213,8 +213,8 @@ async def test_what_time_can_mend_is_retried_in_the_dashboards_sight(
         counts = [task.run_count for task in await task_runs_of(run)]
         return len(counts) == 6 and sum(counts) == 8
 
-    # Two faults, two tries more than there are steps.
-    await wait_until(two_more, "all tries of all steps")
+    # The two faults cause two tries in addition to one for each step.
+    await wait_until(two_more, "all tries of all task runs")
 
 
 async def test_calls_count_what_was_sent_and_not_throttled(
@@ -283,7 +283,7 @@ async def test_what_the_service_says_of_the_input_is_not_retried(
 async def test_a_window_that_is_over_is_opened_again(
     run_deliver: Deliver, emulator: Emulator, op: str
 ):
-    """The ticket is over when it comes, or the store says so at the PUT."""
+    """The ticket has expired when it arrives, or the store refuses the PUT as expired."""
     emulator.add_fault(op, "expire-now")
     _, result, _ = await run_deliver()
     assert result.status == "verdict"

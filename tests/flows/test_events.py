@@ -1,4 +1,4 @@
-"""What is told as Prefect events, as whoever listens reads it from the server."""
+"""The Prefect events about requests and batches, as read from the server."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ from tests.waiting import wait_until
 
 
 def related(event: Event, role: str) -> list[str]:
-    """The names, or IDs, of what the event is related to in this role."""
+    """Return the names, or else the IDs, of the event's related resources with this role."""
     return [
         resource.get("prefect.resource.name") or resource["prefect.resource.id"]
         for resource in event["related"]
@@ -171,7 +171,7 @@ async def test_what_waits_for_more_than_an_hour_is_told_by_each_sweep(
         mine = [e for e in events if worker.request_id in e["payload"]["such_as"]]
         return mine or None
 
-    (event,) = await wait_until(look, "the event")
+    (event,) = await wait_until(look, "the event about waiting requests")
     assert event["resource"]["prefect.resource.id"] == "faceid.requests.emulator.waiting"
     assert event["payload"] == {
         "requests": 1,

@@ -1,4 +1,4 @@
-"""What is stored about a request is erased, wherever it is, and nothing else is."""
+"""Forgetting erases everything that is stored about a request, and nothing else."""
 
 import shutil
 from pathlib import Path
@@ -50,16 +50,16 @@ async def test_nothing_of_a_request_is_left_anywhere(
     }
     done, failed, waiting, other = (f"{worker.request_id}-{i}" for i in ("d", "f", "w", "o"))
     await worker.deliver(request_id=other, save_files_to="saved")
-    # Delivered, asked for again, and triggered once more.
+    # Delivered twice, and triggered once more.
     await worker.deliver(request_id=done, **mine)
     await worker.deliver(request_id=done, **mine)
     await worker.trigger(request_id=done, **mine)
-    # Failed twice: the second time with another input, in a second window.
+    # Failed twice, the second time with another input and in a second window.
     emulator.add_fault(ACTION, REFUSES_THE_FILE, times=2)
     await worker.deliver(request_id=failed, **mine)
     birch = {"ImageUrl": "birch.jpg", "VideoUrl": f"{mark}-alder.mp4"}
     await worker.deliver(request_id=failed, resources=birch)
-    # Left to a run that is still to come.
+    # Left to a follow-up.
     emulator.add_fault(ACTION, "expire-now")
     follow_up, _ = next_run(await worker.deliver(request_id=waiting, **mine))
 
@@ -71,7 +71,7 @@ async def test_nothing_of_a_request_is_left_anywhere(
         answers += record.tencent_request_ids
         answers += [run.flow_run_id for run in record.runs]
     texts = [mark, done, failed, waiting, follow_up, *answers]
-    # The search can find: all of it is somewhere by now.
+    # Check the search: each text can be found somewhere by now.
     await APILogHandler.aflush()
     a_run = (await record_of(failed)).runs[0].flow_run_id
 
@@ -94,7 +94,7 @@ async def test_nothing_of_a_request_is_left_anywhere(
         assert documents_with(text) == [], text
         assert files_with(text, samples / "storage") == [], text
         assert files_with(text, samples / "saved") == [], text
-    # Files of the caller's stay, and so does another request, whole.
+    # The caller's own files are kept, and so is everything of another request.
     assert (samples / f"{mark}-alder.jpg").exists()
     assert files_with(other, samples / "saved") == [samples / "saved" / f"{other}.BestFrame.jpg"]
     store = records()
@@ -127,7 +127,7 @@ async def test_a_forgotten_request_is_delivered_anew(
 async def test_other_runs_keep_their_steps_when_one_is_forgotten_at_once(
     run_deliver: Deliver, emulator: Emulator, request_id: str
 ):
-    # The server writes steps down in batches, those of both runs in one: see SETTLING_SECONDS.
+    # The server writes the task runs of both runs in one batch: see SETTLING_SECONDS.
     _, _, run = await run_deliver(request_id=f"{request_id}-2")
     await run_deliver(request_id=request_id)
     assert await forgotten(request_id) == [one_run(request_id, steps=4)]
@@ -175,7 +175,7 @@ async def test_nothing_is_removed_when_the_server_does_not_answer(
         pytest.raises(StorageError, match=r"ConnectError.*Check PREFECT_API_URL"),
     ):
         await forgotten(request_id)
-    # Nor when it goes away in between.
+    # Nor is anything removed if the server becomes unreachable in between.
     async with open_forgetting(DeliverySettings.load(), keep_verdict=False) as forgetting:
         async with get_client() as strict_schema:
             pass
@@ -198,7 +198,7 @@ async def test_without_a_server_runs_are_left_and_all_else_goes(
     assert done == Forgotten(request_id, 0, 0, 4, verdict_kept=False)
     assert documents_with(request_id) == []
     assert await is_there(run.id)
-    # With one they go, although there is no record that names them.
+    # With a server the runs are deleted, although no record names them any more.
     assert await forgotten(request_id) == [one_run(request_id)]
 
 
@@ -248,7 +248,7 @@ async def test_a_request_of_another_account_is_another_request(
     monkeypatch.setenv("FACEID_ACCOUNT", "other")
     await worker.deliver()
     (second,) = (await record_of(request_id)).runs
-    # A run in no record, and of a block that is gone, counts as the environment's.
+    # A run without a record, whose block is gone, counts as one of the environment's account.
     assert await forgotten(request_id) == [Forgotten(request_id, 2, 0, 4, verdict_kept=False)]
     gone = (second.flow_run_id, of_nobody)
     assert [await is_there(run_id) for run_id in gone] == [False, False]
@@ -285,7 +285,7 @@ async def test_a_file_that_cannot_be_deleted_is_named_and_tried_again(
     assert isinstance(left, Left)
     assert left.code == "CannotDelete"
     assert f"cannot delete {saved} (" in left.reason
-    # What came before is gone, and the record says what is still to go.
+    # What is deleted before the files is gone, and the record names what is left.
     assert not await is_there(run.id)
     assert (await record_of(request_id)).saved_files == (str(saved),)
 
@@ -319,7 +319,7 @@ async def test_what_a_killed_run_had_saved_by_half_goes_too(
             assert process.poll() is None
             return any((samples / "saved").glob(f".{request_id}*"))
 
-        await wait_until(is_there, "half a file", seconds=60)
+        await wait_until(is_there, "a partly downloaded file", seconds=60)
     finally:
         process.kill()
         process.communicate()

@@ -1,4 +1,4 @@
-"""A request of a batch is forgotten: of what it shares with others, its own part goes."""
+"""Forgetting a request of a batch erases only its part of what the batch's requests share."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.flows.traces import documents_with, rows_with
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' server writes steps down each second, and not each five."""
+    """Shorten the settling time, because the tests' server writes task runs every second."""
     monkeypatch.setattr(request_runs, "SETTLING_SECONDS", 3.0)
 
 
@@ -47,7 +47,7 @@ async def step_names(flow_run_id: str) -> set[str]:
 @pytest.mark.usefixtures("prefect_api", "no_delays", "fast")
 async def test_its_steps_and_its_line_go_and_the_others_stay(emulator: Emulator, samples: Path):
     mark = uuid4().hex[:12]
-    # One ID begins with the other: a name alone must not decide.
+    # One ID is a prefix of the other, so names alone must not decide.
     first, other = f"{mark}-p", f"{mark}-p-2"
     write(samples / "people.jsonl", [entry(first), entry(other)])
     state: State[Any] = await cast("Any", deliver_batch)("people.jsonl", return_state=True)
@@ -77,7 +77,7 @@ async def test_its_steps_and_its_line_go_and_the_others_stay(emulator: Emulator,
         assert documents_with(text) == []
     for step in await step_names(shard):
         assert rows_with(step)
-    # With the last line goes the folder.
+    # The folder is removed with the last line.
     await forgotten(other)
     assert not Path(location).exists()
 

@@ -1,4 +1,4 @@
-"""Old requests are erased, unless somebody needs them; the verdict alone can be kept."""
+"""Old requests are erased unless they are still needed; their verdicts can be kept."""
 
 from pathlib import Path
 from uuid import UUID
@@ -82,7 +82,7 @@ async def test_the_verdict_alone_can_be_kept(
     assert documents_with("alder") == documents_with("BestFrame") == []
     assert list((samples / "saved").iterdir()) == []
 
-    (samples / "alder.jpg").unlink()  # a verdict has no need of it
+    (samples / "alder.jpg").unlink()  # a stored verdict does not need it
     state, result, run = await run_deliver(request_id=request_id)
     assert state.message == "verdict: passed, Success [emulator]"
     assert (result.verdict, result.calls, result.windows) == (before.verdict, 1, 1)

@@ -1,4 +1,4 @@
-"""The same request ID again: with the same input, with another one, and twice at the same time."""
+"""Repeated request IDs: with the same input, with another input, and at the same time."""
 
 import asyncio
 import signal
@@ -140,7 +140,7 @@ async def test_another_input_after_a_failure_is_taken_in_a_new_window(
     }
     assert calls_of(emulator) == 2
 
-    # Now the request stands for that input, and the first one is the other.
+    # The request ID now stands for the new input, so the first one is a conflict.
     _, first_again, _ = await run_deliver()
     assert first_again.error is not None
     assert first_again.error.kind == "conflict"
@@ -280,7 +280,10 @@ async def test_another_input_while_a_run_is_at_work_is_refused_at_once(
 
 @pytest.fixture
 def start(prefect_api: str, emulator: Emulator) -> Iterator[Start]:
-    """Starts ``faceid deliver`` as a process of its own, which is gone when the test ends."""
+    """A function that starts ``faceid deliver`` as a separate process.
+
+    The processes are killed when the test ends.
+    """
     started: list[Popen[str]] = []
 
     def start_one(request_id: str, *more: str) -> Popen[str]:

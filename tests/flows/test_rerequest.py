@@ -1,4 +1,4 @@
-"""What cannot be brought to its end now is left to a later run of the same deployment."""
+"""Requests that cannot be completed now are left to a later run of the same deployment."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,7 +34,7 @@ async def test_a_window_that_is_over_is_left_to_a_run_that_is_due_at_once(
     assert second["parameters"] == first["parameters"]
     assert second["job_variables"] == first["job_variables"] == {"env": {"A": "B"}}
     assert second["idempotency_key"]
-    # Linked both ways, and no child of the other.
+    # The runs are linked in both directions, and the second is not a child of the first.
     assert tag(first, "next") == second["id"]
     assert tag(second, "previous") == first["id"]
     assert second["parent_task_run_id"] is None
@@ -49,7 +49,7 @@ async def test_a_window_that_is_over_is_left_to_a_run_that_is_due_at_once(
     result = worker.result(follow_up)
     assert (result.status, result.windows, result.calls) == ("verdict", 2, 2)
     assert calls_of(emulator) == 2
-    # What a caller finds who polls by the tag.
+    # A caller that polls by the tag finds the newest run.
     query = {
         "flow_runs": {"tags": {"all_": [f"request:{worker.request_id}"]}},
         "sort": "EXPECTED_START_TIME_DESC",
@@ -84,7 +84,7 @@ async def test_an_outage_is_waited_out_without_a_worker(
     follow_up, _ = next_run(state)
     state = await worker.work(follow_up)
     assert state.message == "verdict: passed, Success [emulator]"
-    # All of it in one window, with one upload.
+    # All of this took one window and one upload of each file.
     result = worker.result(follow_up)
     assert result.windows == 1
     assert result.calls == (1 if fault.endswith("Exceeded") else calls_of(emulator))
@@ -140,9 +140,9 @@ async def test_what_cannot_be_delivered_in_time_is_given_up(
     began = record.backoff.since
     state = await worker.work(follow_up)
     follow_up, last_due = next_run(state)
-    # The last try is made when the time is up, and not after.
+    # The last try is made when the time limit is reached, not later.
     assert first_due < last_due <= began + timedelta(seconds=91)
-    monkeypatch.setenv("FACEID_GIVE_UP_AFTER", "0")  # as if the time had come
+    monkeypatch.setenv("FACEID_GIVE_UP_AFTER", "0")  # as if the time limit had been reached
     state = await worker.work(follow_up)
     assert state.is_failed()
     assert (state.message or "").startswith("unavailable: HTTP 503")
@@ -193,7 +193,7 @@ async def test_a_key_whose_run_has_ended_counts_as_not_scheduled(
     first, _ = next_run(await worker.deliver())
     record = await record_of(worker.request_id)
     await worker.work(first)
-    # A backup brings the record back as it was before the follow-up.
+    # Restore the record as it was before the follow-up, as from a backup.
     before: dict[str, Any] = {"follow_up": None, "attempt": 0, "window": 1}
     before |= {"fence": 100, "verdict": None, "reply": None}
     await records().save(record.model_copy(update=before))

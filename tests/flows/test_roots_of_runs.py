@@ -1,4 +1,4 @@
-"""What a run of a deployment is told to read or write lies in the worker's roots, or is refused."""
+"""Runs of a deployment may only read and write inside the worker's roots."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -58,7 +58,7 @@ async def test_a_worker_without_roots_reads_nothing(
     state = await worker.deliver()
     assert "FACEID_RESOURCE_ROOTS, which says what runs may read, is not set" in str(state.message)
     assert emulator.requests() == []
-    # Who runs the flow himself, as a command does, reads from where he stands.
+    # A run without a deployment, such as that of a command, reads from the working folder.
     _, result, _ = await run_deliver(request_id=worker.request_id)
     assert result.status == "verdict"
 
@@ -68,7 +68,7 @@ RunDeployed = Callable[..., Awaitable[State[Any]]]
 
 @pytest.fixture
 async def run_deployed(prefect_api: str, emulator: Emulator, fast: None) -> RunDeployed:
-    """A run of a deployment of ``deliver-batch``, with the parameters of the test."""
+    """A function that runs a deployment of ``deliver-batch``; keyword arguments are parameters."""
     name = f"test-{uuid4().hex[:12]}"
     deployment = await deliver_batch.ato_deployment(
         name, entrypoint_type=EntrypointType.MODULE_PATH

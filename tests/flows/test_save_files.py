@@ -1,4 +1,4 @@
-"""The files that an answer points to: fetched after the verdict, before they expire, if asked."""
+"""Files that an answer points to are saved after the verdict, if requested and not expired."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ BEST_FRAME = "*BestFrame*"
 
 @pytest.fixture
 def saved(samples: Path) -> Path:
-    """Where the sample request's file is to be saved."""
+    """The path to which the sample request's file is to be saved."""
     return samples / "saved" / "r-1.BestFrame.jpg"
 
 
@@ -119,7 +119,7 @@ async def test_a_file_with_another_md5_than_the_answers_is_not_saved(
 ):
     await run_deliver()
     md5 = await fetched_md5()
-    # The store keeps an object's key behind its bytes.
+    # In the files of the store, an object's key follows its bytes.
     objects = [path for path in emulator.folder.rglob("*") if path.is_file()]
     (stored,) = [path for path in objects if b"BestFrame" in path.read_bytes()]
     whole = stored.read_bytes()

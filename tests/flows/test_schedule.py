@@ -1,4 +1,4 @@
-"""Runs that a schedule made: what ``{date}`` is to them, and parameters that nobody checked."""
+"""Scheduled runs: what ``{date}`` means for them, and parameters that were not validated."""
 
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ SINGAPORE = ZoneInfo("Asia/Singapore")
 
 
 class Scheduled:
-    """A flow with a schedule, as a person makes it in the dashboard."""
+    """A deployed flow with a schedule, as created in the dashboard."""
 
     def __init__(self, api: httpx.AsyncClient, flow: Flow[..., Any], deployment_id: UUID) -> None:
         self.api = api
@@ -38,7 +38,10 @@ class Scheduled:
         return reply.raise_for_status().json() if reply.content else None
 
     async def late_runs(self, cron: str, zone: str, parameters: dict[str, Any]) -> list[FlowRun]:
-        """Those that were due in the last three days, and that no worker took, the oldest first."""
+        """Create a schedule, and return its runs of the last three days, oldest first.
+
+        No worker has taken them.
+        """
         path = f"/deployments/{self.deployment_id}"
         schedule = {"schedule": {"cron": cron, "timezone": zone}, "parameters": parameters}
         await self.ask("POST", f"{path}/schedules", [schedule])
@@ -52,7 +55,7 @@ class Scheduled:
         return sorted(late, key=lambda run: str(run.expected_start_time))
 
     async def work(self, run: FlowRun) -> State[Any]:
-        """Runs it, as a worker that comes late."""
+        """Execute a run, as a worker that comes late would."""
         worker = Worker(str(self.api.base_url), self.deployment_id, "")
         taken = await worker.taken(run.id)
         return cast(
@@ -87,7 +90,7 @@ async def one(prefect_api: str, emulator: Emulator, no_delays: None) -> AsyncGen
 async def test_a_late_run_takes_the_file_of_the_day_it_was_due_on_its_schedules_clock(
     batch: Scheduled, samples: Path, fast: None
 ):
-    # One in the morning there is five in the afternoon, the day before, in Greenwich.
+    # 1 a.m. in Singapore is 5 p.m. of the previous day in UTC.
     runs = await batch.late_runs("0 1 * * *", "Asia/Singapore", {"manifest": "on-{date}.jsonl"})
     first = runs[0]
     assert first.expected_start_time
@@ -102,7 +105,7 @@ async def test_a_late_run_takes_the_file_of_the_day_it_was_due_on_its_schedules_
         assert run.name == f"batch on-{day}.jsonl"
         assert tag(run.model_dump(), "batch") == f"on-{day}"
 
-        # Whatever becomes of the schedule: what goes on from the run goes on with its file.
+        # The run that continues uses the same file, even if the schedule has been deleted.
         (schedule,) = await client.read_deployment_schedules(batch.deployment_id)
         await client.delete_deployment_schedule(batch.deployment_id, schedule.id)
         following = await replace_dead(client, run, DeliverySettings.load())

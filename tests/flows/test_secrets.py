@@ -1,4 +1,4 @@
-"""After runs that failed in every way, nothing secret stands anywhere that can be looked at."""
+"""After runs that failed in every way, no secret is found in any output or storage."""
 
 import base64
 import logging
@@ -30,7 +30,7 @@ async def test_no_url_no_key_and_no_face_is_left_behind(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ):
-    # As talkative as it gets: httpx logs every URL it calls.
+    # The most verbose logging: httpx logs every URL that it calls.
     for name in ("httpx", "httpcore", "prefect"):
         caplog.set_level(logging.DEBUG, logger=name)
     for op, fault in FAULTS:
@@ -81,5 +81,5 @@ async def test_no_url_no_key_and_no_face_is_left_behind(
         if secret in content
     ]
     assert found == []
-    # The search can find: what may stand there does.
+    # Check the search: it finds text that may be stored.
     assert any(b"r-2" in content for name, content in places.items() if name.startswith("prefect"))

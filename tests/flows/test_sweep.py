@@ -1,4 +1,4 @@
-"""The sweeper: requests whose run died get another, once."""
+"""The sweeper schedules one new run for each request whose run died."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ async def test_a_request_whose_run_died_gets_another_once(
 
 @asynccontextmanager
 async def calling(worker: Worker, emulator: Emulator) -> AsyncGenerator[FlowRun]:
-    """A run in a process of its own, in the middle of its call; killed at the end."""
+    """Start a run in a separate process, and yield it in the middle of its call; then kill it."""
     emulator.add_fault(ACTION, "stall:60")
     run = await worker.taken(await worker.trigger())
     process = subprocess.Popen(  # noqa: ASYNC220 - it does not block
@@ -80,7 +80,7 @@ async def test_a_process_that_was_killed_is_noticed_by_its_lock(worker: Worker, 
     assert await swept() == "1 marked Crashed, 1 scheduled"
     newest = worker.newest()
     assert (await worker.work(newest["id"])).message == PASSED
-    # The call that was cut off may have been made.
+    # The call that was cut off is counted, because it may have been made.
     assert worker.result(newest["id"]).calls == 2
 
 
@@ -99,7 +99,7 @@ async def test_a_process_that_was_killed_is_noticed_when_its_lease_ends(
         async with calling(worker, emulator):
             assert await swept() == "1 at work"
         assert await swept() == "1 at work"
-        # Half a minute passes.
+        # As if half a minute had passed.
         await redis.pexpire(f"faceid:lock:{records().name(worker.request_id)}", 1)
 
         async def noticed() -> bool:
@@ -143,13 +143,13 @@ async def test_a_run_that_was_never_begun_is_replaced_once(
     worker: Worker, silence: None, emulator: Emulator
 ):
     run = await worker.taken(await worker.trigger())
-    # The worker died with it: it is Pending for ever.
+    # As if the worker had died before it began the run, which stays Pending.
     said = await swept()
     assert "scheduled" in said
     await swept()
     await swept()
     assert await state_of(run.id) == "Crashed"
-    (newest,) = worker.chain()  # the dead one had no time for a tag
+    (newest,) = worker.chain()  # the dead run was never tagged
     assert tag(newest, "previous") == str(run.id)
     assert newest["parameters"] == run.parameters
     assert (await worker.work(newest["id"])).message == PASSED

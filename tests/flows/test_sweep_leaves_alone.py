@@ -1,4 +1,4 @@
-"""What the sweeper leaves alone: what lives, what a person cancelled, what it cannot read."""
+"""What the sweeper leaves alone: living runs, cancelled runs, and unreadable records."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -47,7 +47,7 @@ async def test_a_cancelled_follow_up_is_left_alone(worker: Worker, emulator: Emu
     assert len(worker.chain()) == 2
     record = await record_of(worker.request_id)
     assert (record.outcome, record.follow_up) == ("cancelled", None)
-    # Who wants it after all triggers it again.
+    # A new trigger delivers the request after all.
     assert (await worker.deliver()).message == PASSED
 
 
@@ -66,7 +66,7 @@ async def test_a_run_that_is_heard_of_is_not_taken_for_dead(
 ):
     run = await worker.taken(await worker.trigger())
     await set_state(run.id, Running())
-    # An hour ago it began; what was heard of it since is what counts.
+    # As if the run had begun long ago: what counts is the last heartbeat.
     monkeypatch.setattr(dead_runs, "_is_young", never)
     monkeypatch.setattr(dead_runs, "silence", lambda: timedelta(hours=1))
     emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run.id}"})
@@ -90,7 +90,7 @@ async def test_a_run_that_holds_its_lock_lives_though_nothing_is_heard(
     worker: Worker, die: Callable[..., Awaitable[UUID]], silence: None
 ):
     run = await die()
-    async with nobody_at_work(worker.request_id):  # the test holds the lock in its place
+    async with nobody_at_work(worker.request_id):  # the test holds the lock in the run's place
         assert "1 at work" in await swept()
         assert await state_of(run) == "Running"
     assert "1 scheduled" in await swept()
@@ -135,7 +135,7 @@ async def test_a_run_that_could_not_even_begin_does_not_hinder_the_others(
             schema = (await client.read_deployment(deployment_id)).parameter_openapi_schema
             update = DeploymentUpdate(parameter_openapi_schema=strict_schema(schema or {}))
             await client.update_deployment(deployment_id, update)
-        # As schedules make them, whose parameters nobody checks.
+        # Runs as schedules create them, without validation of their parameters.
         for deployment_id in (worker.deployment_id, batch_id):
             for parameters in ({}, REQUEST | {"manifest": "people.csv", "guess": 1}):
                 run = await client.request(
@@ -161,7 +161,7 @@ async def test_requests_wait_for_a_deployment_that_is_gone(
     again = await Worker.of_a_deployment(worker.api_url)
     record = await record_of(worker.request_id)
     assert record.origin
-    # The same name, registered anew, has another ID.
+    # A deployment that is registered again under the same name has a new ID.
     async with get_client() as client:
         name = (await client.read_deployment(again.deployment_id)).name
     origin = record.origin.model_copy(update={"deployment": f"deliver/{name}"})

@@ -1,4 +1,4 @@
-"""The window runs out: by our check, by the store, by the action; and how often, by whose clock."""
+"""Windows that run out, as noticed by our check, the store or the action; limits and clocks."""
 
 import asyncio
 import hashlib
@@ -36,7 +36,10 @@ def uploads(emulator: Emulator) -> tuple[int, int]:
 def emulator_with(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Emulator]]:
-    """Starts an emulator with options of its own, and makes us use that one."""
+    """A function that starts an emulator with these options, and returns it.
+
+    The environment points to the new emulator.
+    """
     with ExitStack() as running:
 
         def start(**options: object) -> Emulator:
@@ -174,7 +177,7 @@ async def test_an_upload_that_the_store_has_no_more_is_uploaded_afresh(
     run_deliver: Deliver, emulator: Emulator, samples: Path
 ):
     md5 = hashlib.md5((samples / "alder.mp4").read_bytes(), usedforsecurity=False).hexdigest()
-    # Once for the action, once for us who look after it.
+    # Once for the action, and once for our own check.
     emulator.add_fault("GetObject", "api:NoSuchKey", times=2, match={"md5": md5})
     _, result, _ = await run_deliver()
     assert result.status == "verdict"

@@ -1,4 +1,4 @@
-"""Settings that are wrong: every flow can be imported, and its run says what is wrong."""
+"""With wrong settings, every flow can still be imported, and its run says what is wrong."""
 
 import os
 import subprocess

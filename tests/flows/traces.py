@@ -1,4 +1,4 @@
-"""Where a request may have left traces: the storage, folders, Prefect's database."""
+"""Finds traces of a request in the storage, in folders and in Prefect's database."""
 
 import sqlite3
 from contextlib import closing
@@ -10,16 +10,16 @@ from tasks.state.storage import open_storage
 from tests.environment import HOME
 
 EVENTS = {"events", "event_resources"}
-"""The tables that nobody can delete from."""
+"""Tables from which nothing can be deleted."""
 
 
 def database() -> sqlite3.Connection:
-    """That of the tests' Prefect server."""
+    """Connect to the database of the tests' Prefect server."""
     return sqlite3.connect(Path(HOME) / "prefect.db", timeout=30)
 
 
 def rows_with(text: str) -> set[str]:
-    """The columns of Prefect's database that hold the text, events aside."""
+    """Return the columns of Prefect's database that contain the text, except in events."""
     found: set[str] = set()
     with closing(database()) as connection:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
@@ -39,14 +39,14 @@ def rows_with(text: str) -> set[str]:
 
 
 def documents_with(text: str) -> list[str]:
-    """The documents of the storage that hold the text, once they are decrypted."""
+    """Return the names of stored documents that contain the text when they are decrypted."""
     storage = open_storage(DeliverySettings.load())
     names = [name for folder in (CACHE, RECORDS, OPEN) for name in storage.names(folder)]
     return [name for name in names if text in str(storage.read(name))]
 
 
 def files_with(text: str, folder: Path) -> list[Path]:
-    """The files below a folder that have the text in their name or their content."""
+    """Return the paths below a folder whose name or content contains the text."""
     return [
         path
         for path in folder.rglob("*")

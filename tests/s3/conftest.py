@@ -1,4 +1,4 @@
-"""An S3 store on this machine, which refuses keys that it does not know."""
+"""An S3 store on this machine, which refuses unknown keys."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ def store() -> Iterator[Store]:
     iam.create_user(UserName=USER)
     iam.put_user_policy(UserName=USER, PolicyName="all", PolicyDocument=json.dumps(POLICY))
     key = iam.create_access_key(UserName=USER)["AccessKey"]
-    # From here on keys, signatures and rights are looked at.
+    # From here on, the server checks keys, signatures and permissions.
     httpx.post(f"{url}/moto-api/reset-auth", content=b"0").raise_for_status()
     yield Store(url, key["AccessKeyId"], key["SecretAccessKey"])
     server.stop()
@@ -46,7 +46,7 @@ def store() -> Iterator[Store]:
 
 @pytest.fixture
 def aws(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """The environment of a worker that may use the store."""
+    """The store, with the environment of a worker that may use it."""
     for name, value in store.environment().items():
         monkeypatch.setenv(name, value)
     S3FileSystem.clear_instance_cache()
@@ -56,7 +56,7 @@ def aws(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 @pytest.fixture
 def bucket(aws: Store) -> str:
-    """An empty one."""
+    """The name of a new, empty bucket."""
     name = f"bucket-{uuid4().hex[:12]}"
     S3FileSystem().mkdir(name)
     return name

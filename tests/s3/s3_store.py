@@ -1,4 +1,4 @@
-"""The S3 store of a test, and keys for it."""
+"""The S3 store of the tests, and keys for it."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from s3fs import S3FileSystem
 
 @dataclass
 class Store:
-    """The store, with a key that it takes."""
+    """The URL of the store, with a key that it accepts."""
 
     url: str
     secret_id: str
@@ -24,6 +24,6 @@ class Store:
 
 
 def change_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on the environment has a key that the store does not take."""
+    """Replace the secret key in the environment by one that the store refuses."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "EXAMPLE-wrong-secret")
     S3FileSystem.clear_instance_cache()

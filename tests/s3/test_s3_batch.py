@@ -32,7 +32,7 @@ def at(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> str:
-    """A bucket with a manifest of three requests: one names a file that is not there."""
+    """The name of a bucket with a manifest of three requests, one of which names a missing file."""
     files = S3FileSystem()
     for name in ("alder.jpg", "alder.mp4"):
         files.put_file(str(samples / name), f"{bucket}/day/photos/{name}")
@@ -68,7 +68,7 @@ async def test_a_batch_needs_no_folder_of_this_machine(at: str, emulator: Emulat
     )
     assert calls_of(emulator) == 2
 
-    # What has its verdict is not asked for again, and its files are not needed any more.
+    # Requests with a verdict are not called again, and do not need their files any more.
     files: Any = S3FileSystem()
     files.cp_file(f"{at}/day/photos/alder.jpg", f"{at}/day/photos/none.jpg")
     files.rm_file(f"{at}/day/photos/alder.jpg")

@@ -1,4 +1,4 @@
-"""``s3://`` locations: files, manifests and records, and what is told when the store says no."""
+"""``s3://`` locations: files, manifests and records, and errors when the store refuses."""
 
 import subprocess
 import sys

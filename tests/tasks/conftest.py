@@ -1,4 +1,4 @@
-"""The steps' shared parts on real files, keys and processes."""
+"""Fixtures for tests of what the steps share, with real files, keys and processes."""
 
 import subprocess
 import sys
@@ -10,7 +10,10 @@ import pytest
 
 @pytest.fixture
 def script() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Runs Python code as a process of its own, which is gone when the test ends."""
+    """A function that runs Python code in a separate process.
+
+    The processes are killed when the test ends.
+    """
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str, *arguments: str | Path) -> "subprocess.Popen[str]":

@@ -1,4 +1,4 @@
-"""One run at a time: in one process, across processes, and after its holder was killed."""
+"""A lock has one holder at a time: in one process, across processes, and after a kill."""
 
 import asyncio
 import signal
@@ -14,7 +14,7 @@ from tests.tasks.script_processes import close_input, next_line
 
 
 async def wait_for_it() -> None:
-    """Called when the lock is not free; does not refuse to wait."""
+    """Allow waiting for a lock that is not free, by raising no error."""
 
 
 HOLDS = """
@@ -79,7 +79,7 @@ def test_one_at_a_time_across_processes(tmp_path: Path, script: Callable[..., "P
     assert next_line(first) == "held"
     second = script(HOLDS, tmp_path)
     assert next_line(second) == "waiting"
-    close_input(second)  # it would free the lock at once, if it had it
+    close_input(second)  # if it held the lock, it would release it at once
     close_input(first)
     assert next_line(first) == "freed"
     assert [next_line(second), next_line(second)] == ["held", "freed"]
@@ -138,7 +138,7 @@ async def test_who_finds_it_held_may_refuse_to_wait(tmp_path: Path):
         with pytest.raises(InvalidInput, match="another is at work"):
             async with acquire_lock("", tmp_path, "r-1", refuse):
                 pass
-        # It is held on.
+        # The lock is still held.
         with pytest.raises(InvalidInput, match="another is at work"):
             async with acquire_lock("", tmp_path, "r-1", refuse):
                 pass

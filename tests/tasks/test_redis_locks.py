@@ -1,4 +1,4 @@
-"""The lock for several machines, on a real Redis server."""
+"""Locks that several machines share, on a real Redis server."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ async def name(redis: Any) -> AsyncIterator[str]:
 
 
 async def wait_for_it() -> None:
-    """Called when the lock is not free; does not refuse to wait."""
+    """Allow waiting for a lock that is not free, by raising no error."""
 
 
 async def refuse() -> None:

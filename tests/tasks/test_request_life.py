@@ -1,4 +1,4 @@
-"""What a record may become next: every pair of a state and of something that happens to it."""
+"""Transitions of a record: every pair of a state and an event in the request's life."""
 
 import re
 from collections.abc import Callable
@@ -97,7 +97,7 @@ HAPPENS: dict[str, Callable[[Record], object]] = {
 
 
 def table() -> dict[str, tuple[set[str], set[str]]]:
-    """What the docstring says of each method: the states before it, and those after it."""
+    """Return the states before and after each method, as the docstring of ``Record`` lists them."""
     rows: dict[str, list[str]] = {}
     lines = (Record.__doc__ or "").split("=====\n")
     method = ""
@@ -147,7 +147,7 @@ def test_a_run_may_always_claim_a_request(state: RecordState):
     fence, verdict = record.fence, record.verdict
     assert record.claim("run-9", None) is False
     assert (record.fence, record.runs[-1].flow_run_id) == (fence + 1, "run-9")
-    # A stored verdict stands, and an intent without an answer is not forgotten.
+    # A stored verdict is kept, and so is an intent without an answer.
     assert record.verdict == verdict
     expected = "done" if verdict else "calling" if state == "calling" else "at work"
     assert record.state == expected

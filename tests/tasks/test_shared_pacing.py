@@ -1,4 +1,4 @@
-"""Who paces whom: one rate for an account and action, on one machine and on several."""
+"""Pacers share one rate per account and action, on one machine and on several."""
 
 import asyncio
 import os
@@ -44,7 +44,7 @@ async def test_a_rate_is_shared_by_account_and_action(settings: DeliverySettings
     first, second = ours(action), again(action)
     assert first
     assert second
-    # As far apart as the rate asks, though they know nothing of each other.
+    # Starts are as far apart as the rate requires, though neither pacer knows the other.
     start = await first.acquire()
     assert await second.acquire() - start >= 1
 
@@ -87,7 +87,7 @@ def most_in_a_second(starts: list[float]) -> int:
 
 @pytest.mark.services
 async def test_machines_share_one_rate_through_redis(name: str):
-    # Each with connections of its own, as if on machines of their own.
+    # Each pacer has its own connections, as if on a separate machine.
     pacers = [RedisPacer(20, REDIS, name) for _ in range(3)]
 
     async def starts_of(pacer: RedisPacer, count: int) -> list[float]:
@@ -113,7 +113,7 @@ async def test_throttled_all_wait_and_those_who_go_first_go_first(name: str):
     await batch.throttled()
     after = await single.acquire()
     assert after - max(others) >= 1
-    await batch.throttled()  # before that is over: now all go a tenth slower
+    await batch.throttled()  # before the pause is over, so that all slow down by a tenth
     slow = [await batch.acquire() for _ in range(5)]
     assert slow[-1] - slow[0] > 4 * 0.0515 * 1.05
     await batch.close()
@@ -136,7 +136,7 @@ async def test_what_redis_keeps_is_forgotten_by_itself(name: str):
     await pacer.throttled()
     await pacer.close()
     async with Redis.from_url(REDIS) as redis:
-        # redis-py types what it gives in part only.
+        # The return values of redis-py are only partly typed.
         keys = cast("list[bytes]", [key async for key in redis.scan_iter(f"*{name}*")])  # pyright: ignore[reportUnknownVariableType]
         assert len(keys) == 2
         for key in keys:

@@ -1,4 +1,4 @@
-"""Encrypted documents: what stands on disk, and what is told when it cannot be trusted."""
+"""Encrypted documents: what is on disk, and the errors if it cannot be trusted."""
 
 import resource
 from collections.abc import Callable, Generator
@@ -28,7 +28,7 @@ def new_key() -> str:
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An emulator's settings, with the storage in a folder that is not there yet."""
+    """The storage folder, which does not exist yet, with settings for an emulator."""
     monkeypatch.setenv("FACEID_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("FACEID_STORAGE", str(tmp_path / "above" / "storage"))
     return tmp_path / "above" / "storage"
@@ -36,7 +36,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def storage(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Storage]:
-    """Opens the storage with these keys, newest first."""
+    """A function that opens the storage with the given keys, newest first."""
 
     def opened(*keys: str) -> Storage:
         monkeypatch.setenv("FACEID_DATA_KEY", ",".join(keys))
@@ -206,7 +206,7 @@ def test_a_document_in_the_place_of_another_is_told(storage: Callable[..., Stora
 
 @contextmanager
 def files_limited_to(size: int) -> Generator[None]:
-    """The kernel refuses to write a file beyond this size, as a full disk does."""
+    """Make the kernel refuse to write a file beyond this size, as a full disk would."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
