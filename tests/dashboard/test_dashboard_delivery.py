@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.dashboard.dashboard_stack import AUTH, Stack, new_id
-from tests.dashboard.pages import Shoot, choose, error_toasts, fill, run_of, submit
+from tests.dashboard.pages import SCREENSHOTS, Shoot, choose, error_toasts, fill, run_of, submit
 from tests.deployments.triggered_runs import final_state, trigger
 from tests.waiting import until
 
@@ -77,6 +77,9 @@ def test_from_the_form_to_the_verdict_and_its_artifact(page: Page, stack: Stack,
     # The address that is printed opens the dashboard that these tests look at.
     page.goto(stack.dashboard)
     expect(page).to_have_url(re.compile(r"/v2/"))
+    # Slow enough that the steps have a length in the graph.
+    for op, seconds in (("CreateUploadUrl", 0.4), ("PutObject", 0.7), ("VideoLivenessCompare", 1)):
+        stack.add_fault(op=op, do=f"delay:{seconds}", times=0)
     page.goto(stack.page_of("deliver"))
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Custom run").click()
@@ -109,6 +112,10 @@ def test_from_the_form_to_the_verdict_and_its_artifact(page: Page, stack: Stack,
     # The graph is drawn on a canvas; its edges are asserted in tests/flows.
     expect(page.locator("canvas").first).to_be_visible()
     shoot("run-with-its-steps")
+    # README shows this part: docs/images/run-graph.png is a copy.
+    page.screenshot(
+        path=SCREENSHOTS / "run-graph.png", clip={"x": 256, "y": 0, "width": 1144, "height": 520}
+    )
     page.get_by_role("tab", name="Details").click()
     expect(main.get_by_text("verdict: passed, Success [emulator]")).to_be_visible()
     shoot("run-with-its-message")
