@@ -1,6 +1,7 @@
 """``faceid demo``: a complete demonstration that needs no setup and leaves nothing behind."""
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,14 +16,13 @@ from rich.table import Table
 
 from deployments.stack import emulator, free_port, prefect_server, worker
 from faceid.command import Exit, stderr
+from faceid.emulator import EmulatorControl
 from faceid.errors import InvalidInput
 from faceid.models import DeliveryResult
 from faceid.samples import copy_samples
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-
-    from faceid.emulator import EmulatorControl
 
 # In the third of every four requests, the photo and the video show different people.
 PAIRS = (
@@ -78,8 +78,6 @@ def _run_demo(items: int, *, as_json: bool) -> int:
         stderr.print("deploying deliver/default ...")
         stack.enter_context(worker(api_url, environment, RUNS_AT_ONCE, home / "worker.log"))
         os.environ |= environment | {"PREFECT_API_URL": api_url}
-        from faceid.emulator import EmulatorControl
-
         _plant_negative_verdict(EmulatorControl(address.url), samples[STRANGER])
         stderr.print(f"triggering {items} requests through {api_url} ...")
         results = asyncio.run(_deliver_all(items, samples))
@@ -102,10 +100,8 @@ def _bare(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _plant_negative_verdict(control: "EmulatorControl", photo: Path) -> None:
+def _plant_negative_verdict(control: EmulatorControl, photo: Path) -> None:
     """Tell the emulator, which does not compare faces, that this photo shows someone else."""
-    import hashlib
-
     control.add_fault(
         op="VideoLivenessCompare",
         do="api:FailedOperation.CompareLowSimilarity",

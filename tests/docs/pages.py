@@ -42,6 +42,10 @@ class Command:
         """Return whether the output shown is that which was printed."""
         return bool(re.fullmatch(_pattern(self.output), _lines(printed)))
 
+    def begins(self, printed: str) -> bool:
+        """Return whether what was printed so far begins with the output shown."""
+        return bool(re.match(_pattern(self.output), _lines(printed)))
+
 
 @dataclass(frozen=True)
 class Block:
