@@ -184,6 +184,7 @@ class Forgetting:
         if kept is None:
             await store.remove(record)
         else:
+            kept.takes_the_place_of(record)
             await store.save(kept)
         return Forgotten(request_id, flow_runs, saved_files, steps, kept is not None)
 

@@ -16,7 +16,7 @@ from faceid.replies import field_of
 from tasks.cache import UNCACHED
 from tasks.delivery import Delivery
 from tasks.retries import RETRIES
-from tasks.state.storage import make_private_folder
+from tasks.state.private_files import make_private_folder
 
 
 @task(

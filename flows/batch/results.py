@@ -21,7 +21,8 @@ from faceid.files.resources import file_system, open_location, plain_errors
 from faceid.models import DeliveryResult
 from tasks.settings import DeliverySettings
 from tasks.state import layout
-from tasks.state.storage import make_private_folder, storage_url
+from tasks.state.private_files import make_private_folder
+from tasks.state.storage import storage_url
 
 RESULTS = "results.jsonl"
 FAILURES = "failures.jsonl"

@@ -8,9 +8,7 @@ next one by half a minute at most.
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import LockError, RedisError
 
 from faceid.errors import InvalidInput, StorageError
-from tasks.state.storage import make_private_folder
+from tasks.state.file_locks import release_file_lock, try_file_lock
 
 Waiting = Callable[[], Awaitable[None]]
 
@@ -63,40 +61,22 @@ def check_locks(locks: str) -> None:
 
 @contextlib.asynccontextmanager
 async def _file_lock(path: Path, waiting: Waiting) -> AsyncGenerator[None]:
-    handle = _try_file(path)
+    handle = _try(path)
     if handle is None:
         await waiting()
-        while (handle := _try_file(path)) is None:  # noqa: ASYNC110 - another process may hold it
+        while (handle := _try(path)) is None:  # noqa: ASYNC110 - another process may hold it
             await asyncio.sleep(POLL_SECONDS)
     try:
         yield
     finally:
-        _free_file(path, handle)
+        release_file_lock(path, handle)
 
 
-def _free_file(path: Path, handle: int) -> None:
-    # Removed before the lock is released: otherwise a process that acquires it in between would
-    # hold it on a file that is about to lose its name.
-    with contextlib.suppress(OSError):
-        path.unlink()
-    os.close(handle)
-
-
-def _try_file(path: Path) -> int | None:
-    """Return the descriptor of the locked file, or ``None`` if another process holds the lock."""
+def _try(path: Path) -> int | None:
     try:
-        make_private_folder(path.parent)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return try_file_lock(path)
     except OSError as error:
         raise StorageError("StorageUnavailable", f"cannot lock ({error.strerror})") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(handle).st_ino == path.stat().st_ino:
-            return handle
-    except (BlockingIOError, FileNotFoundError):
-        pass  # it is held, or its holder has just removed the file
-    os.close(handle)
-    return None
 
 
 @contextlib.asynccontextmanager

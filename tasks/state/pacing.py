@@ -28,7 +28,8 @@ from faceid.pacing import (
 from tasks.settings import DeliverySettings
 from tasks.state import layout
 from tasks.state.locks import REDIS_SECONDS, check_locks, locks_unavailable
-from tasks.state.storage import Storage, make_private_folder
+from tasks.state.private_files import make_private_folder
+from tasks.state.storage import Storage
 
 
 def open_pacers(

@@ -1,6 +1,7 @@
 """The store of records, which are identified by service, account and request ID.
 
-Only the holder of the request's lock (``tasks.state.locks``) writes a record.
+The holder of the request's lock (``tasks.state.locks``) writes a record, and only over the version
+that it knows: a process that was stopped for longer than its lease wakes up without the lock.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from faceid.errors import StorageError
 from faceid.models import CheckedRequest, Service
 from faceid.validation import ValidatedRequest
 from tasks.state import layout
+from tasks.state.documents import Conflict
 from tasks.state.records import Record
 from tasks.state.storage import Storage
 
@@ -36,6 +38,15 @@ def _digest(parts: list[Any]) -> str:
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
+class Overtaken(StorageError):
+    """Another run or command has written or removed the record since this one loaded it."""
+
+    default_advice = "Deliver the same request again: it continues from what is stored."
+
+    def __init__(self) -> None:
+        super().__init__("Overtaken", "another run has taken this request on")
+
+
 class RecordStore:
     """The records of one service and account, by request ID."""
 
@@ -53,50 +64,48 @@ class RecordStore:
         return await anyio.to_thread.run_sync(self._load, self.name(request_id), request_id)
 
     async def save(self, record: Record) -> None:
-        """Write the record.
+        """Write the record over the version that it was loaded from or last saved as.
 
         When this returns, the record is on disk, unless it is the first version of a new record.
-        Raises ``StorageError`` if it cannot be written or if another run has claimed the request.
+        Raises ``Overtaken`` if another run or command has written or removed the record since, and
+        ``StorageError`` if it cannot be written. In both cases nothing has been written.
         """
         record.touch()
         await anyio.to_thread.run_sync(self._save, record)
 
     async def remove(self, record: Record) -> None:
-        """Remove the record. Raises ``StorageError`` if it cannot be removed."""
+        """Remove the record. Raises as ``save`` does."""
         await anyio.to_thread.run_sync(self._remove, record)
 
     def _save(self, record: Record) -> None:
-        name = self.name(record.request_id)
-        is_new, was_open = self._before(name, record)
         # The request is listed as open before its record is, and removed from the list only after
         # its record is closed. A crash in between leaves an extra name, which the sweeper removes.
+        was_open = record.was_open
         if record.is_open and not was_open:
             self.storage.write(
                 self._open_name(record.request_id), {"request_id": record.request_id}
             )
         # The first version need not be durable: if a power cut removes it, nothing was done yet.
+        durable = record.version is not None
         content = record.model_dump(mode="json")
-        record.stored_as(self.storage.write(name, content, durable=not is_new))
+        try:
+            record.stored_as(
+                self.storage.replace(
+                    self.name(record.request_id), content, record.version, durable=durable
+                )
+            )
+        except Conflict:
+            raise Overtaken from None
         if was_open and not record.is_open:
             self.storage.remove(self._open_name(record.request_id))
 
-    def _before(self, name: str, record: Record) -> tuple[bool, bool]:
-        """Return whether the record is new, and whether the stored record is open.
-
-        Usually the stored record is the one that this process last wrote, and is not decrypted.
-        Raises ``StorageError`` if another run has claimed the request since then.
-        """
-        if record.sealed and self.storage.holds(name, record.sealed):
-            return False, record.was_open
-        stored = self._load(name, record.request_id)
-        if stored is None:
-            return True, False
-        if stored.fence > record.fence:
-            raise StorageError("Overtaken", "another run has taken this request on")
-        return False, stored.is_open
-
     def _remove(self, record: Record) -> None:
-        self.storage.remove(self.name(record.request_id))
+        if record.version is None:
+            raise Overtaken
+        try:
+            self.storage.remove(self.name(record.request_id), record.version)
+        except Conflict:
+            raise Overtaken from None
         self.storage.remove(self._open_name(record.request_id))
 
     def _open_name(self, request_id: str) -> str:
@@ -113,15 +122,16 @@ class RecordStore:
                 yield record
 
     def _load(self, name: str, request_id: str | None = None) -> Record | None:
-        content = self.storage.read(name)
-        if content is None:
+        found = self.storage.load(name)
+        if found is None:
             return None
         try:
-            record = Record.model_validate(content)
+            record = Record.model_validate(found.content)
         except ValidationError:
             raise StorageError("DamagedDocument", f"{name} is no record") from None
         if request_id is not None and record.request_id != request_id:
             raise StorageError("MisplacedDocument", f"{name} is another request's record")
+        record.stored_as(found.version)
         return record
 
 

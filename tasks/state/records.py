@@ -118,9 +118,9 @@ class RunEntry(_Part, frozen=True):
 
 @dataclass
 class _Stored:
-    """The encrypted bytes that were last written for a record, and whether it was open."""
+    """The version of the record that its run loaded or wrote last, and whether that was open."""
 
-    sealed: bytes | None = None
+    version: str | None = None
     was_open: bool = False
 
 
@@ -390,22 +390,26 @@ class Record(BaseModel, frozen=True):
     # Only for the record store.
 
     @property
-    def sealed(self) -> bytes | None:
-        """The encrypted bytes that this process last wrote; ``None`` if it has not written any."""
-        return self._stored.sealed
+    def version(self) -> str | None:
+        """The stored version that this record was loaded from or written as; ``None`` if none."""
+        return self._stored.version
 
     @property
     def was_open(self) -> bool:
-        """Whether the record was open when this process last wrote it."""
+        """Whether the record was open in that version."""
         return self._stored.was_open
 
     def touch(self) -> None:
         """Set ``updated_at`` before the record is written."""
         self._set(updated_at=datetime.now(UTC))
 
-    def stored_as(self, sealed: bytes) -> None:
-        """Remember the encrypted bytes that were written, and whether the record is open."""
-        self._stored.sealed, self._stored.was_open = sealed, self.is_open
+    def stored_as(self, version: str) -> None:
+        """Remember the version in which the record, as it is now, is stored."""
+        self._stored.version, self._stored.was_open = version, self.is_open
+
+    def takes_the_place_of(self, other: "Record") -> None:
+        """Let the next save of this record write over the stored version of another one."""
+        self._stored.version, self._stored.was_open = other.version, other.was_open
 
     def _end(self, outcome: RunEnd, error: ResultError | None = None) -> None:
         """Store the outcome of the last run, and its error if it failed."""

@@ -13,23 +13,25 @@ atomic writes of single objects, such as an object store.
 import contextlib
 import os
 import re
-import tempfile
-from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import orjson
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from fsspec.implementations.local import LocalFileSystem
 from prefect.settings import PREFECT_HOME
 
 from faceid.errors import InvalidInput, StorageError
-from faceid.files.resources import NoReaderError, file_system
+from faceid.files.resources import NoReaderError
 from tasks.settings import DeliverySettings
+from tasks.state.documents import Conflict, Documents, open_documents
+from tasks.state.private_files import write_private_file
 
 FORMAT: Final = 1
 """Version of the document format, raised when a new version would misread old documents."""
+
+GUARDED_FORMAT: Final = 2
+"""Version of documents that only ``replace`` may write over. Releases before 0.3, which would write
+over them unconditionally, refuse them."""
 
 KEY_FILE = "data.key"
 
@@ -43,15 +45,23 @@ class Storage:
     """
 
     def __init__(self, url: str, keys: MultiFernet) -> None:
-        self._files, self._root = _open_file_system(url)
+        self._documents = _open_documents(url)
         self._keys = keys
-        self.folder = Path(self._root) if isinstance(self._files, LocalFileSystem) else None
+        self.folder = self._documents.folder
         """Folder of the storage if it is on this machine, otherwise ``None``."""
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return the document; ``None`` if it does not exist. Any error is a ``StorageError``."""
+        found = self.load(name)
+        return found and found.content
+
+    def load(self, name: str) -> "Loaded | None":
+        """Return the document and its version for ``replace``; ``None`` if it does not exist.
+
+        Raises ``StorageError`` if it cannot be read.
+        """
         try:
-            sealed = cast("bytes", self._files.cat_file(f"{self._root}/{name}"))
+            found = self._documents.read(name)
         except FileNotFoundError as error:
             if _is_of_bucket(error):
                 raise StorageError(
@@ -60,7 +70,7 @@ class Storage:
             return None
         except Exception as error:  # file systems raise errors of any kind
             raise _failed("read", name, error) from None
-        return self._open(name, sealed)
+        return Loaded(self._open(name, found.content), found.version)
 
     def _open(self, name: str, sealed: bytes) -> dict[str, Any]:
         try:
@@ -70,10 +80,11 @@ class Storage:
             raise StorageError(
                 "DamagedDocument", f"{name} is not a document of faceid-flows"
             ) from None
-        if format_number != FORMAT:
+        if format_number not in (FORMAT, GUARDED_FORMAT):
             raise StorageError(
                 "UnknownFormat",
-                f"{name} has format {format_number!r}, and this version reads format {FORMAT}",
+                f"{name} has format {format_number!r}, and this version reads formats {FORMAT} "
+                f"and {GUARDED_FORMAT}",
             )
         try:
             document = orjson.loads(self._keys.decrypt(content))
@@ -86,117 +97,76 @@ class Storage:
             raise StorageError("MisplacedDocument", f"{name} holds another document")
         return cast("dict[str, Any]", document["content"])
 
-    def holds(self, name: str, sealed: bytes) -> bool:
-        """Return whether the document is still the one for which ``write`` returned ``sealed``.
-
-        Raises ``StorageError`` if it cannot be read.
-        """
-        try:
-            return cast("bytes", self._files.cat_file(f"{self._root}/{name}")) == sealed
-        except FileNotFoundError:
-            return False
-        except Exception as error:
-            raise _failed("read", name, error) from None
-
-    def write(self, name: str, content: dict[str, Any], *, durable: bool = True) -> bytes:
-        """Write a document and return the encrypted bytes.
+    def write(self, name: str, content: dict[str, Any], *, durable: bool = True) -> None:
+        """Write a document, whatever is stored under its name.
 
         With ``durable`` it is on disk when this returns. If this raises ``StorageError``, the
         previous document is unchanged.
         """
-        document = orjson.dumps({"name": name, "content": content})
-        sealed = orjson.dumps({"format": FORMAT, "sealed": self._keys.encrypt(document).decode()})
         try:
-            if self.folder:
-                write_private_file(self.folder / name, sealed, durable=durable)
-            else:
-                self._files.pipe_file(f"{self._root}/{name}", sealed)
+            self._documents.write(name, self._seal(name, content, FORMAT), durable=durable)
         except Exception as error:
             raise _failed("write", name, error) from None
-        return sealed
 
-    def remove(self, name: str) -> bool:
-        """Remove a document, and return whether it existed. Raises ``StorageError``."""
+    def replace(
+        self, name: str, content: dict[str, Any], version: str | None, *, durable: bool = True
+    ) -> str:
+        """Write over this version of a document, or create it if ``version`` is ``None``.
+
+        Returns the new version. Raises ``Conflict`` if another version is stored, or none, and
+        ``StorageError`` if the document cannot be written. It is then unchanged.
+        """
+        sealed = self._seal(name, content, GUARDED_FORMAT)
         try:
-            if self.folder:
-                path = self.folder / name
-                path.unlink()
-                _sync_names(path.parent)
-            else:
-                path = f"{self._root}/{name}"
-                if not self._files.exists(path):  # object stores do not report a missing object
-                    return False
-                self._files.rm_file(path)
+            return self._documents.replace(name, sealed, version, durable=durable)
+        except Conflict:
+            raise
+        except Exception as error:
+            raise _failed("write", name, error) from None
+
+    def remove(self, name: str, version: str | None = None) -> bool:
+        """Remove a document, if given only this version, and return whether it existed.
+
+        Raises ``Conflict`` if another version is stored, and ``StorageError``.
+        """
+        try:
+            return self._documents.remove(name, version)
+        except Conflict:
+            raise
         except FileNotFoundError:
             return False
         except Exception as error:
             raise _failed("remove", name, error) from None
-        return True
 
-    def names(self, folder: str) -> Iterator[str]:
-        """Yield the names of all documents in a folder, recursively. Raises ``StorageError``."""
+    def names(self, folder: str) -> list[str]:
+        """Return the names of all documents in a folder, recursively. Raises ``StorageError``."""
         try:
-            found = cast("list[str]", self._files.find(f"{self._root}/{folder}"))
-        except FileNotFoundError:
-            return
-        except Exception as error:
-            raise _failed("list", folder, error) from None
-        for path in sorted(found):
-            name = path.removeprefix(self._root).lstrip("/")
-            if not name.rpartition("/")[2].startswith("."):
-                yield name
-
-    def folders(self, folder: str) -> list[str]:
-        """Return the names of the direct subfolders of a folder. Raises ``StorageError``."""
-        try:
-            listed = self._files.ls(f"{self._root}/{folder}", detail=True)
+            return self._documents.names(folder)
         except FileNotFoundError:
             return []
         except Exception as error:
             raise _failed("list", folder, error) from None
-        found = cast("list[dict[str, Any]]", listed)
-        paths = sorted(one["name"].rstrip("/") for one in found if one["type"] == "directory")
-        return [path.rpartition("/")[2] for path in paths]
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the names of the direct subfolders of a folder. Raises ``StorageError``."""
+        try:
+            return self._documents.folders(folder)
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise _failed("list", folder, error) from None
+
+    def _seal(self, name: str, content: dict[str, Any], format_number: int) -> bytes:
+        document = orjson.dumps({"name": name, "content": content})
+        sealed = self._keys.encrypt(document).decode()
+        return orjson.dumps({"format": format_number, "sealed": sealed})
 
 
-def write_private_file(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write a file, whole or not at all, with mode 0600 and missing folders with 0700.
+class Loaded(NamedTuple):
+    """A document, and its version for ``Storage.replace``."""
 
-    With ``durable`` it is on disk when this returns; otherwise a power cut may undo the write.
-    Raises ``OSError``.
-    """
-    make_private_folder(path.parent)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".")  # 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-    if durable:
-        _sync_names(path.parent)
-
-
-def make_private_folder(folder: Path) -> None:
-    """Create a folder and its missing parents, each with mode 0700. Raises ``OSError``."""
-    # `mkdir(parents=True)` would apply the mode only to the last folder.
-    if not folder.is_dir():
-        make_private_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_names(folder.parent)
-
-
-def _sync_names(folder: Path) -> None:
-    """Sync a folder, so that names created or removed in it survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    content: dict[str, Any]
+    version: str
 
 
 def _failed(what: str, name: str, error: Exception) -> StorageError:
@@ -210,14 +180,13 @@ def _is_of_bucket(error: FileNotFoundError) -> bool:
     return reply.get("Error", {}).get("Code") == "NoSuchBucket"
 
 
-def _open_file_system(url: str) -> tuple[Any, str]:
+def _open_documents(url: str) -> Documents:
     try:
-        files, root = file_system(url)
+        return open_documents(url)
     except NoReaderError as error:
         raise InvalidInput(
             "Configuration", f"FACEID_STORAGE: cannot be opened ({error.strerror})"
         ) from None
-    return files, root.rstrip("/")
 
 
 def storage_url(settings: DeliverySettings) -> str:
@@ -260,12 +229,12 @@ def _own_key(url: str) -> str:
 
     Two processes may create one at the same time: the first to put it in place wins.
     """
-    files, root = _open_file_system(url)
-    if not isinstance(files, LocalFileSystem):
+    folder = _open_documents(url).folder
+    if folder is None:
         raise InvalidInput(
             "Configuration", "FACEID_DATA_KEY is not set, and FACEID_STORAGE is on another machine"
         )
-    path = Path(root) / KEY_FILE
+    path = folder / KEY_FILE
     try:
         if not path.exists():
             draft = path.with_name(f".{KEY_FILE}-{os.getpid()}-{os.urandom(4).hex()}")

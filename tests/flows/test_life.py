@@ -98,25 +98,31 @@ class Interruption:
             raise Crash
 
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        write = Storage.write
+        write, replace = Storage.write, Storage.replace
 
         def interrupted_client(*args: Any, **more: Any) -> FaceIdClient:
             return FaceIdClient(*args, transport=InterruptedTransport(self), **more)
 
-        def interrupted_write(
-            storage: Storage, name: str, content: dict[str, Any], *, durable: bool = True
-        ) -> bytes:
+        def interrupted_write(*args: Any, **more: Any) -> None:
             self.point()
-            sealed = write(storage, name, content, durable=durable)
+            write(*args, **more)
+            self.point()
+
+        def interrupted_replace(
+            storage: Storage, name: str, content: dict[str, Any], *args: Any, **more: Any
+        ) -> str:
+            self.point()
+            version = replace(storage, name, content, *args, **more)
             intent = content.get("intent")
             if intent and intent["at"] not in self.intents:
                 self.intents.add(intent["at"])
                 self.intent_unsent = True
             self.point()
-            return sealed
+            return version
 
         monkeypatch.setattr("tasks.credentials.FaceIdClient", interrupted_client)
         monkeypatch.setattr(Storage, "write", interrupted_write)
+        monkeypatch.setattr(Storage, "replace", interrupted_replace)
 
 
 class InterruptedTransport(httpx.AsyncHTTPTransport):

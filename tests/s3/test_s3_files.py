@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
@@ -15,9 +17,13 @@ from faceid.files.resources import measure
 from faceid.files.roots import Roots
 from faceid.manifests.reading import find_manifests
 from tasks.settings import DeliverySettings
+from tasks.state.documents import open_documents
+from tasks.state.record_store import RecordStore
+from tasks.state.records import Record
 from tasks.state.storage import Storage, open_storage
 from tests.deployments.command_line import deliver_tokens
 from tests.s3.s3_store import Store, change_key
+from tests.tasks.record_saves import STALE, claimed, loaded, new_record, refuse_a_stale_save
 
 NAME = "records/emulator/default/ab/document.json"
 PHOTO = ResourceField(name="ImageUrl", formats=("JPG",))
@@ -89,10 +95,8 @@ def test_a_record_is_kept_and_removed_and_listed_as_it_is_now(storage: Storage):
     assert storage.folder is None
     assert storage.read(NAME) is None
     assert list(storage.names("records")) == []
-    sealed = storage.write(NAME, {"person": "EXAMPLE NOBODY"})
-    assert b"NOBODY" not in sealed
-    assert storage.read(NAME) == {"person": "EXAMPLE NOBODY"}
-    assert storage.holds(NAME, sealed)
+    version = storage.replace(NAME, {"person": "EXAMPLE NOBODY"}, None)
+    assert storage.load(NAME) == ({"person": "EXAMPLE NOBODY"}, version)
     assert list(storage.names("records")) == [NAME]
     assert storage.folders("records/emulator") == ["default"]
     other = NAME.replace("default", "other")
@@ -158,3 +162,44 @@ def test_without_the_extra_it_is_named(
     assert what in ended.stderr
     assert "s3:// needs faceid-flows[s3], see make s3)" in ended.stderr
     assert emulator.requests() == []
+
+
+@pytest.mark.parametrize("make", STALE, ids=lambda make: make.__name__)
+async def test_a_stale_save_of_a_record_is_refused(
+    storage: Storage, make: Callable[[RecordStore], Awaitable[Record]]
+):
+    await refuse_a_stale_save(RecordStore(storage, "emulator", "default"), make)
+
+
+async def test_a_save_whose_reply_was_lost_is_known_as_done(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+):
+    store = RecordStore(storage, "emulator", "default")
+    await store.save(record := claimed(new_record()))
+    put: Any = S3FileSystem.__dict__["_pipe_file"]
+
+    async def lose_the_reply(*args: Any, **more: Any) -> Any:
+        await put(*args, **more)
+        return await put(*args, **more)  # as botocore does if no reply came
+
+    monkeypatch.setattr(S3FileSystem, "_pipe_file", lose_the_reply)
+    record.open_window()
+    await store.save(record)
+    record.open_window()
+    await store.save(record)
+    assert (await loaded(store)).window == 3
+
+
+def test_a_store_shows_what_its_conditional_writes_do(
+    storage: Storage, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    assert open_documents(f"s3://{bucket}/storage").shows_conditional_writes()
+    put: Any = S3FileSystem.__dict__["_pipe_file"]
+
+    async def without_conditions(*args: Any, **_: Any) -> Any:
+        return await put(*args)
+
+    monkeypatch.setattr(S3FileSystem, "_pipe_file", without_conditions)
+    assert not open_documents(f"s3://{bucket}/storage").shows_conditional_writes()
+    assert not open_documents(f"memory://{bucket}").shows_conditional_writes()
+    assert storage.names("probe") == []

@@ -153,7 +153,7 @@ def _unsealed(path: Path) -> None:
 
 
 def _of_the_next_format(path: Path) -> None:
-    path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"format": 2}))
+    path.write_bytes(orjson.dumps(orjson.loads(path.read_bytes()) | {"format": 3}))
 
 
 def _a_folder(path: Path) -> None:
@@ -175,7 +175,7 @@ def _below_a_file(path: Path) -> None:
         (_poisoned, "CannotDecrypt", f"{NAME} is damaged, or was encrypted with a key"),
         (_of_another_kind, "DamagedDocument", f"{NAME} is not a document of faceid-flows"),
         (_unsealed, "CannotDecrypt", f"{NAME} is damaged"),
-        (_of_the_next_format, "UnknownFormat", f"{NAME} has format 2, and this version reads"),
+        (_of_the_next_format, "UnknownFormat", f"{NAME} has format 3, and this version reads"),
         (_a_folder, "StorageUnavailable", f"cannot read {NAME} (Is a directory)"),
         (_below_a_file, "StorageUnavailable", f"cannot read {NAME} (Not a directory)"),
     ],
