@@ -77,7 +77,7 @@ def emulator(
     secret_key
         The secret key to accept.
     token
-        The session token to accept; default: any.
+        The only session token to accept; default: any.
     key_segments
         Number of segments of an object key: 3 as in the documentation, 4 as in newer replies.
     ready_file

@@ -84,15 +84,18 @@ class FaceIdSettings(BaseSettings):
     account: str = Field("default", pattern=ACCOUNT_PATTERN)
     """Your name for the account. Rates and records are kept per account."""
     rates: dict[str, float] = {}
-    """JSON object that maps actions to requests per second, for accounts with a raised quota."""
+    """JSON object that maps actions to requests per second, such as ``{"CreateUploadUrl": 40}``,
+    for accounts with a raised quota. Other actions keep the rates of the table of target
+    actions."""
     expiry_margin: float = Field(EXPIRY_MARGIN.total_seconds(), ge=0)
-    """Seconds that a window must have left; at most a tenth of the ticket's lifetime is used."""
+    """Seconds that must be left in a window before an upload and before the call; never more than a
+    tenth of the ticket's life is asked for."""
     resource_roots: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated folders and URL prefixes (``/srv/in,s3://bucket/in/,https://``) that
     locations may point into. If not set: for commands, the working folder and any URL; for runs of
     deployments, nothing."""
     actions: Path | None = None
-    """JSON file that adds target actions to the table."""
+    """JSON file that adds target actions to the table, or replaces actions of the same name."""
 
     _deployed: bool = PrivateAttr(False)
     _key_names: dict[str, str] = PrivateAttr(

@@ -13,11 +13,15 @@ class DeliverySettings(FaceIdSettings):
     """The settings that steps, flows and commands need; read from the environment as the others."""
 
     storage: str = ""
-    """fsspec URL of records and cached steps; if empty, a folder in Prefect's home."""
+    """Folder or fsspec URL of records, cached steps and results of batches; if not set, the folder
+    ``faceid`` in Prefect's home."""
     data_key: SecretStr = SecretStr("")
-    """Fernet keys, newest first, comma-separated."""
+    """Fernet keys that the storage is encrypted with, newest first, comma-separated. Required for
+    the live service. For an emulator, a key is created in the storage on first use if the storage
+    is on this machine."""
     locks: str = ""
-    """``redis://…`` if several machines share the storage; if empty, lock files of one machine."""
+    """``redis://…``, ``rediss://…`` or ``unix://…`` URL of a Redis server for locks and rates, if
+    several machines share the storage or the account; if not set, files on this machine."""
     wait_in_run: float = Field(60, ge=0)
     """Seconds that a run waits for an unavailable action before leaving it to a follow-up run."""
     give_up_after: float = Field(86400, ge=0)

@@ -23,17 +23,43 @@ STORE_OPS = ("PutObject", "GetObject", "HeadObject")
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9. _-]{0,99}")
 _VERDICT = re.compile(r"[A-Za-z0-9.-]{1,100}")
 KINDS = (
-    ("api:<Code>", "the API answers with this error code"),
-    ("result:<Code>", "the answer has this code as its `Result`, or as the code of a verdict"),
-    ("http:<status 300 to 599>", "a gateway answers with this status, and neither JSON nor XML"),
-    ("reset", "the connection is reset before anything is done"),
-    ("reset-after:<bytes>", "the connection is reset once so many bytes of the body have come"),
-    ("delay:<seconds>", "the answer comes later"),
-    ("stall:<seconds>", "the answer stops half-way for so long"),
-    ("truncate", "the answer ends before its announced length"),
-    ("bad-etag", "the store reports the MD5 of other bytes"),
-    ("expire-now", "the ticket of the object, or of what the action fetches, expires at once"),
-    ("commit-then-reset", "the request is carried out, and the connection reset before the answer"),
+    (
+        "api:<Code>",
+        "the API or the store refuses the request with this error code; nothing is carried out",
+    ),
+    (
+        "result:<Code>",
+        "the target action answers with this value as its `Result`; unless it is that of a "
+        "positive verdict, the other fields are those of a negative one",
+    ),
+    (
+        "http:<status 300 to 599>",
+        "a gateway answers with this status and an HTML page; nothing is carried out",
+    ),
+    ("reset", "the connection is reset, and nothing is carried out"),
+    (
+        "reset-after:<bytes>",
+        "the connection is reset after so many bytes of the file that is uploaded, which is not "
+        "kept, or otherwise of the answer",
+    ),
+    ("delay:<seconds>", "the request is carried out and answered only after so many seconds"),
+    (
+        "stall:<seconds>",
+        "the answer pauses half-way for so many seconds; without effect on an answer that has no "
+        "body, such as that of `PutObject`",
+    ),
+    (
+        "truncate",
+        "half of the answer is missing: the API sends incomplete JSON, the store fewer bytes than "
+        "announced",
+    ),
+    ("bad-etag", "the `ETag` of the store's answer is not the MD5 of the file"),
+    (
+        "expire-now",
+        "the window of the object, of the ticket that is being issued, or of the files that the "
+        "action fetches is over at once",
+    ),
+    ("commit-then-reset", "the request is carried out, and the connection is reset unanswered"),
 )
 """The values of ``do``, each with what happens."""
 _FORMS = {form.partition(":")[0]: form for form, _ in KINDS}
