@@ -6,6 +6,10 @@ from faceid.command import app, run
 
 
 def main() -> None:
+    """Run the ``faceid`` command line, with the commands that need Prefect if they are installed.
+
+    Ends the process with one of the exit codes of ``faceid.command``.
+    """
     # Imported by name, because this package must not depend on the other folders of the checkout,
     # which are not part of its wheel.
     try:

@@ -1,7 +1,7 @@
 """Control calls under ``/_emulator/``, which inspect and change the emulator's state.
 
-They are not part of the emulated service. Requests and replies are JSON. An invalid request is
-answered with HTTP 400 and ``{"error": "..."}``, which says in one line what is allowed.
+Control calls are not part of the emulated service. Requests and replies are JSON. An invalid
+request is answered with HTTP 400 and ``{"error": "..."}``, a line that says what is allowed.
 """
 
 import math
@@ -53,11 +53,14 @@ def _version() -> str:
 
 
 class Control:
+    """Answers the control calls to one emulator."""
+
     def __init__(self, emulation: Emulation) -> None:
         self._emulation = emulation
         self._version = _version()
 
     def app(self) -> Starlette:
+        """Return the ASGI application with a route for each control call."""
         routes: dict[str, dict[str, Callable[[Request], Any]]] = {
             "health": {"GET": self._health},
             "stats": {"GET": self._stats},
