@@ -230,7 +230,9 @@ class SharedPacer(Pacer):
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StorageError("StorageUnavailable", f"cannot pace ({error.strerror})") from None
+            raise StorageError(
+                "StorageUnavailable", f"cannot pace calls ({error.strerror})"
+            ) from None
         try:
             with self._mapped(handle) as buffer:
                 slots = Slots(self._rate, buffer)
@@ -251,4 +253,6 @@ class SharedPacer(Pacer):
                 os.ftruncate(handle, size)
             return mmap.mmap(handle, size)
         except OSError as error:
-            raise StorageError("StorageUnavailable", f"cannot pace ({error.strerror})") from None
+            raise StorageError(
+                "StorageUnavailable", f"cannot pace calls ({error.strerror})"
+            ) from None

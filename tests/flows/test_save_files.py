@@ -91,7 +91,7 @@ async def test_the_verdict_stands_when_the_files_have_expired(
     host = emulator.url.removeprefix("http://")
     assert state.message == (
         "verdict: passed, Success [emulator]; its files were not saved: FilesExpired: "
-        f"BestFrame.Url: the service has it no more ({host}). "
+        f"BestFrame.Url: the service no longer has the file ({host}). "
         "The files are kept for two hours; the verdict remains valid."
     )
     assert "outcome:verdict" in run.tags
