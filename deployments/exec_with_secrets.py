@@ -18,6 +18,7 @@ from faceid.errors import InvalidInput
 DEFAULT_FOLDER = "/run/secrets"
 """Folder of the secrets if ``FACEID_SECRETS`` is not set."""
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+"""Pattern for names of variables, which the files' names must match."""
 
 
 def read_secrets(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:

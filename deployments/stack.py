@@ -36,7 +36,7 @@ RESTARTS_SECONDS = 600.0
 """Length of the period, in seconds, in which restarts are counted."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-"""Options of ``prctl(2)``."""
+"""Numbers of two options of ``prctl(2)``."""
 
 
 class StackError(FaceIdError):

@@ -32,7 +32,7 @@ DRAINS = "deliver-batch"
 class _Process(TaskStatus[int]):
     """The process of a flow run, and its termination.
 
-    ``task_status`` is told the process ID, and ``seconds`` is the time that the run gets to finish.
+    ``task_status`` receives the process ID, and ``seconds`` is the time that the run has to finish.
     """
 
     def __init__(self, task_status: TaskStatus[int], seconds: float) -> None:

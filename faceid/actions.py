@@ -23,6 +23,7 @@ SERVICE = "faceid"
 """The API's service name, which is part of the scope of every signature."""
 
 Format = Literal["JPG", "PNG", "MP4", "AVI", "FLV"]
+"""The formats of images and videos that some target action accepts."""
 
 # The documentation does not say whether a megabyte is 10^6 or 2^20 bytes. The larger value is used,
 # so that this library refuses only files that are too large in either case.

@@ -28,6 +28,7 @@ app = App(
     "check that it has not expired, call the target action.",
     help_format="markdown",
 )
+"""The application, to which commands are added."""
 
 
 class Exit(Exception):

@@ -30,6 +30,7 @@ RunEnd = Outcome | Literal["crashed", "cancelled"]
 REQUEST_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Regular expression for request IDs."""
 RequestId = Annotated[str, Field(pattern=REQUEST_ID_PATTERN)]
+"""A request ID that matches the pattern."""
 
 MAX_WINDOWS = 1000
 """Largest number of windows that a caller may allow for a request: 1,000 windows of two hours are

@@ -45,6 +45,7 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 # Only the form and the API check the pattern. If pydantic checked it, the run would crash, whereas
 # the flow itself reports a clear message.
 Age = Annotated[str, Field(json_schema_extra={"pattern": AGE_PATTERN})]
+"""Type of ages, such as ``30d``."""
 
 # The fields of a record that are kept together with the verdict: those of the result line, and
 # those by which the same input is recognized.

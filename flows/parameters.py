@@ -41,12 +41,17 @@ def _text(**schema: Any) -> Any:
 
 
 RequestIdText = Annotated[str, _text(pattern=REQUEST_ID_PATTERN.replace("$", _END))]
+"""Type of request IDs."""
 # An opening brace is only allowed in {date}.
 ManifestText = Annotated[str, _text(pattern=rf"^([^{{\x00-\x1f]|{{date}})+{_END}", **_NO_LINK)]
+"""Type of locations of manifests."""
 FolderText = Annotated[str, _text(pattern=rf"^[^\x00-\x1f]*{_END}", **_NO_LINK)]
+"""Type of locations of folders, which may be empty."""
 # Prefect allows these characters in names of blocks.
 BlockName = Annotated[str, _text(pattern=rf"^[a-z0-9-]*{_END}")]
+"""Type of names of credentials blocks, which may be empty."""
 MaxWindows = Annotated[int, Field(ge=1, le=MAX_WINDOWS)]
+"""Type of the largest number of windows that a request may use."""
 
 
 _NEEDED = ("request_id", "target_action", "region", "resources", "manifest")
@@ -193,4 +198,6 @@ else:
     ]
 
 Resources = Annotated[dict[str, str], _form(lambda action: action.resources, _resource)]
+"""Type of resources: a mapping of resource fields to locations."""
 ActionParameters = Annotated[dict[str, str], _form(lambda action: action.parameters, _parameter)]
+"""Type of action parameters: a mapping of names to values, all as text."""

@@ -34,7 +34,7 @@ from tasks.state.records import Record
 from tasks.state.storage import open_storage
 
 Step = Literal["ticket", "upload"]
-"""The cached steps."""
+"""Name of a cached step."""
 
 NOTHING = b"null"
 """Serialized form of a step's error. Prefect hands errors to the storage, too; ``StepStorage`` does

@@ -30,7 +30,7 @@ from tasks.state.pacing import open_pacers
 from tasks.state.storage import open_storage
 
 SLUG = "tencent-credentials"
-"""Slug of the block type."""
+"""Prefect's identifier of the block type."""
 _NAME = re.compile("[a-z0-9-]+")
 
 CHECK_PREFECT = "Check PREFECT_API_URL and PREFECT_API_AUTH_STRING, and that the server is running."

@@ -1,4 +1,4 @@
-"""Retries of the steps within a run, by Prefect, so that the dashboard shows every one of them.
+"""Retries of the steps within a run. Prefect makes them, so that the dashboard shows every retry.
 
 The class of an error determines whether trying again can help (``faceid.errors.NextStep``). The
 delays grow and have jitter, so that steps that failed together are not retried together. A step

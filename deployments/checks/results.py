@@ -17,13 +17,13 @@ class CheckResult(NamedTuple):
     """The result of a check, one line of ``faceid doctor``. It contains no secret."""
 
     check: str
-    """Name of the check."""
+    """Name of the check, such as ``storage``."""
     status: Status
-    """Whether all is well."""
+    """Whether the check found a problem, or was skipped."""
     message: str
-    """What was found."""
+    """What the check found, in one line."""
     advice: str = ""
-    """What to do; empty if there is nothing to do."""
+    """What a person should do; empty if there is nothing to do."""
 
 
 def failed(check: str, error: FaceIdError) -> CheckResult:

@@ -81,7 +81,7 @@ class Definition(_Strict):
 
     @property
     def flow(self) -> Flow[..., Any]:
-        """The flow at the entrypoint."""
+        """The flow at the entrypoint, whose module is imported."""
         return load_flow_from_entrypoint(self.entrypoint, use_placeholder_flow=False)
 
     @property
@@ -128,7 +128,7 @@ class _Ours(_Strict):
 
 
 class Definitions(_Strict):
-    """All of ``prefect.yaml``."""
+    """The contents of ``prefect.yaml``."""
 
     name: str
     """Name of the project."""

@@ -22,6 +22,7 @@ from faceid.emulator.journal import FILTERS
 from faceid.emulator.options import BadOption, EmulatorOptions
 
 PREFIX = "/_emulator"
+"""First segment of the path of every control call."""
 
 
 class _Wrong(HTTPException):

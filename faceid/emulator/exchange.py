@@ -33,7 +33,7 @@ _DRAIN_SECONDS = 10
 _DELIVERY_TRIES = 200
 """How many times to check whether the client's system has received everything."""
 _DELIVERY_SECONDS = 0.005
-"""Time between two of these checks."""
+"""Time between two checks whether the client's system has received everything."""
 # The socket option SO_LINGER with a time of 0: closing the socket resets the connection.
 _LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 

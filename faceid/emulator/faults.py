@@ -132,9 +132,9 @@ class Rule:
     """A rule, with the number of times that it has fired."""
 
     op: str
-    """Name of the operation."""
+    """Name of the operation, such as ``PutObject``."""
     do: str
-    """The fault, as text."""
+    """The fault as text, such as ``http:503``."""
     times: int = 1
     """How often the rule fires; 0 for always."""
     match: dict[str, Any] = field(default_factory=dict[str, Any])

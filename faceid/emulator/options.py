@@ -45,7 +45,7 @@ class EmulatorOptions(BaseSettings):
     )
 
     host: str = Field(default="127.0.0.1", min_length=1)
-    """Address to listen on."""
+    """Host name or IP address to listen on."""
     port: int = Field(default=8600, ge=0, le=65535)
     """Port to listen on; 0 picks a free port."""
     window: int = Field(default=7200, ge=1, le=604_800)

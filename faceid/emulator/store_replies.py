@@ -21,7 +21,7 @@ def describing(stored: StoredObject) -> list[tuple[bytes, bytes]]:
 
 
 def common_headers(exchange: Exchange, request_id: str) -> list[tuple[bytes, bytes]]:
-    """Return the headers that all replies of the store have, besides ``Date`` and the length."""
+    """Return the headers that all replies of the store have, except ``Date`` and the length."""
     return [
         (b"x-cos-request-id", request_id.encode()),
         (b"server", b"tencent-cos"),

@@ -44,9 +44,9 @@ class Failures(NamedTuple):
     """The requests that failed in the same way."""
 
     requests: int
-    """Number of these requests."""
+    """Number of requests that failed in this way."""
     examples: list[str]
-    """IDs of some of these requests."""
+    """IDs of the first ``EXAMPLES`` requests that failed in this way."""
 
 
 class BatchStats:

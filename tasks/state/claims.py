@@ -46,7 +46,7 @@ class Claim(NamedTuple):
 
 
 class _Input:
-    """The input of a request: what a run was given. The files are read only if needed, and once."""
+    """The input of a request that a run was given. Its files are read only if needed, and once."""
 
     def __init__(self, validated: ValidatedRequest) -> None:
         self.validated = validated

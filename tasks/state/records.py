@@ -115,7 +115,7 @@ class Backoff(_Part, frozen=True):
     since: datetime
     """When the first of the setbacks happened (UTC)."""
     count: int = 0
-    """Number of the setbacks."""
+    """Number of setbacks since then, including the first."""
 
 
 class RunEntry(_Part, frozen=True):
