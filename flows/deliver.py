@@ -1,7 +1,7 @@
 """The flow ``deliver``, which delivers one request. Its entry point is ``flows.deliver.deliver``.
 
-This module defines the flow's parameters and returns its final state; ``flows.delivery.run``
-performs the delivery. The flow itself has no retries, but its steps do. If the service stays
+This module defines the flow's parameters and determines its final state; ``flows.delivery.run``
+performs the delivery. The flow itself has no retries, but its steps do. If the service is
 unavailable for longer than ``FACEID_WAIT_IN_RUN`` seconds, the request is left to a later run
 (``flows.delivery.follow_ups``).
 """
@@ -59,7 +59,7 @@ async def deliver(
     """Deliver one request: take its files to the target action, and return its verdict.
 
     Args:
-        request_id: Your own key for this request: a letter or digit, then up to 63 of
+        request_id: Your own ID for this request: a letter or digit, then up to 63 of
             A-Z a-z 0-9 . _ -
         target_action: The action to call.
         region: Region in which the files are uploaded and the action is called.

@@ -1,6 +1,6 @@
 """The store of records, which are identified by service, account and request ID.
 
-Only the holder of the request's lock (``tasks.state.locks``) writes a record.
+Only the run that holds a request's lock (``tasks.state.locks``) may write its record.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ from tasks.state.storage import Storage
 
 
 def request_digest(validated: ValidatedRequest) -> str:
-    """Return the digest of a request with its file locations, but without the files' contents."""
+    """Return a digest of a request and the locations of its files, but not of their contents."""
     return _digest(
         [validated.action.name, validated.request.region, validated.locations, validated.parameters]
     )
 
 
 def input_digest(checked: CheckedRequest) -> str:
-    """Return the digest of a request with its files' contents, but without their locations."""
+    """Return a digest of a request and the contents of its files, but not of their locations."""
     files = {file.field: file.md5 for file in checked.files}
     return _digest([checked.target_action, checked.region, files, checked.parameters])
 
@@ -41,40 +41,48 @@ class RecordStore:
 
     def __init__(self, storage: Storage, service: Service, account: str) -> None:
         self.storage = storage
+        """The storage that has the records."""
         self.service: Service = service
+        """The service that the requests are delivered to."""
         self.account = account
+        """The account that the requests are delivered with."""
 
     def name(self, request_id: str) -> str:
         """Return the name of the request's record in the storage."""
         return layout.record_name(self.service, self.account, request_id)
 
     async def load(self, request_id: str) -> Record | None:
-        """Return the record, or ``None``. Raises ``StorageError`` if it cannot be read."""
+        """Return the record of a request; ``None`` if there is none.
+
+        Raises ``StorageError`` if the record cannot be read.
+        """
         return await anyio.to_thread.run_sync(self._load, self.name(request_id), request_id)
 
     async def save(self, record: Record) -> None:
-        """Write the record.
+        """Write the record to the storage.
 
-        When this returns, the record is on disk, unless it is the first version of a new record.
-        Raises ``StorageError`` if it cannot be written or if another run has claimed the request.
+        When this returns, the record survives a power cut, unless it is a new one. Raises
+        ``StorageError`` if the record cannot be written, or if another run has claimed the request
+        in the meantime.
         """
         record.touch()
         await anyio.to_thread.run_sync(self._save, record)
 
     async def remove(self, record: Record) -> None:
-        """Remove the record. Raises ``StorageError`` if it cannot be removed."""
+        """Remove the record from the storage. Raises ``StorageError`` if it cannot be removed."""
         await anyio.to_thread.run_sync(self._remove, record)
 
     def _save(self, record: Record) -> None:
         name = self.name(record.request_id)
         is_new, was_open = self._before(name, record)
-        # The request is listed as open before its record is, and removed from the list only after
-        # its record is closed. A crash in between leaves an extra name, which the sweeper removes.
+        # The request is marked as open before its record is written, and unmarked only after the
+        # record says that it is finished. A crash in between leaves a mark too many, which the
+        # sweep removes.
         if record.is_open and not was_open:
             self.storage.write(
                 self._open_name(record.request_id), {"request_id": record.request_id}
             )
-        # The first version need not be durable: if a power cut removes it, nothing was done yet.
+        # A new record need not be durable: if a power cut removes it, nothing has been done yet.
         content = record.model_dump(mode="json")
         record.stored_as(self.storage.write(name, content, durable=not is_new))
         if was_open and not record.is_open:
@@ -83,7 +91,7 @@ class RecordStore:
     def _before(self, name: str, record: Record) -> tuple[bool, bool]:
         """Return whether the record is new, and whether the stored record is open.
 
-        Usually the stored record is the one that this process last wrote, and is not decrypted.
+        Usually the stored record is the one that this process wrote last; it is then not decrypted.
         Raises ``StorageError`` if another run has claimed the request since then.
         """
         if record.sealed and self.storage.holds(name, record.sealed):
@@ -92,7 +100,7 @@ class RecordStore:
         if stored is None:
             return True, False
         if stored.fence > record.fence:
-            raise StorageError("Overtaken", "another run has taken this request on")
+            raise StorageError("Overtaken", "another run has claimed this request")
         return False, stored.is_open
 
     def _remove(self, record: Record) -> None:
@@ -103,11 +111,17 @@ class RecordStore:
         return layout.open_name(self.service, self.account, request_id)
 
     def close(self, request_id: str) -> None:
-        """Remove a request from the list of open requests, where a crash left it. Blocks."""
+        """Remove the mark of an open request that a crash has left behind. Blocks.
+
+        Raises ``StorageError`` if it cannot be removed.
+        """
         self.storage.remove(self._open_name(request_id))
 
     def all(self) -> Iterator[Record]:
-        """Yield all records, to search for one by something other than its request ID. Blocks."""
+        """Yield all records, for searches by something other than the request ID. Blocks.
+
+        Raises ``StorageError`` if a record cannot be read.
+        """
         for name in self.storage.names(f"{layout.RECORDS}/{self.service}/{self.account}"):
             if (record := self._load(name)) is not None:
                 yield record
@@ -119,14 +133,18 @@ class RecordStore:
         try:
             record = Record.model_validate(content)
         except ValidationError:
-            raise StorageError("DamagedDocument", f"{name} is no record") from None
+            raise StorageError("DamagedDocument", f"{name} is not a record") from None
         if request_id is not None and record.request_id != request_id:
             raise StorageError("MisplacedDocument", f"{name} is another request's record")
         return record
 
 
 def open_requests(storage: Storage, service: Service) -> Iterator[tuple[str, str]]:
-    """Yield the account and request ID of each request that is, or recently was, open. Blocks."""
+    """Yield the account and the request ID of each request that is marked as open. Blocks.
+
+    After a crash, a request may be marked although it is finished. Raises ``StorageError`` if the
+    storage cannot be read.
+    """
     for name in storage.names(f"{layout.OPEN}/{service}"):
         content = storage.read(name)
         if content is not None:

@@ -1,13 +1,13 @@
 """Encrypted documents under ``FACEID_STORAGE``: records of requests and cached steps.
 
-A document is JSON, encrypted by Fernet with the newest of the ``FACEID_DATA_KEY`` keys and
-decrypted with any of them. Its name is encrypted with it, so that a document in the place of
-another is detected. Reading is strict: only a missing file means that there is no document. Any
-other problem is a ``StorageError``, and never leads to a document being overwritten.
+A document is JSON that is encrypted with Fernet, with the newest key of ``FACEID_DATA_KEY``; it may
+be decrypted with any of these keys. The document's name is encrypted with it, so that a document in
+the place of another one is detected. Reading is strict: only if a file does not exist, there is no
+document. Any other problem raises ``StorageError`` and never leads to a document being overwritten.
 
-Local folders are created with mode 0700 and files with 0600. A document is written whole or not at
-all, and is on disk before ``write`` returns. The storage may be any other fsspec file system with
-atomic writes of single objects, such as an object store.
+Local folders are created with mode 0700, and files with mode 0600. A document is written whole or
+not at all, and is on disk before ``write`` returns. The storage may also be a remote fsspec file
+system that writes single objects atomically, such as an object store.
 """
 
 import contextlib
@@ -29,27 +29,33 @@ from faceid.files.resources import NoReaderError, file_system
 from tasks.settings import DeliverySettings
 
 FORMAT: Final = 1
-"""Version of the document format, raised when a new version would misread old documents."""
+"""Number of the document format. A new version of this project that would misread old documents has
+a higher number."""
 
 KEY_FILE = "data.key"
+"""Name of the file with the key of an emulator's storage."""
 
 _KEY = re.compile("[A-Za-z0-9_-]{43}=")
 
 
 class Storage:
-    """Stores documents by name, a relative path. Methods block: call them in a thread.
+    """Stores documents by name, which is a relative path.
 
-    Raises ``InvalidInput`` if there is no file system for the URL.
+    All methods block: call them in a worker thread. The constructor raises ``InvalidInput`` if no
+    installed package supports the scheme of ``url``.
     """
 
     def __init__(self, url: str, keys: MultiFernet) -> None:
         self._files, self._root = _open_file_system(url)
         self._keys = keys
         self.folder = Path(self._root) if isinstance(self._files, LocalFileSystem) else None
-        """Folder of the storage if it is on this machine, otherwise ``None``."""
+        """Folder of the storage; ``None`` if it is not on this machine."""
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Return the document; ``None`` if it does not exist. Any error is a ``StorageError``."""
+        """Return the content of a document; ``None`` if the document does not exist.
+
+        Raises ``StorageError`` if the document cannot be read or decrypted.
+        """
         try:
             sealed = cast("bytes", self._files.cat_file(f"{self._root}/{name}"))
         except FileNotFoundError as error:
@@ -58,7 +64,7 @@ class Storage:
                     "StorageUnavailable", f"cannot read {name} (no such bucket)"
                 ) from None
             return None
-        except Exception as error:  # file systems raise errors of any kind
+        except Exception as error:  # every file system has its own exceptions
             raise _failed("read", name, error) from None
         return self._open(name, sealed)
 
@@ -87,9 +93,9 @@ class Storage:
         return cast("dict[str, Any]", document["content"])
 
     def holds(self, name: str, sealed: bytes) -> bool:
-        """Return whether the document is still the one for which ``write`` returned ``sealed``.
+        """Return whether a document is still the one for which ``write`` returned ``sealed``.
 
-        Raises ``StorageError`` if it cannot be read.
+        Raises ``StorageError`` if the document cannot be read.
         """
         try:
             return cast("bytes", self._files.cat_file(f"{self._root}/{name}")) == sealed
@@ -99,10 +105,10 @@ class Storage:
             raise _failed("read", name, error) from None
 
     def write(self, name: str, content: dict[str, Any], *, durable: bool = True) -> bytes:
-        """Write a document and return the encrypted bytes.
+        """Write a document, and return its encrypted bytes.
 
-        With ``durable`` it is on disk when this returns. If this raises ``StorageError``, the
-        previous document is unchanged.
+        With ``durable``, a document on this machine survives a power cut when this returns. Raises
+        ``StorageError`` if the document cannot be written; the previous one is then unchanged.
         """
         document = orjson.dumps({"name": name, "content": content})
         sealed = orjson.dumps({"format": FORMAT, "sealed": self._keys.encrypt(document).decode()})
@@ -116,7 +122,10 @@ class Storage:
         return sealed
 
     def remove(self, name: str) -> bool:
-        """Remove a document, and return whether it existed. Raises ``StorageError``."""
+        """Remove a document, and return whether it existed.
+
+        Raises ``StorageError`` if it cannot be removed.
+        """
         try:
             if self.folder:
                 path = self.folder / name
@@ -124,7 +133,8 @@ class Storage:
                 _sync_names(path.parent)
             else:
                 path = f"{self._root}/{name}"
-                if not self._files.exists(path):  # object stores do not report a missing object
+                # Object stores do not report that an object is missing.
+                if not self._files.exists(path):
                     return False
                 self._files.rm_file(path)
         except FileNotFoundError:
@@ -134,7 +144,10 @@ class Storage:
         return True
 
     def names(self, folder: str) -> Iterator[str]:
-        """Yield the names of all documents in a folder, recursively. Raises ``StorageError``."""
+        """Yield the names of all documents in a folder and its subfolders, sorted.
+
+        Raises ``StorageError`` if the folder cannot be listed.
+        """
         try:
             found = cast("list[str]", self._files.find(f"{self._root}/{folder}"))
         except FileNotFoundError:
@@ -147,7 +160,10 @@ class Storage:
                 yield name
 
     def folders(self, folder: str) -> list[str]:
-        """Return the names of the direct subfolders of a folder. Raises ``StorageError``."""
+        """Return the names of the direct subfolders of a folder, sorted.
+
+        Raises ``StorageError`` if the folder cannot be listed.
+        """
         try:
             listed = self._files.ls(f"{self._root}/{folder}", detail=True)
         except FileNotFoundError:
@@ -160,10 +176,10 @@ class Storage:
 
 
 def write_private_file(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write a file, whole or not at all, with mode 0600 and missing folders with 0700.
+    """Write a file with mode 0600, whole or not at all, and create missing folders with mode 0700.
 
-    With ``durable`` it is on disk when this returns; otherwise a power cut may undo the write.
-    Raises ``OSError``.
+    With ``durable``, the file survives a power cut when this returns. Raises ``OSError`` if the
+    file cannot be written.
     """
     make_private_folder(path.parent)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".")  # 0600
@@ -182,8 +198,11 @@ def write_private_file(path: Path, content: bytes, *, durable: bool = True) -> N
 
 
 def make_private_folder(folder: Path) -> None:
-    """Create a folder and its missing parents, each with mode 0700. Raises ``OSError``."""
-    # `mkdir(parents=True)` would apply the mode only to the last folder.
+    """Create a folder and its missing parents, each with mode 0700.
+
+    Raises ``OSError`` if a folder cannot be created.
+    """
+    # `mkdir(parents=True)` would apply the mode to the last folder only.
     if not folder.is_dir():
         make_private_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -191,7 +210,7 @@ def make_private_folder(folder: Path) -> None:
 
 
 def _sync_names(folder: Path) -> None:
-    """Sync a folder, so that names created or removed in it survive a power cut."""
+    """Sync a folder, so that the creation and removal of files in it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -205,7 +224,7 @@ def _failed(what: str, name: str, error: Exception) -> StorageError:
 
 
 def _is_of_bucket(error: FileNotFoundError) -> bool:
-    """Return whether the bucket itself is missing, which differs from a missing document."""
+    """Return whether the bucket is missing, and not only a document in it."""
     reply: dict[str, Any] = getattr(error.__cause__, "response", {})
     return reply.get("Error", {}).get("Code") == "NoSuchBucket"
 
@@ -221,12 +240,15 @@ def _open_file_system(url: str) -> tuple[Any, str]:
 
 
 def storage_url(settings: DeliverySettings) -> str:
-    """Return the location of the storage: ``FACEID_STORAGE``, or a folder in Prefect's home."""
+    """Return the path or URL of the storage: ``FACEID_STORAGE``, or a folder in Prefect's home."""
     return settings.storage or str(PREFECT_HOME.value() / "faceid")
 
 
 def open_storage(settings: DeliverySettings) -> Storage:
-    """Open the storage. Raises ``InvalidInput`` if it or its key is misconfigured."""
+    """Return the storage of these settings.
+
+    Raises ``InvalidInput`` if the storage or its key is misconfigured.
+    """
     url = storage_url(settings)
     return _open_storage(url, settings.data_key.get_secret_value(), settings.service)
 
@@ -247,7 +269,8 @@ def _open_storage(url: str, data_key: str, service: str) -> Storage:
 
 def _parse_keys(text: str, where: str = "FACEID_DATA_KEY") -> MultiFernet:
     keys = [key.strip() for key in text.split(",") if key.strip()]
-    # Fernet would ignore whatever follows a key, such as a semicolon and another key.
+    # The pattern is checked because Fernet would ignore whatever follows a key, such as a semicolon
+    # and another key.
     if not keys or not all(_KEY.fullmatch(key) for key in keys):
         raise InvalidInput(
             "Configuration", f"{where}: must be Fernet keys, newest first, comma-separated"
@@ -256,9 +279,10 @@ def _parse_keys(text: str, where: str = "FACEID_DATA_KEY") -> MultiFernet:
 
 
 def _own_key(url: str) -> str:
-    """Return the key for an emulator's documents, which is created in the storage on first use.
+    """Return the key of an emulator's storage, which is created there when it is first used.
 
-    Two processes may create one at the same time: the first to put it in place wins.
+    If two processes create the key at the same time, the first that puts it in place wins. Raises
+    ``InvalidInput`` if the storage is remote, or if the key cannot be read or written.
     """
     files, root = _open_file_system(url)
     if not isinstance(files, LocalFileSystem):
