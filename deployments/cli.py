@@ -27,8 +27,8 @@ COMMANDS = {
 def description(command: str) -> str:
     """Return the part of a command's docstring that precedes its "Parameters" section.
 
-    It is parsed from the source, so that the module need not be imported. Raises ``LookupError`` if
-    the module has no function of that name.
+    The source is parsed, so that the module need not be imported. Raises ``LookupError`` if the
+    module has no function with the command's name.
     """
     source = Path(__file__).parent / "commands" / f"{COMMANDS[command]}.py"
     for node in ast.parse(source.read_text()).body:
@@ -38,7 +38,7 @@ def description(command: str) -> str:
 
 
 def add_commands() -> None:
-    """Register every command of ``COMMANDS`` with the app."""
+    """Register every command in ``COMMANDS`` with the app."""
     for command, module in COMMANDS.items():
         path = f"deployments.commands.{module}:{command}"
         app.command(path, name=command, help=description(command))

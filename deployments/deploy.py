@@ -1,7 +1,7 @@
 """``make deploy``: registers everything with the Prefect server at ``PREFECT_API_URL``.
 
-``python -m deployments.deploy`` prints a line for each object that it created or changed. It exits
-with code 2 if the server cannot be reached or rejects our credentials.
+``python -m deployments.deploy`` prints a line for each object that it has created or changed. The
+exit code is 2 if the server cannot be reached or rejects our credentials.
 """
 
 import asyncio
@@ -16,13 +16,14 @@ from faceid.command import fail
 from faceid.errors import InvalidInput
 
 UNAUTHORIZED = 401
+"""HTTP status if the server rejects our credentials."""
 
 
 async def deploy() -> Registration:
-    """Register everything with the server at ``PREFECT_API_URL``.
+    """Register everything with the server at ``PREFECT_API_URL``, and return what was done.
 
-    Raises ``InvalidInput`` if that is not set, or if the server cannot be reached or rejects our
-    credentials.
+    Raises ``InvalidInput`` if the variable is not set, if the server cannot be reached or rejects
+    our credentials, or if ``automations.yaml`` is invalid.
     """
     api_url = PREFECT_API_URL.value()
     if not api_url:
@@ -51,6 +52,7 @@ async def deploy() -> Registration:
 
 
 def main() -> None:
+    """Register everything, and print a line for each object that was created or changed."""
     redaction.install()
     try:
         done = asyncio.run(deploy())

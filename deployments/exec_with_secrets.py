@@ -1,9 +1,9 @@
 """Runs a command with secrets from files: ``python -m deployments.exec_with_secrets COMMAND ...``.
 
-Prefect and our settings read environment variables, but those set in a compose file are visible to
-anyone who may inspect the container. So each secret is a file in ``/run/secrets`` (or in the folder
-that ``FACEID_SECRETS`` names), and the file's name is the name of the variable. The variables are
-set only for the command, which replaces this process.
+Prefect and this project read their settings from environment variables, but variables that are set
+in a compose file are visible to anyone who may inspect the container. Each secret is therefore a
+file in ``/run/secrets``, or in the folder that ``FACEID_SECRETS`` names. The file's name is that of
+the variable. The variables are set only for the command, which replaces this process.
 """
 
 import os
@@ -16,15 +16,17 @@ from faceid.command import fail
 from faceid.errors import InvalidInput
 
 DEFAULT_FOLDER = "/run/secrets"
+"""Folder of the secrets if ``FACEID_SECRETS`` is not set."""
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+"""Pattern for names of variables, which the files' names must match."""
 
 
 def read_secrets(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables in a folder of secrets, as a mapping of file name to content.
+    """Return the variables in a folder of secrets: file names and contents.
 
-    Raises ``InvalidInput`` if the folder is missing, or if a file cannot be used as a variable or
-    is set in ``environment`` as well: a command must not start without one of its passwords. The
-    message contains no secret.
+    Raises ``InvalidInput`` if the folder does not exist, if the name or content of a file is not
+    usable as a variable, or if a variable is also set in ``environment``: a command must not start
+    without one of its secrets or with another value. The message contains no secret.
     """
     if not folder.is_dir():
         raise InvalidInput("Configuration", f"the secrets folder {folder} does not exist")
@@ -56,6 +58,10 @@ def _read(path: Path) -> str:
 
 
 def main(command: list[str]) -> None:
+    """Replace this process by the command, with the secrets in its environment.
+
+    Exits with code 2 if the secrets are not usable or the command cannot be run.
+    """
     folder = Path(os.environ.get("FACEID_SECRETS", DEFAULT_FOLDER))
     try:
         if not command:

@@ -1,6 +1,6 @@
-"""Registers the deployments and executes their runs, each in its own process.
+"""Registers the deployments, and executes their runs, each in a process of its own.
 
-``python -m deployments.serve`` is the runner of the local stack, which has no work pool. It uses
+``python -m deployments.serve`` is the worker of the local stack, which has no work pool. It uses
 the Prefect server at ``PREFECT_API_URL`` and runs until it is stopped.
 """
 
@@ -23,18 +23,19 @@ from faceid import redaction
 from flows.upkeep.dead_runs import silence
 
 SWEEP = "sweep/default"
+"""The deployment of the flow ``sweep``."""
 
 app = App(name="deployments.serve", help=__doc__)
 
 
 class _Runner(Runner):
     def handle_sigterm(self, *_: object) -> None:
-        # Prefect's handler calls the asynchronous `stop` from the event loop and never awaits it.
+        # Prefect's handler calls the asynchronous `stop` from the event loop but never awaits it.
         raise KeyboardInterrupt
 
 
 class _Registered(RunnerDeployment):
-    """A deployment that is registered already: applying it only returns its ID."""
+    """A deployment that is already registered, so that applying it only returns its ID."""
 
     deployment_id: UUID
 
@@ -43,10 +44,10 @@ class _Registered(RunnerDeployment):
 
 
 async def sweep_soon(deployment_id: UUID) -> None:
-    """Schedule two sweeps, in case the previous worker died while it was running deliveries.
+    """Schedule two sweeps, in case the previous worker died while it was executing runs.
 
-    The first one is due now. The second is due when runs that had not begun have been silent for
-    long enough to be taken for dead.
+    ``deployment_id`` is that of ``sweep/default``. The first sweep is due now. The second is due
+    when the runs that the previous worker had not begun can be taken for dead.
     """
     now = datetime.now(UTC)
     async with get_client() as client:
@@ -57,11 +58,12 @@ async def sweep_soon(deployment_id: UUID) -> None:
 
 @app.default
 async def serve(*, limit: int = 4, ready_file: Path | None = None) -> None:
-    """
+    """Register the deployments, and execute their runs until this process is stopped.
+
     Parameters
     ----------
     limit
-        How many runs may execute at the same time.
+        How many runs to execute at the same time.
     ready_file
         File to write once runs can be triggered.
     """

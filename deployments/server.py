@@ -4,22 +4,21 @@ SQLite allows one writer at a time. An unmodified Prefect server does not cope w
 (``docs/prefect-internals.md`` has the details and the measurements):
 
 - **Requests are refused.** A transaction begins as DEFERRED and takes the write lock only at its
-  first write. If another connection has written in between, SQLite refuses the write at once: a
-  trigger is answered with 503, or an event is lost. Here each transaction begins as IMMEDIATE, and
-  therefore waits for the lock.
+  first write. If another connection has written in between, SQLite refuses the write at once, and a
+  trigger is answered with 503 or an event is lost. In this server, each transaction begins as
+  IMMEDIATE and therefore waits for the lock.
 - **The server stalls.** After a migration, the pool keeps one connection in which each write opens
   a transaction implicitly. The event persister relies on autocommit, so with this connection it
-  holds the write lock during a whole flush, and every other writer waits. Here each connection is
-  set to autocommit when it is checked out of the pool.
+  holds the write lock during a whole flush, and every other writer waits. In this server, each
+  connection is set to autocommit when it is checked out of the pool.
 - **Events are dropped.** Events are inserted by statements that spell out a hundred rows each, and
-  each service parses every event again, which together is a large part of the server's work. On a
-  slow machine events arrive faster than they are written, until a queue is full and the rest is
-  dropped. Here the rows are passed as parameters of one short statement, in a short transaction,
-  and each event is parsed once.
+  each of the server's services parses every event again. Together, this is a large part of the
+  server's work. On a slow machine, events arrive faster than they are written, until a queue is
+  full and further events are dropped. In this server, the rows are passed as parameters of one
+  short statement, in a short transaction, and each event is parsed once.
 
-With PostgreSQL only the last of these makes a difference: each event is parsed once. If the
-installed Prefect does not have the internals that this module replaces, the server starts
-unmodified, with a warning.
+With PostgreSQL, the only difference is that each event is parsed once. If the installed Prefect
+does not have the internals that this module replaces, the server starts unmodified, with a warning.
 """
 
 import inspect
@@ -45,13 +44,13 @@ from sqlalchemy.pool import Pool
 from deployments.settings_files import APPLICATION_NAME
 
 EVENTS_AT_ONCE = 500
-"""How many events are written in one transaction, and how many parsed events are cached."""
+"""Number of events that are written in one transaction, and of parsed events that are cached."""
 
 
 def adapt_to_sqlite() -> bool:
-    """Patch Prefect in this process as the module's docstring describes.
+    """Patch Prefect in this process as the module's docstring describes, and return ``True``.
 
-    Returns ``False``, and changes nothing, if Prefect's internals are not as expected.
+    If Prefect's internals are not as expected, nothing is changed, and ``False`` is returned.
     """
     begin: Any = vars(AioSqliteConfiguration).get("begin_transaction")
     write: Any = vars(event_storage).get("_write_sqlite_events")
@@ -74,15 +73,16 @@ def adapt_to_sqlite() -> bool:
             try:
                 await session.connection()
             finally:
-                # Reset at once: a read-only session opened inside this one would inherit the mode
-                # and wait for the lock that this session holds.
+                # The mode is reset at once. A read-only session that is opened within this one
+                # would otherwise inherit the mode and wait for the lock that this session holds.
                 begin_mode.reset(token)
             yield transaction
 
     AioSqliteConfiguration.begin_transaction = begin_transaction
     event.listen(Pool, "checkout", set_to_autocommit)
     event_storage._write_sqlite_events = write_events  # pyright: ignore[reportPrivateUsage]
-    # Prefect's services parse the same bytes one after the other, and do not modify the result.
+    # The result can be cached, because Prefect's services parse the same bytes one after the other
+    # and do not modify the result.
     parse = lru_cache(EVENTS_AT_ONCE)(ReceivedEvent.model_validate_json)
     type.__setattr__(ReceivedEvent, "model_validate_json", parse)
     return True
@@ -95,7 +95,7 @@ def set_to_autocommit(connection: Any, *_: object) -> None:
 
 
 async def write_events(session: AsyncSession, events: list[ReceivedEvent]) -> None:
-    """Insert the same rows as Prefect's function, except for events that are already stored."""
+    """Insert the same rows as Prefect's function of this name, without events that are stored."""
     database: Any = provide_database_interface()
     for start in range(0, len(events), EVENTS_AT_ONCE):
         some = events[start : start + EVENTS_AT_ONCE]
@@ -118,8 +118,10 @@ def _parameters(function: Any) -> list[str]:
 
 
 def main() -> None:
+    """Run ``prefect server`` with the arguments of this process."""
     if adapt_to_sqlite():
-        # Only a name: PostgreSQL shows it in its list of connections, and SQLite ignores it.
+        # This is only a name, by which `faceid doctor` recognizes this server. PostgreSQL shows it
+        # in its list of connections, and SQLite ignores it.
         os.environ["PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_APPLICATION_NAME"] = (
             APPLICATION_NAME
         )

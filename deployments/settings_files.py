@@ -1,6 +1,6 @@
-"""The settings of the Prefect server (``server.env``) and of whatever runs flows (``worker.env``).
+"""The settings of the Prefect server (``server.env``) and of the workers (``worker.env``).
 
-The local stack, ``compose.yaml`` and ``faceid doctor`` all take them from these two files.
+The local stack, ``compose.yaml`` and ``faceid doctor`` all read these two files.
 """
 
 from pathlib import Path
@@ -14,7 +14,9 @@ def _read(name: str) -> dict[str, str]:
 
 
 APPLICATION_NAME = "faceid-flows"
-"""Name that ``deployments.server`` puts into its settings, so that ``faceid doctor`` finds it."""
+"""Name in the settings of ``deployments.server``, by which ``faceid doctor`` recognizes it."""
 
 SERVER_SETTINGS = _read("server.env")
+"""Environment variables of a Prefect server."""
 WORKER_SETTINGS = _read("worker.env")
+"""Environment variables of a worker."""

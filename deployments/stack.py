@@ -1,7 +1,7 @@
 """The processes of a local stack: a Prefect server, the emulator and a worker.
 
-Each one is a child process that ends with this process. They are stopped in the reverse order of
-their start.
+Each of them is a child process that ends when this process ends. They are stopped in the reverse
+order of their start.
 """
 
 import contextlib
@@ -25,29 +25,36 @@ from faceid.command import stderr
 from faceid.errors import FaceIdError, InvalidInput
 
 START_SECONDS = 120.0
-"""How long a child may take to become ready. A Prefect server migrates its database first."""
+"""Seconds within which a child must be ready. A Prefect server first migrates its database."""
 
 STOP_SECONDS = 15.0
+"""Seconds within which a child must end after SIGTERM. It is then killed."""
 
 MAX_RESTARTS = 5
+"""Number of times that a child may be restarted within ``RESTARTS_SECONDS``."""
 RESTARTS_SECONDS = 600.0
-"""A child is started again at most ``MAX_RESTARTS`` times in ``RESTARTS_SECONDS``."""
+"""Length of the period, in seconds, in which restarts are counted."""
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of prctl(2)
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+"""Numbers of two options of ``prctl(2)``."""
 
 
 class StackError(FaceIdError):
-    """A part of the local stack did not start, or ended unexpectedly."""
+    """Raised if a part of the local stack does not start, or ends unexpectedly.
+
+    ``message`` is the rest of a sentence that begins with ``part``.
+    """
 
     def __init__(self, part: str, message: str) -> None:
         super().__init__("LocalStack", f"{part} {message}")
 
 
 class Child:
-    """A child process that runs ``python -m`` with ``command``.
+    """A child process that runs ``python -m`` with the arguments ``command``.
 
-    Its output goes to the file ``log``. If that is ``None``, its stderr is ours and its stdout is
-    discarded.
+    ``name`` is used in messages. The output of the process is appended to the file ``log``; if that
+    is ``None``, its stderr is the stderr of this process, and its stdout is discarded. ``ready`` is
+    a file that is not empty, or a URL that answers, once the process is ready.
     """
 
     def __init__(
@@ -59,13 +66,14 @@ class Child:
         ready: Path | str,
     ) -> None:
         self.name = name
+        """Name of the process in messages, such as ``the worker``."""
         self._command = command
         self._environment = dict(environment)
         self._log = log
         self._ready = ready
-        """A file that is not empty, or a URL that answers, once the process is ready."""
         self._restarts: list[float] = []
         self.process = self._start()
+        """The running process, or the last one."""
 
     def _start(self) -> "subprocess.Popen[bytes]":
         if isinstance(self._ready, Path):
@@ -76,17 +84,22 @@ class Child:
                 [sys.executable, "-m", *self._command],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
-                # Without a log only errors are shown: a child's stdout is not ours to print.
+                # Without a log only stderr is shown, because stdout is for the results of commands.
                 stdout=output or subprocess.DEVNULL,
                 stderr=output,
-                # Keeps Ctrl-C in the terminal from the child: we stop our children in order.
+                # The child is in a group of its own, which Ctrl-C in the terminal does not reach,
+                # because this process stops its children in order.
                 process_group=0,
-                # The rule is about threads: our commands have only one when they start a child.
+                # The rule that is ignored here is about threads. Our commands have only one thread
+                # when they start a child.
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )
 
     def wait_until_ready(self) -> None:
-        """Block until the process is ready. Raises ``StackError`` if it ends or takes too long."""
+        """Block until the process is ready.
+
+        Raises ``StackError`` if it ends, or is not ready within ``START_SECONDS``.
+        """
         deadline = time.monotonic() + START_SECONDS
         while not _is_ready(self._ready):
             self.check()
@@ -102,7 +115,11 @@ class Child:
             raise StackError(self.name, f"ended with exit code {code}. {tail}".rstrip())
 
     def keep_alive(self) -> None:
-        """Restart the process if it has ended. Raises ``StackError`` if that happens too often."""
+        """Restart the process if it has ended, and wait until it is ready.
+
+        Raises ``StackError`` if it has already been restarted ``MAX_RESTARTS`` times within
+        ``RESTARTS_SECONDS``, or does not become ready.
+        """
         if self.process.poll() is None:
             return
         now = time.monotonic()
@@ -118,8 +135,8 @@ class Child:
         except StackError:
             if self.process.poll() is None:
                 raise
-            # It ended while it started, such as a worker whose server has just died. It is
-            # restarted the next time, and as often as any other.
+            # The process ended while it started, such as a worker whose server has just died. The
+            # next call restarts it, and counts that like any other restart.
 
     def stop(self) -> None:
         """Terminate the process, and kill its process group after ``STOP_SECONDS``."""
@@ -127,7 +144,8 @@ class Child:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
-        # Kills the process if it ignored SIGTERM, and whatever it left behind in its group.
+        # This kills the process if it has ignored SIGTERM, and what it has left behind in its
+        # group.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -141,7 +159,11 @@ def child(
     log: Path | None,
     ready: Path | str,
 ) -> Generator[Child]:
-    """Start a process, yield it once it is ready, and stop it on exit. Raises ``StackError``."""
+    """Start a child process, yield it once it is ready, and stop it on exit.
+
+    The arguments are those of ``Child``. Raises ``StackError`` if the process does not become
+    ready.
+    """
     started = Child(name, command, environment, log, ready)
     try:
         started.wait_until_ready()
@@ -152,15 +174,15 @@ def child(
 
 @contextlib.contextmanager
 def orphans_ended(parts: Sequence[Child]) -> Generator[None]:
-    """On exit, end the processes that killed children left behind (on Linux only).
+    """On exit, end the processes that killed children have left behind. Only on Linux.
 
-    The runs of a worker that was killed go on without it, and may still finish their requests until
-    then. The processes of ``parts`` are left alone.
+    The runs of a worker that was killed continue without it, and until the exit may still finish
+    their requests. The processes in ``parts`` are left alone.
     """
     if sys.platform != "linux":
         yield
         return
-    # Makes descendants whose parent has died our children.
+    # This makes descendants whose parent has died children of this process.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
         yield
@@ -175,7 +197,7 @@ def orphans_ended(parts: Sequence[Child]) -> Generator[None]:
 
 
 def _living_children(but: set[int]) -> list[int]:
-    """Return the process IDs of our running children except ``but``, and reap ended ones."""
+    """Return the IDs of this process's running children except ``but``; reap those that ended."""
     listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     living: list[int] = []
     for pid in map(int, listed.split()):
@@ -187,7 +209,8 @@ def _living_children(but: set[int]) -> list[int]:
 
 
 def _end_with_parent() -> None:
-    # Runs in the child before exec, so that the child ends even if we are killed with SIGKILL.
+    # This runs in the child before `exec`. It makes the child end even if this process is killed
+    # with SIGKILL.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -209,7 +232,10 @@ def free_port() -> int:
 
 
 def claim_port(port: int) -> int:
-    """Return the port, or a free one for 0. Raises ``InvalidInput`` if the port is taken."""
+    """Return the port if it is free; for 0, return a free port.
+
+    Raises ``InvalidInput`` if the port is taken.
+    """
     if port == 0:
         return free_port()
     with socket.socket() as probe:
@@ -233,14 +259,14 @@ def prefect_server(
 ) -> Generator[tuple[Child, str]]:
     """Run a Prefect server on this port of 127.0.0.1; yield its process and the URL of its API.
 
-    ``environment`` determines its home and database, and overrides ``settings``. Raises
+    ``environment`` determines the server's home and database, and overrides ``settings``. Raises
     ``StackError`` if the server does not start.
     """
     root = f"http://127.0.0.1:{port}"
     variables = {
         **settings,
         **environment,
-        # By default the dashboard calls port 4200, whatever the server's port is.
+        # Without this, the dashboard would call port 4200, whatever the server's port is.
         "PREFECT_SERVER_UI_API_URL": f"{root}/api",
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(port),
@@ -253,7 +279,10 @@ def prefect_server(
 
 @contextlib.contextmanager
 def temporary_prefect_server(environment: Mapping[str, str]) -> Generator[str]:
-    """Run a Prefect server with a temporary home; yield the URL of its API."""
+    """Run a Prefect server with a temporary home and database; yield the URL of its API.
+
+    Raises ``StackError`` if the server does not start.
+    """
     with TemporaryDirectory(prefix="faceid-prefect-") as home:
         log = Path(home) / "server.log"
         own = {**environment, "PREFECT_HOME": home}
@@ -264,14 +293,17 @@ def temporary_prefect_server(environment: Mapping[str, str]) -> Generator[str]:
 
 @dataclass(frozen=True)
 class EmulatorAddress:
-    """The URL of a running emulator, and a key that it accepts."""
+    """The URL of a running emulator, and the key that it accepts."""
 
     url: str
+    """URL of the emulator, without a path."""
     secret_id: str
+    """ID of the key."""
     secret_key: str
+    """Secret of the key."""
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables that make a client use the emulator."""
+        """Return the environment variables with which deliveries use the emulator."""
         return {
             "FACEID_ENDPOINT": self.url,
             "TENCENTCLOUD_SECRET_ID": self.secret_id,
@@ -284,10 +316,10 @@ class EmulatorAddress:
 def emulator(
     environment: Mapping[str, str], log: Path | None
 ) -> Generator[tuple[Child, EmulatorAddress]]:
-    """Run the emulator in a child process; yield the process and its address.
+    """Run an emulator in a child process; yield the process and its address.
 
-    It reads ``FACEID_EMULATOR_*`` from ``environment``, and uses a free port unless
-    ``FACEID_EMULATOR_PORT`` is set.
+    The emulator reads its options from ``environment``, and uses a free port unless
+    ``FACEID_EMULATOR_PORT`` is set. Raises ``StackError`` if it does not start.
     """
     with TemporaryDirectory(prefix="faceid-emulator-") as folder:
         ready = Path(folder) / "ready.json"
@@ -302,7 +334,11 @@ def emulator(
 def worker(
     api_url: str, environment: Mapping[str, str], limit: int, log: Path | None
 ) -> Generator[Child]:
-    """Run ``deployments.serve``, which executes up to ``limit`` runs at the same time."""
+    """Run ``deployments.serve``, which executes up to ``limit`` runs at the same time.
+
+    ``api_url`` is the URL of the Prefect server's API. Yields the process once runs can be
+    triggered. Raises ``StackError`` if it does not start.
+    """
     with TemporaryDirectory(prefix="faceid-worker-") as folder:
         ready = Path(folder) / "ready"
         variables = {
@@ -310,7 +346,7 @@ def worker(
             **environment,
             "PREFECT_API_URL": api_url,
         }
-        # A key for Prefect Cloud means nothing to this server.
+        # A key for Prefect Cloud must not be sent to this server.
         variables.pop("PREFECT_API_KEY", None)
         command = ["deployments.serve", "--limit", str(limit), "--ready-file", str(ready)]
         with child("the worker", command, variables, log, ready) as process:

@@ -1,10 +1,11 @@
 """``python -m deployments.worker ...``: ``prefect worker start ...`` with a graceful shutdown.
 
-When Prefect's process worker is terminated, as at each restart of a container, it kills its runs at
-once: calls that may be billed are cut off, and their answers are lost. This worker takes no more
-runs and waits. It sends SIGTERM to a batch at once, which lets the requests in flight finish
-(``flows.batch.shutdown``); other runs get ``DRAIN_SECONDS`` to finish before they are sent SIGTERM.
-Whatever started the worker decides how long it may take before it is killed.
+When Prefect's process worker is terminated, for example because its container is restarted, it
+kills its runs at once: calls that may be billed are cut off, and their answers are lost. This
+worker instead takes no more runs and waits for those that it has. It sends SIGTERM to batches at
+once, which then let their requests in flight finish (``flows.batch.shutdown``). Other runs get
+``DRAIN_SECONDS`` to finish before they are sent SIGTERM. The process manager decides how long the
+worker may take before it is killed.
 """
 
 import os
@@ -23,12 +24,16 @@ from faceid import redaction
 from flows.batch.shutdown import DRAIN_SECONDS
 
 FLOW_NAME = "prefect.io/flow-name"
+"""Label of a run's configuration with the name of its flow."""
 DRAINS = "deliver-batch"
-"""The flow whose runs are terminated at once, because they may otherwise take hours."""
+"""The flow whose runs are sent SIGTERM at once, because they might otherwise take hours."""
 
 
 class _Process(TaskStatus[int]):
-    """The process of a flow run, and its termination."""
+    """The process of a flow run, and its termination.
+
+    ``task_status`` receives the process ID, and ``seconds`` is the time that the run has to finish.
+    """
 
     def __init__(self, task_status: TaskStatus[int], seconds: float) -> None:
         self._task_status = task_status
@@ -43,7 +48,7 @@ class _Process(TaskStatus[int]):
         self._tell()
 
     async def end_when_cancelled(self) -> None:
-        """When cancelled, terminate the process unless it ends within the given seconds."""
+        """Wait until cancelled, and then terminate the process unless it ends in time."""
         try:
             await anyio.sleep_forever()
         finally:
@@ -54,13 +59,13 @@ class _Process(TaskStatus[int]):
 
     def _tell(self) -> None:
         if self._to_end and self._pid is not None:
-            # The process leads its own process group.
+            # The process is the leader of a process group of its own.
             with suppress(ProcessLookupError):
                 os.killpg(self._pid, signal.SIGTERM)
 
 
 with warnings.catch_warnings():
-    # Prefect warns that this class replaces its own process worker, which is what we want.
+    # Prefect warns that this class replaces its own process worker, which is intended.
     warnings.filterwarnings("ignore", "Type 'GentleWorker'", UserWarning)
 
     class GentleWorker(ProcessWorker):
@@ -72,6 +77,7 @@ with warnings.catch_warnings():
             configuration: ProcessJobConfiguration,
             task_status: TaskStatus[int] | None = None,
         ) -> ProcessWorkerResult:
+            """Execute a flow run, and wait for the end of its process even if cancelled."""
             seconds = 0 if configuration.labels.get(FLOW_NAME) == DRAINS else DRAIN_SECONDS
             process = _Process(task_status or anyio.TASK_STATUS_IGNORED, seconds)
             result = None
@@ -89,8 +95,8 @@ with warnings.catch_warnings():
 
 if __name__ == "__main__":
     redaction.install()
-    # Prefect's worker turns SIGTERM into SIGINT, which a process that a script has started in the
-    # background ignores: it would never end.
+    # Prefect's worker turns SIGTERM into SIGINT. A process that a script has started in the
+    # background ignores SIGINT, so the worker would never end.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv[1:1] = ["worker", "start"]

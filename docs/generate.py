@@ -4,6 +4,7 @@ A page marks such a part with ``<!-- generated: NAME -->`` and ``<!-- end -->``;
 ``PARTS``. ``tests/docs/test_generated.py`` fails if a part is not what the code says.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -18,9 +19,11 @@ from faceid.actions import TARGET_ACTIONS, Parameter, ResourceField, TargetActio
 from faceid.command import app
 from faceid.emulator import faults
 from faceid.errors import FaceIdError
+from faceid.validation import personal_parameters
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
 from flows.forget import forget
+from flows.parameters import strict_schema
 from tasks.settings import DeliverySettings
 
 DOCS = Path(__file__).parent
@@ -51,7 +54,14 @@ def _prose(text: str) -> str:
 def commands() -> str:
     import_module("deployments.cli")  # registers the commands
     text = app.generate_docs(heading_level=1)
-    return text[text.index("## faceid ") :].strip()
+    # They are no commands to be run: `console` would have tests/docs run them.
+    text = text.replace("```console\n", "```text\n").replace(" *[default: False]*", "")
+    text = text.replace(' *[default: ""]*', "")
+    # Cyclopts takes the name of this module for a part of the command.
+    text = re.sub(r"^(faceid \S+) -m \S+", r"\1", text, flags=re.MULTILINE)
+    _, *sections = text.split("## faceid ")
+    # Cyclopts lists `emulator` first, because the library defines it.
+    return "".join(f"## faceid {section}" for section in (*sections[1:], sections[0])).strip()
 
 
 def settings() -> str:
@@ -73,11 +83,13 @@ def settings() -> str:
 
 def _parameters(flow: Any) -> Callable[[], str]:
     def part() -> str:
-        schema = parameter_schema(flow.fn).model_dump()
+        schema = strict_schema(parameter_schema(flow.fn).model_dump())
         rows: list[list[str]] = []
         for name, field in schema["properties"].items():
             default = field.get("default")
-            shown = "" if default in (None, "", {}) else _code(default)
+            shown = "" if default in (None, "", {}) else _code(json.dumps(default).strip('"'))
+            if name in schema["required"]:
+                shown = "required"
             rows.append([_code(name), shown, _prose(field.get("description", ""))])
         return _table(["parameter", "default", "meaning"], rows)
 
@@ -102,8 +114,12 @@ def _action(action: TargetAction) -> str:
         lines.append(
             f"- Files in the answer: {', '.join(_code(file.url) for file in action.files)}"
         )
-    if action.personal_parameters:
-        names = ", ".join(map(_code, action.personal_parameters))
+    if action.reading.error_codes:
+        pairs = action.reading.error_codes.items()
+        failures = ", ".join(f"{_code(value)} as {_code(code)}" for value, code in pairs)
+        lines.append(f"- Values of `Result` that are errors and no verdict: {failures}")
+    if personal := sorted(personal_parameters(action)):
+        names = ", ".join(map(_code, personal))
         lines.append(f"- Personal data, accepted only from a manifest: {names}")
     resources = [[_code(field.name), _resource(field)] for field in action.resources]
     parameters = [[_code(field.name), _parameter(field)] for field in action.parameters]
@@ -117,17 +133,20 @@ def _reading(action: TargetAction) -> str:
 
 
 def _resource(field: ResourceField) -> str:
-    parts = [" or ".join(field.formats) or "any format"]
+    *others, last = field.formats or ("any format",)
+    parts = [f"{', '.join(others)} or {last}" if others else last]
     if field.max_base64_bytes:
         parts.append(f"at most {field.max_base64_bytes // 2**20} MiB after base64 encoding")
     if field.download_seconds:
         parts.append(f"the service must be able to fetch it within {field.download_seconds:g} s")
+    if field.md5_field:
+        parts.append(f"its MD5 is sent as {_code(field.md5_field)}")
     return ("" if field.required else "optional; ") + "; ".join(parts)
 
 
 def _parameter(field: Parameter) -> str:
     types = {"boolean": "`true` or `false`", "object": "a JSON object", "json-text": "JSON text"}
-    values = " or ".join(map(_code, field.values))
+    values = ", ".join(map(_code, field.values))
     expects = field.expects or values or types.get(field.type, "text")
     return ("" if field.required else "optional; ") + expects
 
@@ -153,14 +172,19 @@ def _advice(cls: type[FaceIdError]) -> str:
 def automations() -> str:
     found = yaml.safe_load(AUTOMATIONS.read_text())["automations"]
     rows = (
-        [
-            _code(one["name"]),
-            " ".join(one["description"].split()),
-            ", ".join(map(_code, one["trigger"]["expect"])),
-        ]
+        [_code(one["name"]), " ".join(one["description"].split()), _trigger(one["trigger"])]
         for one in found
     )
-    return _table(["automation", "what it notices", "events"], rows)
+    return _table(["automation", "what it notices", "fires on"], rows)
+
+
+def _trigger(trigger: dict[str, Any]) -> str:
+    events = " or ".join(map(_code, trigger["expect"]))
+    if trigger["posture"] == "Proactive":
+        after = " or ".join(map(_code, trigger["after"]))
+        return f"{after}, unless {events} follows within {trigger['within']} s"
+    count = trigger.get("threshold", 1)
+    return events if count == 1 else f"{count} times {events} within {trigger['within']} s"
 
 
 def fault_kinds() -> str:

@@ -12,6 +12,10 @@ ELSEWHERE = (
 
 
 def main() -> None:
+    """Run the ``faceid`` command line, with the commands that need Prefect if they are installed.
+
+    Ends the process with one of the exit codes of ``faceid.command``.
+    """
     if _has_flows():
         # Imported by name, because this package must not depend on the other folders of the
         # checkout, which are not part of its wheel.

@@ -18,13 +18,17 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from faceid.errors import InvalidInput
 
 API_VERSION = "2018-03-01"
+"""Version of the API, which every call sends as ``X-TC-Version``."""
 SERVICE = "faceid"
+"""The API's service name, which is part of the scope of every signature."""
 
 Format = Literal["JPG", "PNG", "MP4", "AVI", "FLV"]
+"""The formats of images and videos that some target action accepts."""
 
-# The documentation does not say whether MB is 10^6 or 2^20 bytes. With the larger one, only files
-# that are too large in either case are refused here; the service decides about the others.
+# The documentation does not say whether a megabyte is 10^6 or 2^20 bytes. The larger value is used,
+# so that this library refuses only files that are too large in either case.
 MB = 1024 * 1024
+"""Bytes in a megabyte of the documented size limits."""
 
 
 class _Data(BaseModel):
@@ -32,106 +36,121 @@ class _Data(BaseModel):
 
 
 class ResourceField(_Data):
-    """A field of a target action that takes the URL of a file.
-
-    ``inline`` names the field that takes the same file as base64 text instead. It is sent only if a
-    manifest gives it; a required resource is required of callers even if the API would accept the
-    inline field instead. ``inline_wins`` says that the API uses the inline field if both are given.
-    """
+    """A field of a target action that takes the URL of a file."""
 
     name: str
+    """Name of the field in the API, such as ``ImageUrl``."""
     md5_field: str | None = None
+    """Name of the field that takes the file's MD5; ``None`` if the action has no such field."""
     required: bool = True
+    """Whether a request must have this resource, even if the API would accept the inline field."""
     formats: tuple[Format, ...] = ()
     """Accepted formats, recognized by a file's first bytes; empty if none are documented."""
     max_base64_bytes: int | None = None
-    """Limit in bytes on the length of the file *after* base64 encoding."""
+    """Largest accepted size in bytes *after* base64 encoding; ``None`` if not documented."""
     download_seconds: float | None = None
-    """Seconds within which the service must be able to fetch the file, if documented."""
+    """Seconds within which the service must be able to download the file; ``None`` if not
+    documented."""
     inline: str | None = None
+    """Name of the field that takes the same file as base64 text; ``None`` if the action has no such
+    field. Only a request from a manifest may contain it."""
     inline_wins: bool = False
+    """Whether the API ignores the URL if a call has both the URL and the inline field."""
 
     @property
     def max_bytes(self) -> int | None:
-        """Size in bytes of the largest file whose base64 encoding is within the limit."""
+        """Size in bytes of the largest accepted file; ``None`` if no limit is documented."""
         return None if self.max_base64_bytes is None else self.max_base64_bytes // 4 * 3
 
 
 class Parameter(_Data):
-    """A parameter of a target action that is not a resource.
-
-    ``patterns`` are regular expressions that the whole value must match. They are keyed by the
-    value of the parameter that ``depends_on`` names, or by ``""`` if there is no such parameter. An
-    empty pattern means that the parameter must be absent or empty.
-    """
+    """A parameter of a target action that is not a resource."""
 
     name: str
+    """Name of the parameter in the API."""
     required: bool = False
+    """Whether a request must have this parameter."""
     type: Literal["string", "boolean", "object", "json-text"] = "string"
-    """The type that is sent. Callers give ``object`` as JSON text, too; it is sent as an object."""
+    """Type in which the value is sent. Callers give every value as text: ``true`` or ``false`` for
+    a ``boolean``, and the text of a JSON object for ``object`` and ``json-text``. ``json-text`` is
+    sent as that text, ``object`` as the object itself."""
     values: tuple[str, ...] = ()
+    """The allowed values; empty if they are not restricted to a list."""
     depends_on: str | None = None
+    """Name of another parameter, whose value selects the pattern that applies."""
     patterns: dict[str, str] = {}
+    """Regular expressions that the whole value must match, by the value of the parameter that
+    ``depends_on`` names, or by ``""`` without ``depends_on``. An empty expression means that the
+    parameter must be absent or empty."""
     expects: str = ""
     """Description of a valid value, for error messages."""
 
 
 class Reading(_Data):
-    """How the answer of an action is read as a verdict.
-
-    ``passed`` lists the values of ``Result`` that mean a positive verdict; it is empty if the
-    action gives no verdict. ``error_codes`` maps values of ``Result`` that report a failure, and no
-    verdict, to the corresponding API codes.
-    """
+    """How to read a verdict from an answer's field ``Result``."""
 
     passed: tuple[str, ...] = ()
+    """Values that mean a positive verdict; empty if the action gives no verdict."""
     error_codes: dict[str, str] = {}
+    """Maps values that report a failure instead of a verdict to the API's code for that failure."""
 
 
 class AnswerFile(_Data):
-    """A file that an answer links to, with a URL that is valid for two hours.
+    """A file that an answer links to with a temporary URL.
 
-    ``url`` and ``md5`` are the dotted names of the answer's fields with its URL and its MD5;
-    ``suffix`` is the suffix of a file name for it.
+    The file and its URL are valid for two hours (documented for DetectReflectLivenessAndCompare,
+    assumed for other actions).
     """
 
     url: str
+    """Dotted name of the answer's field with the URL, such as ``BestFrame.Url``."""
     md5: str
+    """Dotted name of the answer's field with the file's MD5."""
     suffix: str
+    """Suffix for the name of a saved file, such as ``.jpg``."""
 
 
 class TargetAction(_Data):
     """A target action of the API."""
 
     name: str
+    """Name of the action in the API, such as ``VideoLivenessCompare``."""
     resources: tuple[ResourceField, ...]
+    """The fields that take URLs of files."""
     parameters: tuple[Parameter, ...] = ()
+    """The other parameters that callers may give."""
     personal_parameters: tuple[str, ...] = ()
-    """Parameters with personal data that override the resource; accepted only from a manifest."""
+    """Names of parameters with personal data that take precedence over the resources. They are
+    accepted only from a manifest."""
     regions: tuple[str, ...]
+    """Regions in which both the action and CreateUploadUrl are available."""
     rate: float | None = None
-    """Requests per second allowed for an account; ``None`` if not documented."""
+    """Calls per second that an account may make; ``None`` if not documented."""
     reading: Reading = Reading(passed=("Success",))
+    """How to read a verdict from the answer."""
     secret_fields: tuple[str, ...] = ()
     """Fields of the answer that must not be shown, in addition to the URLs of ``files``."""
     files: tuple[AnswerFile, ...] = ()
+    """The files that the answer links to."""
     notice: str = ""
-    """A restriction that callers should know: withdrawn, or closed to new customers."""
+    """A restriction that callers should know about, such as ``closed to new customers``."""
 
     def resource(self, name: str) -> ResourceField | None:
-        """Return the resource with a name, or ``None`` if there is none."""
+        """Return the resource field of this name; ``None`` if the action has no such field."""
         return next((field for field in self.resources if field.name == name), None)
 
     @property
     def md5_fields(self) -> tuple[str, ...]:
-        """The names of the fields that take the MD5s of resources."""
+        """Names of the fields that take the MD5s of resources."""
         return tuple(field.md5_field for field in self.resources if field.md5_field)
 
 
 UPLOAD_REGIONS = ("ap-bangkok", "ap-hongkong", "ap-singapore")
+"""Regions in which CreateUploadUrl is available (documented)."""
 CREATE_UPLOAD_URL = "CreateUploadUrl"
+"""Name of the action that returns upload tickets."""
 CREATE_UPLOAD_URL_RATE = 20.0
-"""Requests per second allowed for an account (documented)."""
+"""Calls of CreateUploadUrl per second that an account may make (documented)."""
 
 
 _LIVENESS_PARAMETERS = (
@@ -194,7 +213,8 @@ _TABLE = (
     ),
     TargetAction(
         name="GenerateReflectSequence",
-        # The file contains the DeviceData JSON encoded as base64; the MD5 is that of the file.
+        # The file contains the JSON text DeviceData, encoded as base64. The MD5 is that of the
+        # encoded file.
         resources=(ResourceField(name="DeviceDataUrl", md5_field="DeviceDataMd5"),),
         parameters=(Parameter(name="SecurityLevel", values=("1", "2", "3", "4")),),
         regions=UPLOAD_REGIONS,
@@ -259,7 +279,7 @@ _TABLE = (
         name="ApplyWebVerificationToken",
         resources=(ResourceField(name="CompareImageUrl", md5_field="CompareImageMd5"),),
         parameters=(Parameter(name="RedirectUrl", required=True, expects="a web address"),),
-        # Also available in ap-jakarta, but CreateUploadUrl is not.
+        # The action is also available in ap-jakarta, but CreateUploadUrl is not.
         regions=("ap-singapore",),
         rate=20,
         reading=Reading(),
@@ -292,14 +312,15 @@ _TABLE = (
 )
 
 TARGET_ACTIONS: dict[str, TargetAction] = {action.name: action for action in _TABLE}
+"""The built-in target actions, by name."""
 
 
 def load_actions(path: Path) -> dict[str, TargetAction]:
-    """Return the table of target actions, extended by those of a JSON file.
+    """Return the built-in target actions and those of a JSON file, by name.
 
-    The file contains a list of objects with the fields of ``TargetAction``. An action with a name
-    of the built-in table replaces that one. Raises ``InvalidInput``, with the path of the file and
-    the position of the error, if it cannot be read or is invalid.
+    The file contains a list of objects with the fields of ``TargetAction``. An action that has the
+    name of a built-in one replaces it. Raises ``InvalidInput``, with the path of the file and the
+    position of the error, if the file cannot be read or is invalid.
     """
     try:
         added = TypeAdapter(list[TargetAction]).validate_json(path.read_bytes())
@@ -313,7 +334,7 @@ def load_actions(path: Path) -> dict[str, TargetAction]:
 
 
 def find_action(name: str, actions: Mapping[str, TargetAction] = TARGET_ACTIONS) -> TargetAction:
-    """Return the target action with a name. Raises ``InvalidInput`` if there is none."""
+    """Return the target action of this name. Raises ``InvalidInput`` if ``actions`` has none."""
     if name not in actions:
         known = ", ".join(sorted(actions))
         raise InvalidInput("UnknownTargetAction", f"there is no target action {name!r}: {known}")
@@ -321,10 +342,11 @@ def find_action(name: str, actions: Mapping[str, TargetAction] = TARGET_ACTIONS)
 
 
 def check_parameters(action: TargetAction, given: Mapping[str, str]) -> dict[str, Any]:
-    """Check a caller's parameters, and convert their texts to the types of the API.
+    """Check a caller's parameters, and return them with the types that the API takes.
 
-    Raises ``InvalidInput``, naming the parameter and what is expected, if one is missing, unknown
-    or invalid.
+    ``given`` maps names to texts. Parameters that are absent or empty are left out of the result.
+    Raises ``InvalidInput``, naming the parameter and what is expected, if a parameter is missing,
+    unknown or invalid.
     """
     known = {parameter.name: parameter for parameter in action.parameters}
     for name in given:

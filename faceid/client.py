@@ -48,10 +48,11 @@ from faceid.verification import Verification, verify
 class FaceIdClient:
     """Client for one account. Use it as an async context manager within a single event loop.
 
-    ``pacers`` returns the pacer of an action, or ``None`` if the action is not limited. ``renew``
-    is called when the credentials are refused, because a key was rotated or a temporary token has
-    expired, and returns the current ones. With ``fail_fast_on_auth``, an account that was refused
-    on the first call is not tried again, so that a batch does not send every request in vain.
+    ``endpoint`` is the API's URL without a path. ``pacers`` returns the pacer of an action, or
+    ``None`` if the action is not limited. ``renew`` returns the current credentials; it is called
+    if the service refuses those in use, because a key may have been rotated or a temporary token
+    may have expired. With ``fail_fast_on_auth``, all calls fail at once after the service has
+    refused the account on the first one, so that a batch does not send every request in vain.
     """
 
     def __init__(
@@ -148,15 +149,18 @@ class FaceIdClient:
         return await verify(self, action, region, files, parameters or {})
 
     def server_now(self) -> datetime:
-        """Return the server's time, based on the ``Date`` header of its last reply (± 1 second)."""
+        """Return the server's time, based on the ``Date`` header of its last reply (± 1 second).
+
+        Before the first reply, this is the time of this machine.
+        """
         return datetime.fromtimestamp(time.time() + (self._clock_offset or 0), UTC)
 
     async def create_upload_url(self, target_action: str, region: str, field: str) -> UploadTicket:
-        """Request an upload ticket for one resource.
+        """Request an upload ticket for the resource ``field`` of a target action.
 
-        Safe to repeat: every ticket has an object key of its own. Raises a ``FaceIdError`` for the
-        service's error code, and ``ServiceRefused`` if the live service returns URLs that are not
-        ``https``.
+        This is safe to repeat: every ticket has an object key of its own. Raises the
+        ``FaceIdError`` that corresponds to the service's error code, ``NoAnswer`` if no readable
+        answer came, and ``ServiceRefused`` if the live service returns URLs that are not ``https``.
         """
         reply = await self._post(CREATE_UPLOAD_URL, region, {"TargetAction": target_action})
         ticket = read_ticket(reply, field, issued_at=self.server_now(), host=self.host)
@@ -172,9 +176,10 @@ class FaceIdClient:
     async def put_resource(self, ticket: UploadTicket, file: ResourceFile) -> None:
         """Upload a file to the URL of its ticket, as a stream.
 
-        Safe to repeat until the ticket expires. Raises ``InvalidInput`` if the file has changed
-        since it was checked, ``WindowOver`` if the ticket has expired, and ``ServiceUnavailable``
-        if the store reports other bytes than were sent.
+        This is safe to repeat until the ticket expires. Raises ``InvalidInput`` if the file has
+        changed since it was checked, ``WindowOver`` if the ticket has expired,
+        ``ServiceUnavailable`` if the MD5 in the store's reply is not that of the file, and the
+        ``FaceIdError`` that corresponds to any other error code of the store.
         """
         url = ticket.upload_url.get_secret_value()
         host = urlsplit(url).netloc
@@ -197,13 +202,14 @@ class FaceIdClient:
             )
 
     async def resource_exists(self, ticket: UploadTicket) -> bool:
-        """Return whether the store serves the uploaded object.
+        """Return whether the store still serves the uploaded object.
 
-        Returns ``False`` only if the store refuses the URL or reports it as expired; any other
-        failure is raised as a ``FaceIdError``.
+        Returns ``False`` only if the store refuses the URL, or reports that the URL or the object
+        has expired; any other failure is raised as a ``FaceIdError``.
         """
         url = ticket.resource_url.get_secret_value()
-        # A GET of one byte: whether a URL signed for GET is valid for HEAD is not documented.
+        # This is a GET of one byte and not a HEAD, because it is not documented whether a URL that
+        # is signed for GET is valid for HEAD.
         answer = await self._exchange("GET", url, headers={"Range": "bytes=0-0"}, content=b"")
         if answer.status in (200, 206):
             return True
@@ -215,8 +221,9 @@ class FaceIdClient:
     async def fetch(self, url: SecretStr, into: IO[bytes]) -> str:
         """Download a presigned URL into an open file and return its MD5 (32 hexadecimal digits).
 
-        Raises ``WindowOver`` if the URL or the object has expired, and ``ServiceUnavailable`` if
-        the download fails.
+        Raises ``WindowOver`` if the URL or the object has expired, ``ServiceUnavailable`` if the
+        download breaks off, and the ``FaceIdError`` that corresponds to any other error code of the
+        store.
         """
         host = urlsplit(url.get_secret_value()).netloc
         digest = hashlib.md5(usedforsecurity=False)
@@ -232,7 +239,8 @@ class FaceIdClient:
     async def learn_clock(self) -> None:
         """Ask the API for its time, unless an earlier reply has already shown it.
 
-        Sends an empty GET, which calls no action: the service refuses it, with a ``Date`` header.
+        This sends an empty GET, which calls no action; all that matters is the ``Date`` header of
+        the refusal. Raises ``ServiceUnavailable`` if no reply comes.
         """
         if self._clock_offset is None:
             await self._exchange("GET", self.endpoint + "/", headers={}, content=b"")
@@ -240,16 +248,17 @@ class FaceIdClient:
     async def call(self, target_action: str, region: str, fields: Mapping[str, Any]) -> Reply:
         """Call a target action and return its answer.
 
-        The call may be billed, so repeating it is the caller's decision. Raises ``NoAnswer`` if the
-        call was sent and may have been executed, and otherwise a ``FaceIdError`` for the service's
-        error code.
+        ``fields`` are the parameters of the call, including the URLs of the resources. The call may
+        be billed, so repeating it is the caller's decision. Raises ``NoAnswer`` if the call was
+        sent and may have been executed, and otherwise the ``FaceIdError`` that corresponds to the
+        service's error code.
         """
         return await self._post(target_action, region, fields)
 
     async def _post(self, action: str, region: str, fields: Mapping[str, Any]) -> Reply:
-        """Send a call; until one was accepted, only one at a time.
+        """Send a call, one at a time until a call has ended without a refusal of the account.
 
-        This way a wrong key is refused once, and not for every concurrent call.
+        A wrong key is therefore refused once, and not for every concurrent call.
         """
         tries = self._tries
         if not self._was_accepted:
@@ -315,9 +324,10 @@ class FaceIdClient:
                 renewed = True
 
     async def _renewed(self, used: Credentials, renewals: int) -> bool:
-        """Return whether the key that was refused has been replaced.
+        """Return whether the key ``used``, which was refused, has been replaced by another one.
 
-        The credentials are read only once for all calls that were sent with the refused key.
+        ``renewals`` is the number of renewals before the call. The current credentials are read
+        only once for all calls that were sent with the same key.
         """
         async with self._renewing:
             if self._renew and self._credentials is used and self._renewals == renewals:
@@ -364,14 +374,17 @@ class FaceIdClient:
         try:
             server = parsedate_to_datetime(date)
         except ValueError:
-            return  # gateways may send no valid `Date`
+            return  # a reply of a gateway may lack a valid `Date`
         # `Date` is truncated to whole seconds: on average, the server is half a second ahead.
         self._clock_offset = (server + timedelta(seconds=0.5)).timestamp() - time.time()
 
 
 async def _paced(body: bytes, pacer: Pacer, start: float, given: float) -> AsyncIterator[bytes]:
-    """Yield the body, after telling the pacer how long the call took to reach the network."""
-    with suppress(StorageError):  # the next `acquire` will raise it again
+    """Yield the body, after telling the pacer how long the call took to reach the network.
+
+    ``start`` is the start that the pacer gave, and ``given`` the monotonic time at which it did.
+    """
+    with suppress(StorageError):  # the next `acquire` will raise the same error
         await pacer.departed(start, time.monotonic() - given)
     yield body
 

@@ -19,7 +19,7 @@ from faceid import __version__, redaction
 from faceid.errors import FaceIdError, InvalidInput
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-"""Console for progress and errors; uses colours only if stderr is a terminal."""
+"""Console for progress and errors. It uses colours only if stderr is a terminal."""
 
 app = App(
     name="faceid",
@@ -28,10 +28,11 @@ app = App(
     "check that it has not expired, call the target action.",
     help_format="markdown",
 )
+"""The application, to which commands are added."""
 
 
 class Exit(Exception):
-    """Ends the command with an exit code and without a message."""
+    """Raised to end the command with an exit code and without a message."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -73,11 +74,11 @@ def emulator(
     data
         Folder for the objects; default: a temporary folder, removed when the emulator ends.
     secret_id
-        The secret ID to accept.
+        The only secret ID to accept; default: a fixed example ID.
     secret_key
-        The secret key to accept.
+        The only secret key to accept; default: a fixed example key.
     token
-        The session token to accept; default: any.
+        The only session token to accept; default: any.
     key_segments
         Number of segments of an object key: 3 as in the documentation, 4 as in newer replies.
     ready_file
@@ -109,9 +110,10 @@ def emulator(
 
 
 def run(tokens: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and end the process.
+    """Run the command and end the process with an exit code of this module.
 
-    Errors that a user can correct are printed as one line, without a traceback.
+    ``tokens`` are the command's arguments; by default, those of the process. Errors of this library
+    and wrong arguments are printed as one line, without a traceback.
     """
     redaction.install()
     # SIGTERM (a service manager) and SIGHUP (a closed terminal) are handled like Ctrl-C, so that

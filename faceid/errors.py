@@ -12,16 +12,17 @@
     │   ├── RateLimited         too many calls per second: wait, then retry
     │   ├── NoAnswer            sent, but no readable answer came: the outcome is unknown
     │   ├── ResourceUnreadable  the service could not read an upload: check the window first
-    │   └── UrlRefused          the store refused a URL signed by the service: a fresh one, once
+    │   └── UrlRefused          the store refused a URL of the service: fresh ticket, once
     ├── WindowOver            the upload ticket has expired: fresh ticket, fresh upload
     ├── ServiceRefused        an undocumented code: not retried, as the call may be billed
     ├── StorageError          stored data about a request cannot be read or written
     ├── OutcomeUnknown        a call was sent, its answer was lost, and it must not be repeated
     └── DeliveryFailed        a delivery ended without a verdict (in ``faceid.models``)
 
-Every code of the API and of its object store maps to exactly one of these classes, or is a verdict:
-see ``error_class`` and ``store_error_class``. The codes are those of the vendor's documentation.
-The service may return others: an unknown API code is classified by its first segment.
+Every error code of the API and of its object store maps to exactly one of these classes, or is a
+verdict: see ``error_class`` and ``store_error_class``. The codes listed here are documented by the
+vendor, unless a comment says otherwise. The service may return others; an API code that is not
+listed is classified by its first segment.
 """
 
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from typing import ClassVar, Literal
 from faceid.redaction import redact
 
 ErrorKind = Literal["input", "conflict", "account", "unavailable", "storage", "expired", "unknown"]
+"""Kind of an error, as stated in results and events."""
 
 
 KEY_NAMES = {
@@ -42,7 +44,7 @@ KEY_NAMES = {
 
 
 class NextStep(StrEnum):
-    """The step to take after an error."""
+    """What to do after an error."""
 
     MEND_INPUT = "correct the input"
     MEND_ACCOUNT = "act on the account"
@@ -59,14 +61,18 @@ class NextStep(StrEnum):
 class FaceIdError(Exception):
     """Base class of all errors. Never contains a presigned URL, a key or a signature.
 
-    ``code`` is the service's error code, or one of ours if the service gave none. ``host`` is the
-    server's name and port. ``advice`` tells a person what to do; if it is not given, it is that of
-    the code or of the class.
+    ``code`` is the service's error code, or one of ours if the service gave none. ``message`` says
+    what is wrong. ``tencent_request_id`` identifies the call that failed, and ``host`` is the name
+    and port of the server; each is ``None`` if it is not known. ``advice`` tells a person what to
+    do; by default it is the advice for the code or, if there is none, for the class.
     """
 
     kind: ClassVar[ErrorKind] = "unavailable"
+    """The kind of all errors of the class."""
     next_step: ClassVar[NextStep] = NextStep.GIVE_UP
+    """What the caller of the library should do."""
     default_advice: ClassVar[str] = ""
+    """What a person should do about errors of the class, unless ``advice`` is given."""
 
     def __init__(
         self,
@@ -103,16 +109,22 @@ class FaceIdError(Exception):
 
 
 class InvalidInput(FaceIdError):
+    """The input or the configuration is wrong. Trying again without a correction cannot help."""
+
     kind = "input"
     next_step = NextStep.MEND_INPUT
 
 
 class RequestIdConflict(InvalidInput):
+    """The request ID has already been used for a different input."""
+
     kind = "conflict"
     default_advice = "Use a different request ID for each input."
 
 
 class AccountError(FaceIdError):
+    """The service refuses the account: its key, its permissions, its payment or its quota."""
+
     kind = "account"
     next_step = NextStep.MEND_ACCOUNT
     default_advice = (
@@ -121,22 +133,30 @@ class AccountError(FaceIdError):
 
 
 class ClockSkewed(AccountError):
+    """The service refuses a request because its time is too far from the server's."""
+
     next_step = NextStep.SIGN_AGAIN
     default_advice = "This machine's clock is more than 5 minutes off: set it."
 
 
 class TokenExpired(AccountError):
+    """The service refuses the token of temporary credentials."""
+
     next_step = NextStep.RENEW_CREDENTIALS
     default_advice = "Get a new {token}, with the secret ID and the secret key that belong to it."
 
 
 class ServiceUnavailable(FaceIdError):
+    """The service or the network failed. Trying again later may succeed."""
+
     kind = "unavailable"
     next_step = NextStep.RETRY
     default_advice = "Deliver the same request again later."
 
 
 class RateLimited(ServiceUnavailable):
+    """The service throttled a call, because the account made too many calls per second."""
+
     next_step = NextStep.WAIT
     default_advice = (
         "Another program may be using the account, or FACEID_RATES may exceed the account's quota."
@@ -144,25 +164,33 @@ class RateLimited(ServiceUnavailable):
 
 
 class NoAnswer(ServiceUnavailable):
-    pass
+    """A call was sent, but no readable answer came. It is unknown whether it was executed."""
 
 
 class ResourceUnreadable(ServiceUnavailable):
+    """The service could not download an uploaded file, whose window may be over."""
+
     next_step = NextStep.CHECK_RESOURCE
     default_advice = "The upload and the target action must use the same region."
 
 
 class UrlRefused(ServiceUnavailable):
+    """The store refused a URL that the service had signed."""
+
     next_step = NextStep.NEW_URL_ONCE
 
 
 class WindowOver(FaceIdError):
+    """An upload ticket, or a file in the store, has expired or is about to expire."""
+
     kind = "expired"
     next_step = NextStep.NEW_WINDOW
     default_advice = "Deliver the same request again: it gets a fresh upload ticket."
 
 
 class ServiceRefused(FaceIdError):
+    """The service answered in a way that is not documented. Trying again might be billed again."""
+
     kind = "unavailable"
     default_advice = (
         "Not retried, as the call may be billed: contact the vendor with the Tencent request ID."
@@ -170,18 +198,21 @@ class ServiceRefused(FaceIdError):
 
 
 class StorageError(FaceIdError):
+    """Something that is stored about requests cannot be read or written."""
+
     kind = "storage"
     default_advice = "Check FACEID_STORAGE and FACEID_DATA_KEY."
 
 
 class OutcomeUnknown(FaceIdError):
+    """A call was sent and its answer was lost, and the caller does not want it to be repeated."""
+
     kind = "unknown"
     default_advice = (
         "The call may have been billed. To call the action again, deliver with call_again."
     )
 
 
-# Advice for codes that say more precisely than their class what to do.
 ADVICE = {
     "AuthFailure.InvalidSecretId": "Check {secret_id}: it must be the ID of an API key.",
     "AuthFailure.SecretIdNotFound": "Check {secret_id}: the service knows no such key.",
@@ -191,6 +222,7 @@ ADVICE = {
     "ActionOffline": "The vendor has withdrawn this action.",
     "InvalidAction": "This endpoint does not know the action: check FACEID_ENDPOINT.",
 }
+"""Advice by error code, where a code allows more precise advice than its class."""
 
 
 # Classes by a code's first segment. For most `FailedOperation` and `InternalError` codes, the
@@ -248,7 +280,8 @@ _VERDICT_CODES = frozenset(
         IdPhotoPoorQuality
         """,
     )
-    # Verdicts that look like internal errors: the same files would get the same answer again.
+    # These codes look like internal errors, but are verdicts: the same files would get the same
+    # answer again.
     + _codes(
         "InternalError",
         """
@@ -315,8 +348,8 @@ _BY_CODE: dict[str, type[FaceIdError]] = {
 def error_class(code: str) -> type[FaceIdError] | None:
     """Return the error class of an API code, or ``None`` if the code is a verdict.
 
-    Documented codes are listed individually; any other is classified by its first segment. If that
-    is unknown too, the class is ``ServiceRefused``, which is never retried.
+    Codes are looked up individually first, and then by their first segment. If that is unknown,
+    too, the class is ``ServiceRefused``, which is never retried.
     """
     if code in _VERDICT_CODES:
         return None
@@ -326,15 +359,15 @@ def error_class(code: str) -> type[FaceIdError] | None:
 
 
 def known_error_class(code: str) -> type[FaceIdError] | None:
-    """Return the error class of a value of an answer's ``Result``, or ``None`` if it is a verdict.
+    """Return the error class of a value of ``Result`` in an answer; ``None`` if it is a verdict.
 
-    The vendor documents no complete list of the values of ``Result``. An unknown value is therefore
-    a (negative) verdict here, whereas ``error_class`` treats an unknown code as an error.
+    The vendor documents no complete list of these values. An unknown value is therefore taken for a
+    negative verdict, whereas ``error_class`` takes an unknown code for an error.
     """
     return _BY_CODE.get(code) or (None if "." in code else _BY_FIRST_SEGMENT.get(code))
 
 
-# The object store's error codes.
+# Error codes of the object store.
 _STORE_CODES: dict[str, type[FaceIdError]] = {
     **dict.fromkeys(["Request has expired", "NoSuchKey"], WindowOver),
     **dict.fromkeys(["SignatureDoesNotMatch", "InvalidAccessKeyId"], UrlRefused),
@@ -344,7 +377,7 @@ _STORE_CODES: dict[str, type[FaceIdError]] = {
             "BadDigest",  # the body was damaged in transit
             "IncompleteBody",
             "EntitySizeNotMatch",
-            # HTTP 400, but not caused by the request
+            # These come with HTTP 400, but are not caused by the request.
             "RequestTimeout",
             "UserNetworkTooSlow",
             "InternalError",
@@ -362,9 +395,14 @@ _STORE_CODES: dict[str, type[FaceIdError]] = {
 
 
 def store_error_class(status: int, code: str, message: str = "") -> type[FaceIdError]:
-    """Return the error class of an object store's refusal, by HTTP status, code and message."""
+    """Return the error class of a refusal of the object store.
+
+    ``status`` is the HTTP status; ``code`` and ``message`` are those of the reply's XML. The status
+    decides if the code is not listed.
+    """
     if code == "AccessDenied":
-        # The code covers both an expired URL and missing permissions: only the message differs.
+        # The code covers both an expired URL and missing permissions: only the message differs
+        # (observed).
         return WindowOver if "expired" in message.lower() else AccountError
     if code in _STORE_CODES:
         return _STORE_CODES[code]

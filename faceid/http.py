@@ -21,8 +21,8 @@ CHUNK = 256 * 1024
 """Size in bytes of the chunks in which files are uploaded and downloaded."""
 
 CONNECTIONS = 64
-"""Maximum number of concurrent connections per host. High, because uploads to a distant region are
-slow and many of them run at once."""
+"""Maximum number of concurrent exchanges of a pool. It is high, because uploads to a distant region
+are slow and many of them run at once."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,15 @@ class Timeouts:
     """Timeouts in seconds for the phases of an HTTP exchange."""
 
     connect: float = 5
+    """Time for opening a connection."""
     write: float = 60
+    """Time for sending one chunk of a request."""
     read: float = 60
+    """Time for waiting for one chunk of a reply."""
 
 
 DEFAULT_TIMEOUTS = Timeouts()
+"""The timeouts that are used unless others are given."""
 
 Transport = httpx.AsyncBaseTransport
 """What carries requests in place of the network, such as ``httpx.MockTransport`` in tests."""
@@ -42,18 +46,22 @@ Transport = httpx.AsyncBaseTransport
 
 @dataclass(frozen=True)
 class HttpReply:
-    """Status, headers and the whole body of a reply."""
+    """A reply to an HTTP request."""
 
     status: int
+    """The HTTP status."""
     headers: Mapping[str, str]
+    """The headers; names are not case-sensitive."""
     body: bytes
+    """The whole body, decompressed."""
 
 
 class ConnectionPool:
-    """A pool of HTTP clients with one connection per host each, most recently used first.
+    """A pool of HTTP clients, each with one connection to the API and one to the store.
 
-    A single client with many connections checks every one of them with a system call at each
-    exchange; with a pool of 16 connections, that took half of its time.
+    The most recently used client is used first. There is a client for each concurrent exchange and
+    not one for all, because a client checks each of its connections with a system call at every
+    exchange. With 16 connections, these checks took half of the client's time (measured).
     """
 
     def __init__(self, timeouts: Timeouts, transport: Transport | None = None) -> None:
@@ -70,10 +78,11 @@ class ConnectionPool:
         headers: Mapping[str, str],
         content: bytes | AsyncIterator[bytes],
     ) -> HttpReply:
-        """Send a request and read the whole reply, whatever its status. Redirects stay replies.
+        """Send a request and return the whole reply, whatever its status.
 
-        Raises ``NoAnswer`` if the exchange failed but may have reached the server, and
-        ``ServiceUnavailable`` if no connection was made.
+        A redirect is returned like any other reply, and is not followed. Raises ``NoAnswer`` if the
+        exchange failed but may have reached the server, and ``ServiceUnavailable`` if no connection
+        was made.
         """
         with _our_errors(url):
             async with self._client() as client:
@@ -82,10 +91,11 @@ class ConnectionPool:
 
     @asynccontextmanager
     async def download(self, url: str) -> AsyncGenerator[tuple[HttpReply, AsyncIterator[bytes]]]:
-        """Send a GET; yield the reply and an iterator over the chunks of its body.
+        """Send a GET, and yield the reply and an iterator over the chunks of its body.
 
-        The reply's own body is empty with status 200, and whole with any other. Raises as
-        ``exchange`` does, also within the context.
+        With status 200, ``body`` of the reply is empty, and the iterator yields the body in chunks
+        of ``CHUNK`` bytes. With any other status, ``body`` is complete. Entering the context and
+        iterating raise the same errors as ``exchange``.
         """
         with _our_errors(url):
             async with self._client() as client, client.stream("GET", url) as reply:
@@ -93,7 +103,7 @@ class ConnectionPool:
                 yield HttpReply(reply.status_code, reply.headers, body), reply.aiter_bytes(CHUNK)
 
     async def close(self) -> None:
-        """Close all connections. None of them may be in use."""
+        """Close all connections. No exchange may be in progress."""
         for client in self._idle:
             await client.aclose()
 
@@ -113,7 +123,8 @@ class ConnectionPool:
             verify=_tls(),
             transport=self._transport,
             follow_redirects=False,
-            # No pool timeout: a client has one exchange at a time, so none waits for another.
+            # No pool timeout is needed: a client has one exchange at a time, so that no exchange
+            # waits for a connection.
             timeout=httpx.Timeout(
                 connect=timeouts.connect, write=timeouts.write, read=timeouts.read, pool=None
             ),

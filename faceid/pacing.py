@@ -1,15 +1,16 @@
 """Pacing: as many calls per second as the account's quota allows, and never more.
 
-A token bucket does not suffice: with a capacity of 20 it lets up to 40 calls through in the first
-second, and the service counts the calls of every second. A pacer for 20 calls per second therefore
-keeps the times of its last 20 starts, and allows the next one once the oldest is slightly more than
-a second old; the extra time allows for the network moving requests closer together. Starts are
-spaced evenly, and a short delay is caught up. What matters is when the service sees a call: if a
-busy process or a new connection held a call back, its start is moved to the time at which it left.
+A start is the permission for one call. A token bucket does not suffice to limit the starts: with a
+capacity of 20 tokens it lets up to 40 calls through in the first second, and the service counts the
+calls of every second. A pacer for 20 calls per second therefore keeps the times of its last 20
+starts, and allows the next start once the oldest one is slightly more than a second old. The extra
+time is needed because the network may move calls closer together. Starts are spaced evenly, and a
+short delay is caught up. What matters is when the service receives a call: if a busy process or a
+new connection holds a call back, its start is moved to the time at which the call left.
 
 ``SharedPacer`` keeps the times in a file. All processes of a machine that use the same file share
-one rate and can use all of it, however many they are. Nothing is reserved for a process, so one
-that dies leaves nothing to clean up.
+one rate, and each of them can use all of it while the others are idle. Nothing is reserved for a
+process, so a process that dies leaves nothing to clean up.
 """
 
 import asyncio
@@ -29,29 +30,35 @@ GUARD = 0.03
 calls per second the service never counted more than 20 in a second; at 19.8 it sometimes did."""
 
 CATCH_UP = 0.2
-"""Seconds by which a start may be late and still be caught up by the following ones. A longer delay
-means that no start was wanted, and is not caught up."""
+"""Longest delay of a start, in seconds, that the following starts catch up. After a longer delay,
+during which no caller wanted a start, the starts continue at their normal spacing."""
 
 LATE = 0.005
-"""Seconds from a call's start until it leaves beyond which its start is moved."""
+"""Seconds between a start and the departure of its call that are ignored. If more time passes, the
+start is moved to the departure."""
 
 SLOWER_ONCE, SLOWER, SLOWEST = 1.02, 1.1, 4.0
-"""Factors by which all starts slow down: when the service first throttles a call, each further time
-within ``RECOVERY``, and at most. A single throttled call among thousands is caused by the network;
-several in a row mean that another program uses the account."""
+"""Factors by which the starts slow down. When the service throttles a call at full speed, the
+factor becomes ``SLOWER_ONCE``; each further throttled call within ``RECOVERY`` multiplies the
+factor by ``SLOWER``, up to ``SLOWEST``. A single throttled call among thousands is caused by the
+network; several in a row mean that another program uses the account."""
 RECOVERY = 60.0
-"""Seconds after which the starts are back at full speed."""
+"""Seconds after the last slow-down within which the starts gradually return to full speed."""
 
 THROTTLED = 1.0
 """Seconds without any start after the service has throttled a call."""
 
+# Positions of the values in the buffer of `Slots`: the index of the oldest start, the time when the
+# next start is due, the time before which only callers with priority may start, the slow-down
+# factor, the time when it was set, and the first of the times of the last starts.
 _HEAD, _DUE, _URGENT, _FACTOR, _SLOWED_AT, _TIMES = range(6)
 
 
 class Slots:
     """The times of the last starts and of the next one, as floats in a buffer.
 
-    All times are in seconds, on the clock of ``time.monotonic``.
+    ``rate`` is in starts per second. ``buffer`` has ``buffer_size(rate)`` bytes, which are all zero
+    at first. All times are in seconds, on the clock of ``time.monotonic``.
     """
 
     def __init__(self, rate: float, buffer: bytearray | mmap.mmap) -> None:
@@ -62,7 +69,8 @@ class Slots:
     def wait(self, now: float, *, priority: bool) -> float:
         """Take the next start and return 0, or return the seconds to wait before asking again.
 
-        While a caller with ``priority`` waits, the next start is kept for it.
+        ``now`` is the current time. While a caller with ``priority`` waits, the next start is
+        reserved for that caller.
         """
         cells = self._cells
         factor = self._factor(now)
@@ -86,7 +94,7 @@ class Slots:
         return 0.0
 
     def move(self, start: float, to: float) -> None:
-        """Move a start to the later time at which its call left."""
+        """Move the start at the time ``start`` to the later time at which its call left."""
         for place in range(_TIMES, len(self._cells)):
             if self._cells[place] == start:
                 self._cells[place] = to
@@ -95,7 +103,7 @@ class Slots:
     def slow_down(self, now: float) -> None:
         """Stop all starts for a second and slow down the following ones, after a throttled call.
 
-        Calls that are throttled within the same second count once.
+        Several calls that are throttled within ``THROTTLED`` seconds slow the starts down once.
         """
         if abs(now - self._cells[_SLOWED_AT]) >= THROTTLED:
             factor = self._factor(now)
@@ -104,21 +112,25 @@ class Slots:
         self._cells[_DUE] = max(self._cells[_DUE], now + THROTTLED)
 
     def _factor(self, now: float) -> float:
-        """The current slow-down factor; returns to 1 while no call is throttled."""
+        """Return the current slow-down factor. It falls to 1 while no call is throttled."""
         left = max(0.0, 1 - (now - self._cells[_SLOWED_AT]) / RECOVERY)
         return 1 + max(0.0, self._cells[_FACTOR] - 1) * left
 
     def release(self) -> None:
+        """Release the buffer. The object must not be used afterwards."""
         self._cells.release()
 
 
 def starts_in_a_span(rate: float) -> int:
-    """Return how many starts are tracked: those of one second, but at least one."""
+    """Return how many starts a pacer keeps: those of one second, but at least one.
+
+    ``rate`` is in starts per second.
+    """
     return max(1, math.floor(rate))
 
 
 def buffer_size(rate: float) -> int:
-    """Return the size in bytes of the buffer of ``Slots``."""
+    """Return the size in bytes of the buffer of ``Slots`` for a rate in starts per second."""
     return 8 * (_TIMES + starts_in_a_span(rate))
 
 
@@ -133,14 +145,15 @@ class Pacer:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``rate`` is in starts per second and must be above 0.
+        """Create a pacer for ``rate`` starts per second, which must be above 0.
 
-        Pacers with ``priority`` go before those without it, such as those of batches.
+        Pacers with ``priority`` are served before those without, which batches use. ``now`` and
+        ``sleep`` replace the clock and the waiting in tests.
         """
         self._rate = rate
         self._priority = priority
         self.started: Callable[[], None] | None = None
-        """Optional callback, called for each start."""
+        """Called at each start, if set."""
         self._now = now
         self._sleep = sleep
         # One caller of a process asks at a time, so that a pacer with priority in another process
@@ -164,7 +177,7 @@ class Pacer:
                 await self._sleep(wait)
 
     async def departed(self, start: float, lag: float) -> None:
-        """Report that a call leaves ``lag`` seconds after its start, which ``acquire`` returned."""
+        """Report that a call left ``lag`` seconds after its start, which ``acquire`` returned."""
         if lag > LATE:
             await self._move(start, lag)
 
@@ -178,12 +191,17 @@ class Pacer:
             slots.slow_down(self._now())
 
     async def close(self) -> None:
-        """Release any resources that the pacer holds."""
+        """Close the connections that the pacer holds, if any."""
 
     async def _ask(self) -> tuple[float, float]:
-        """Return the time, and the seconds to wait before asking again: 0 if the start is taken."""
+        """Take the next start if it is due.
+
+        Returns the current time, and the seconds to wait before asking again, which are 0 if the
+        start was taken.
+        """
         with self._slots() as slots:
-            now = self._now()  # read while the file is locked, so that starts are in order
+            # The clock is read while the file is locked, so that the starts are in order.
+            now = self._now()
             return now, slots.wait(now, priority=self._priority)
 
     @contextmanager
@@ -212,7 +230,9 @@ class SharedPacer(Pacer):
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StorageError("StorageUnavailable", f"cannot pace ({error.strerror})") from None
+            raise StorageError(
+                "StorageUnavailable", f"cannot pace calls ({error.strerror})"
+            ) from None
         try:
             with self._mapped(handle) as buffer:
                 slots = Slots(self._rate, buffer)
@@ -224,7 +244,7 @@ class SharedPacer(Pacer):
             os.close(handle)
 
     def _mapped(self, handle: int) -> mmap.mmap:
-        """Map the file into memory, with an exclusive lock until the file is closed."""
+        """Return the file mapped into memory, with an exclusive lock until the file is closed."""
         size = buffer_size(self._rate)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -233,4 +253,6 @@ class SharedPacer(Pacer):
                 os.ftruncate(handle, size)
             return mmap.mmap(handle, size)
         except OSError as error:
-            raise StorageError("StorageUnavailable", f"cannot pace ({error.strerror})") from None
+            raise StorageError(
+                "StorageUnavailable", f"cannot pace calls ({error.strerror})"
+            ) from None

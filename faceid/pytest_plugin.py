@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def faceid_emulator_server() -> "Iterator[Emulator]":
-    """An emulator that runs for the whole test session, on a free local port."""
+    """An emulator that runs on a free local port for the whole test session."""
     from faceid.emulator import Emulator
 
     with Emulator() as emulator:
@@ -29,7 +29,10 @@ def faceid_emulator_server() -> "Iterator[Emulator]":
 
 @pytest.fixture
 def faceid_emulator(faceid_emulator_server: "Emulator") -> "Iterator[Emulator]":
-    """The emulator, reset to its initial state. The test fails if a planned fault never fired."""
+    """The emulator of the session, reset to its initial state before and after the test.
+
+    The test fails if a fault that it planned never fired.
+    """
     faceid_emulator_server.reset()
     yield faceid_emulator_server
     idle = [fault for fault in faceid_emulator_server.faults() if not fault["fired"]]

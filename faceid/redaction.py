@@ -1,7 +1,7 @@
 """Redaction of presigned URLs, keys, tokens and signatures in texts and log records.
 
-This library keeps them out of its own errors and log messages. Redaction is the second line of
-defence: other libraries log URLs, and a message of the service may quote one.
+This library puts none of these into its own errors and log messages. Redaction is the second line
+of defence: other libraries log URLs, and a message of the service may quote a URL.
 """
 
 import logging
@@ -10,8 +10,10 @@ import traceback
 from typing import Any
 
 HIDDEN = "[redacted]"
+"""The text that replaces a secret."""
 
-# Order matters: whole URLs come first; the other patterns catch the remains of truncated ones.
+# The order matters: the first pattern removes whole URLs, and the others catch what is left of
+# truncated URLs.
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # A URL with a query, which may grant access to anyone. The host may be shown.
     (
@@ -36,13 +38,16 @@ _secrets: set[str] = set()
 
 
 def protect(secret: str) -> None:
-    """Register a literal text, such as a secret key or a token, to be redacted everywhere."""
-    if len(secret) >= 8:  # shorter texts could occur in ordinary words
+    """Register a secret, such as a key or a token, which ``redact`` removes from every text.
+
+    Secrets of fewer than 8 characters are ignored, because they could occur in ordinary words.
+    """
+    if len(secret) >= 8:
         _secrets.add(secret)
 
 
 def redact(text: str) -> str:
-    """Return a text without presigned URLs, keys, tokens and signatures."""
+    """Return the text with presigned URLs, keys, tokens and signatures replaced by ``HIDDEN``."""
     for secret in _secrets:
         text = text.replace(secret, HIDDEN)
     for pattern, replacement in _PATTERNS:
@@ -51,10 +56,11 @@ def redact(text: str) -> str:
 
 
 def install() -> None:
-    """Apply ``redact`` to every log record of this process, including tracebacks. Idempotent.
+    """Apply ``redact`` to every log record of this process, including tracebacks.
 
-    Uses a record factory and not a filter, because a logger's filters do not apply to records that
-    child loggers propagate, and handlers that are added later would have no filter.
+    A second call has no effect. This uses a record factory and not a filter, because a logger's
+    filters do not apply to records that child loggers propagate, and because handlers that are
+    added later would have no filter.
     """
     current = logging.getLogRecordFactory()
     if getattr(current, "redacts", False):

@@ -23,11 +23,12 @@ from faceid.models import Reply, UploadTicket, Verdict
 
 
 def read_reply(status: int, body: bytes, host: str) -> Reply:
-    """Parse a reply of the API.
+    """Parse a reply of the API, and return the answer or the verdict in it.
 
-    Raises the ``FaceIdError`` that corresponds to the reply's error code. Anything else than the
-    documented envelope with HTTP 200 raises ``NoAnswer``: it came from a gateway or was damaged,
-    and whether the action was executed is unknown.
+    ``status`` is the HTTP status; ``host`` is named in errors. Raises the ``FaceIdError`` that
+    corresponds to the reply's error code. Raises ``NoAnswer`` for any other reply than the
+    documented envelope with status 200: it came from a gateway or was damaged, and it is unknown
+    whether the action was executed.
     """
     if status != 200:
         raise NoAnswer(f"HTTP {status}", "the reply came from a gateway, not the API", host=host)
@@ -64,9 +65,11 @@ class _TicketFields(BaseModel):
 
 
 def read_ticket(reply: Reply, field: str, *, issued_at: datetime, host: str) -> UploadTicket:
-    """Parse the upload ticket in a reply of CreateUploadUrl.
+    """Return the upload ticket in a reply of CreateUploadUrl.
 
-    Raises ``NoAnswer`` if a field is missing or malformed.
+    ``field`` is the resource field that the ticket is for, ``issued_at`` the time on the server's
+    clock, and ``host`` is named in errors. Raises ``NoAnswer`` if a field of the reply is missing
+    or malformed.
     """
     try:
         fields = _TicketFields.model_validate(reply.fields)
@@ -89,7 +92,11 @@ def read_ticket(reply: Reply, field: str, *, issued_at: datetime, host: str) -> 
 
 
 def read_store_refusal(status: int, body: bytes, host: str) -> FaceIdError:
-    """Return the error for a reply of the object store whose status is not 2xx."""
+    """Return the error for a reply of the object store whose HTTP status is not 2xx.
+
+    ``host`` is named in the error. If the body is not the XML of the store, the error's code is
+    ``HTTP`` and the status.
+    """
     code, message = f"HTTP {status}", "the object store refused the request"
     try:
         root = ElementTree.fromstring(body)  # noqa: S314 - expat limits entity expansion
@@ -101,11 +108,11 @@ def read_store_refusal(status: int, body: bytes, host: str) -> FaceIdError:
 
 
 def read_verdict(action: TargetAction, reply: Reply) -> Verdict:
-    """Return the verdict of an answer.
+    """Return the verdict in an answer of a target action.
 
-    The service gives a verdict either as an error code or in the field ``Result``. Raises a
-    ``FaceIdError`` for values of ``Result`` that report a failure (an unavailable register, a
-    failed download), and ``NoAnswer`` if an answer lacks the ``Result`` that it should have.
+    The service gives a verdict either as an error code or in the field ``Result`` (documented).
+    Raises the ``FaceIdError`` that corresponds to a value of ``Result`` if it reports a failure,
+    such as an unavailable register or a failed download, and ``NoAnswer`` if the field is missing.
     """
     if reply.code is not None:
         return Verdict(passed=False, result=reply.code, description=reply.message or None)
@@ -133,7 +140,8 @@ def read_verdict(action: TargetAction, reply: Reply) -> Verdict:
 def _raise_unless_verdict(
     action: TargetAction, reply: Reply, result: str, description: str
 ) -> None:
-    # The values of `Result` are not all documented: only known failures are treated as errors.
+    # Not all values of `Result` are documented. Only those that are known to be failures are
+    # treated as errors.
     code = action.reading.error_codes.get(result, result)
     kind = known_error_class(code)
     if kind is not None:
@@ -145,7 +153,7 @@ def _text(value: Any) -> str | None:
 
 
 def field_of(reply: Reply, path: str) -> Any:
-    """Return the field of an answer with a dotted name, or ``None`` if there is none."""
+    """Return the value at a dotted name in an answer, such as ``BestFrame.Url``; else ``None``."""
     value: Any = reply.fields
     for name in path.split("."):
         if not isinstance(value, dict):

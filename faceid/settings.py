@@ -1,6 +1,7 @@
-"""Settings from environment variables: ``TENCENTCLOUD_*`` for credentials, ``FACEID_*`` for others.
+"""Settings from environment variables.
 
-``FaceIdSettings.load()`` picks up changes of the environment on every call. README.md lists all
+The credentials and the region have the prefix ``TENCENTCLOUD_``, all other settings ``FACEID_``.
+``FaceIdSettings.load()`` takes changes of the environment into account. README.md lists all
 variables.
 """
 
@@ -34,8 +35,11 @@ from faceid.files.roots import Roots
 from faceid.models import EXPIRY_MARGIN, Credentials, Service
 
 ACCOUNT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Regular expression for names of accounts."""
 LIVE_ENDPOINT = "https://faceid.intl.tencentcloudapi.com"
+"""URL of the vendor's API (documented)."""
 LIVE_DOMAIN = "tencentcloudapi.com"
+"""Domain of all of the vendor's API hosts."""
 
 
 def service_of(endpoint: str) -> Service:
@@ -47,7 +51,8 @@ def service_of(endpoint: str) -> Service:
 def base_url(endpoint: str) -> str:
     """Return the endpoint as ``scheme://host[:port]``, without a trailing slash.
 
-    Raises ``ValueError`` if the URL has anything else, such as a path, a query or user info.
+    Raises ``ValueError`` if the scheme is not ``http`` or ``https``, or if the URL has other parts,
+    such as a path, a query or user info.
     """
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
@@ -58,7 +63,10 @@ def base_url(endpoint: str) -> str:
 
 
 class FaceIdSettings(BaseSettings):
-    """The settings that the library needs."""
+    """The settings that the library needs.
+
+    ``load`` reads them from the environment.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="FACEID_",
@@ -84,17 +92,21 @@ class FaceIdSettings(BaseSettings):
     account: str = Field("default", pattern=ACCOUNT_PATTERN)
     """Your name for the account. Rates and records are kept per account."""
     rates: dict[str, float] = {}
-    """JSON object that maps actions to requests per second, for accounts with a raised quota."""
+    """JSON object that maps actions to requests per second, such as ``{"CreateUploadUrl": 40}``,
+    for accounts with a raised quota. Other actions keep the rates of the table of target
+    actions."""
     expiry_margin: float = Field(EXPIRY_MARGIN.total_seconds(), ge=0)
-    """Seconds that a window must have left; at most a tenth of the ticket's lifetime is used."""
+    """Seconds that must be left in a window before an upload and before the call; never more than a
+    tenth of the ticket's life is asked for."""
     resource_roots: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated folders and URL prefixes (``/srv/in,s3://bucket/in/,https://``) that
     locations may point into. If not set: for commands, the working folder and any URL; for runs of
     deployments, nothing."""
     actions: Path | None = None
-    """JSON file that adds target actions to the table."""
+    """JSON file that adds target actions to the table, or replaces actions of the same name."""
 
     _deployed: bool = PrivateAttr(False)
+    """Whether the settings are those of a deployment's run: see ``deployed``."""
     _key_names: dict[str, str] = PrivateAttr(
         {name: f"TENCENTCLOUD_{name.upper()}" for name in KEY_NAMES}
     )
@@ -102,7 +114,7 @@ class FaceIdSettings(BaseSettings):
     @field_validator("resource_roots", mode="before")
     @classmethod
     def _split_roots(cls, value: Any) -> Any:
-        # Comma-separated and not, like PATH, colon-separated, because URLs contain colons.
+        # The separator is a comma and not, as in PATH, a colon, because URLs contain colons.
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
     @field_validator("rates")
@@ -114,17 +126,17 @@ class FaceIdSettings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """Load the settings from the environment.
+        """Return the settings in the environment.
 
-        Cheap: they are parsed again only if the environment has changed. Raises ``InvalidInput``,
-        naming the variable, if a value is invalid.
+        Calling this often is cheap, because the environment is parsed again only after a change.
+        Raises ``InvalidInput``, naming the variable, if a value is invalid.
         """
         ours = ("FACEID_", "TENCENTCLOUD_")
         seen = tuple(item for item in os.environ.items() if item[0].upper().startswith(ours))
         return cls._read(seen)
 
     @classmethod
-    @lru_cache(maxsize=4)  # a class each
+    @lru_cache(maxsize=4)  # several, because each subclass has an entry of its own
     def _read(cls, environment: tuple[tuple[str, str], ...]) -> Self:  # noqa: ARG003 - the cache key
         try:
             return cls()  # pyright: ignore[reportCallIssue]  # all have defaults, by alias
@@ -134,37 +146,39 @@ class FaceIdSettings(BaseSettings):
                 "Configuration", f"{_variable(first['loc'])}: {first['msg']}"
             ) from None
         except (json.JSONDecodeError, ValueError):
-            # pydantic-settings raises these for a variable that should hold JSON but does not
+            # pydantic-settings raises these if a variable should contain JSON but does not.
             raise InvalidInput(
                 "Configuration", 'FACEID_RATES: must be JSON, such as {"VideoLivenessCompare": 40}'
             ) from None
 
     def deployed(self) -> Self:
-        """Return a copy for runs that others than this machine's owner may have started.
+        """Return a copy of the settings for a deployment's run, which anybody may have started.
 
-        With it, locations may only point into the configured resource roots: see ``Roots.of``.
+        With the copy, locations may only point into the configured resource roots: see
+        ``Roots.of``.
         """
         settings = self.model_copy()
         settings._deployed = True
         return settings
 
     def roots(self) -> Roots:
-        """Return the roots that locations may point into, resolved now: see ``Roots.of``."""
+        """Return the roots that locations may point into, with symbolic links resolved now."""
         return Roots.of(self.resource_roots, deployed=self._deployed)
 
     @property
     def service(self) -> Service:
+        """The service at the endpoint: ``live`` or ``emulator``."""
         return service_of(self.endpoint)
 
     @property
     def host(self) -> str:
-        """The host and port of the endpoint."""
+        """Host and port of the endpoint."""
         return urlsplit(self.endpoint).netloc
 
     def credentials(self) -> Credentials:
-        """Return the credentials of the environment.
+        """Return the account's API key.
 
-        Raises ``InvalidInput`` if there are none, as there is no default.
+        Raises ``InvalidInput`` if the secret ID or the secret key is not set. There is no default.
         """
         if not self.secret_id or not self.secret_key.get_secret_value():
             missing = "TENCENTCLOUD_SECRET_KEY" if self.secret_id else "TENCENTCLOUD_SECRET_ID"
@@ -187,7 +201,11 @@ class FaceIdSettings(BaseSettings):
         return load_actions(self.actions) if self.actions else TARGET_ACTIONS
 
     def rate(self, action: str) -> float | None:
-        """Return the requests per second allowed for an action, or ``None`` if unknown."""
+        """Return how many calls of an action the account may make per second.
+
+        ``FACEID_RATES`` takes precedence over the documented rate. Returns ``None`` if neither
+        states a rate. Raises ``InvalidInput`` if the file of ``FACEID_ACTIONS`` is invalid.
+        """
         if action in self.rates:
             return self.rates[action]
         if action == CREATE_UPLOAD_URL:

@@ -14,20 +14,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 ALGORITHM = "TC3-HMAC-SHA256"
+"""Name of the signature method, the first word of the ``Authorization`` header."""
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
+"""Text that is signed in place of the body if the body is not to be signed."""
 CONTENT_TYPE = "application/json"
+"""Content type of calls, which is always signed."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """The credential scope of a signature: a UTC date (``YYYY-MM-DD``) and a service."""
+    """The credential scope of a signature. As text: ``<date>/<service>/tc3_request``."""
 
     date: str
+    """UTC date of the signature (``YYYY-MM-DD``)."""
     service: str
+    """The API's service name, such as ``faceid``."""
 
     @classmethod
     def at(cls, timestamp: int, service: str) -> "Scope":
-        """Return the scope of a request with this ``X-TC-Timestamp`` (Unix seconds)."""
+        """Return the scope of a request with this ``X-TC-Timestamp``, in Unix seconds."""
         return cls(datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d"), service)
 
     def __str__(self) -> str:
@@ -46,8 +51,9 @@ def canonical_request(
     """Return the canonical request: the text whose hash is signed.
 
     ``headers`` maps lower-case names to the values that are sent. ``signed_headers`` are the names
-    of the signed headers, in the order of the ``Authorization`` header. Raises ``KeyError`` if a
-    signed header is not among the headers.
+    of the signed headers, in the order of the ``Authorization`` header. ``query`` is the query of
+    a GET. With ``unsigned_payload``, a fixed text takes the place of the body. Raises ``KeyError``
+    if a signed header is not among the headers.
     """
     payload = UNSIGNED_PAYLOAD.encode() if unsigned_payload else body
     lines = [f"{name}:{_canonical_value(name, headers[name])}\n" for name in signed_headers]
@@ -69,7 +75,10 @@ def _canonical_value(name: str, value: str) -> str:
 
 
 def signature(secret_key: str, timestamp: int, scope: Scope, canonical: str) -> str:
-    """Return the signature of a canonical request: 64 hexadecimal digits."""
+    """Return the signature of a canonical request: 64 hexadecimal digits.
+
+    ``timestamp`` is in Unix seconds, and ``scope`` must be the scope at that time.
+    """
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     string_to_sign = f"{ALGORITHM}\n{timestamp}\n{scope}\n{digest}"
     key = _hmac(("TC3" + secret_key).encode(), scope.date)
@@ -85,7 +94,7 @@ def _hmac(key: bytes, message: str) -> bytes:
 def authorization(
     secret_id: str, scope: Scope, signed_headers: tuple[str, ...], signature: str
 ) -> str:
-    """Return the value of the ``Authorization`` header."""
+    """Return the value of the ``Authorization`` header for a signature of these headers."""
     return (
         f"{ALGORITHM} Credential={secret_id}/{scope}, "
         f"SignedHeaders={';'.join(signed_headers)}, Signature={signature}"
@@ -97,15 +106,19 @@ class Authorization:
     """A parsed ``Authorization`` header."""
 
     secret_id: str
+    """ID of the key that signed the request."""
     scope: Scope
+    """Date and service of the signature."""
     signed_headers: tuple[str, ...]
+    """Lower-case names of the signed headers, in the order in which they were signed."""
     signature: str
+    """The signature, 64 hexadecimal digits if it is valid."""
 
     @classmethod
     def parse(cls, value: str) -> "Authorization":
         """Parse the value of an ``Authorization`` header.
 
-        Raises ``ValueError`` if it does not have the format that ``authorization`` returns.
+        Raises ``ValueError`` if the value does not have the format that ``authorization`` returns.
         """
         algorithm, _, rest = value.partition(" ")
         fields = {
@@ -142,10 +155,10 @@ def sign_request(
     body: bytes,
     content_type: str = CONTENT_TYPE,
 ) -> dict[str, str]:
-    """Return all headers of a signed POST of ``body`` to ``/``.
+    """Return all headers of a signed POST of ``body`` to the path ``/``.
 
     ``timestamp`` is in Unix seconds. ``host`` is the value of the ``Host`` header, including the
-    port if the URL has one. Like the vendor's SDK, it signs the headers Content-Type and Host.
+    port if the URL has one. The signed headers are Content-Type and Host, as in the vendor's SDK.
     """
     signed = ("content-type", "host")
     scope = Scope.at(timestamp, service)

@@ -15,9 +15,9 @@ from faceid.settings import FaceIdSettings
 
 
 def read_request(**fields: Any) -> Request:
-    """Build a ``Request`` from a caller's fields.
+    """Return a ``Request`` with a caller's fields.
 
-    Raises ``InvalidInput``, naming the field, if one is missing, unknown or malformed.
+    Raises ``InvalidInput``, naming the field, if a field is missing, unknown or malformed.
     """
     try:
         return Request(**fields)
@@ -35,7 +35,9 @@ class ValidatedRequest:
     """A request that has passed every check except those of its files."""
 
     request: Request
+    """The request as the caller gave it."""
     action: TargetAction
+    """The target action of the request."""
     parameters: dict[str, Any]
     """The target action's parameters as they are sent, without the resources."""
     locations: dict[str, str]
@@ -46,16 +48,18 @@ class ValidatedRequest:
 class RequestValidator:
     """Validates requests against the table of target actions and the resource roots.
 
-    Both are loaded once for many requests. Create a new validator for each pass over a manifest,
-    because ``roots`` caches where symbolic links lead.
+    The table and the roots are loaded once for many requests. Create a new validator for each pass
+    over a manifest, because ``roots`` caches where symbolic links lead.
     """
 
     actions: Mapping[str, TargetAction]
+    """The target actions, by name."""
     roots: Roots
+    """The roots that locations may point into."""
     from_manifest: bool
-    """Whether the requests come from a manifest. These may contain more than others, because they
-    are kept in a file of the caller and in no database: locations may be presigned URLs (with a
-    query or user info), and parameters may hold personal data."""
+    """Whether the requests come from a manifest. Such requests may contain secrets, because they
+    are kept in a file of the caller and not in a database: locations may be presigned URLs (with a
+    query or user info), and parameters may contain personal data."""
 
     @classmethod
     def load(cls, settings: FaceIdSettings, *, from_manifest: bool = False) -> Self:
@@ -66,10 +70,11 @@ class RequestValidator:
         return cls(settings.target_actions(), settings.roots(), from_manifest)
 
     def check(self, request: Request, base: str = "") -> ValidatedRequest:
-        """Check everything about a request except its files, without opening a file.
+        """Check everything about a request except its files, and open no file.
 
-        Relative locations are resolved against the folder ``base``, or the working folder if it is
-        empty. Raises ``InvalidInput``, which says what is wrong, where, and what is expected.
+        Relative locations are resolved against the folder or URL ``base``, or against the working
+        folder if ``base`` is empty. Raises ``InvalidInput``, which says what is wrong, where, and
+        what is expected.
         """
         action = find_action(request.target_action, self.actions)
         if request.region not in action.regions:
@@ -105,9 +110,9 @@ class RequestValidator:
 
 
 def personal_parameters(action: TargetAction) -> frozenset[str]:
-    """Return the names of an action's parameters that hold personal data.
+    """Return the names of an action's parameters with personal data, including inline files.
 
-    They are accepted only from a manifest.
+    These parameters are accepted only from a manifest.
     """
     inline = [field.inline for field in action.resources if field.inline]
     own = {parameter.name for parameter in action.parameters}
@@ -117,17 +122,18 @@ def personal_parameters(action: TargetAction) -> frozenset[str]:
 def validate_request(
     request: Request, settings: FaceIdSettings, *, from_manifest: bool = False
 ) -> ValidatedRequest:
-    """Check everything about a request except its files, without opening a file.
+    """Check everything about one request except its files, and open no file.
 
-    Raises ``InvalidInput``, which says what is wrong, where, and what is expected.
+    Relative locations are resolved against the working folder. Raises ``InvalidInput``, which says
+    what is wrong, where, and what is expected.
     """
     return RequestValidator.load(settings, from_manifest=from_manifest).check(request)
 
 
 def check_files(validated: ValidatedRequest) -> CheckedRequest:
-    """Read each file of a request, and check its size and format.
+    """Read each file of a request, check its size and format, and return the checked request.
 
-    Blocks while it reads the files completely: call it from a worker thread. Raises
+    This reads the files completely and blocks meanwhile: call it from a worker thread. Raises
     ``InvalidInput``, naming the field, if a file cannot be read or is not accepted.
     """
     return CheckedRequest(

@@ -1,1 +1,1 @@
-"""The flows: ``deliver`` takes one request to its verdict."""
+"""The Prefect flows ``deliver``, ``deliver-batch``, ``sweep`` and ``forget``."""

@@ -1,7 +1,7 @@
 """The flow ``deliver``, which delivers one request. Its entry point is ``flows.deliver.deliver``.
 
-This module defines the flow's parameters and returns its final state; ``flows.delivery.run``
-performs the delivery. The flow itself has no retries, but its steps do. If the service stays
+This module defines the flow's parameters and determines its final state; ``flows.delivery.run``
+performs the delivery. The flow itself has no retries, but its steps do. If the service is
 unavailable for longer than ``FACEID_WAIT_IN_RUN`` seconds, the request is left to a later run
 (``flows.delivery.follow_ups``).
 """
@@ -56,23 +56,25 @@ async def deliver(
     max_windows: MaxWindows = 12,
     on_unknown_outcome: OnUnknownOutcome = "call_again",
 ) -> State[Any]:
-    """Takes the files of one request to Tencent Cloud Face ID and brings back the verdict.
+    """Deliver one request: take its files to the target action, and return its verdict.
 
     Args:
-        request_id: Your own key for this request: a letter or digit, then up to 63 of
+        request_id: Your own ID for this request: a letter or digit, then up to 63 of
             A-Z a-z 0-9 . _ -
-        target_action: The action that judges the files.
-        region: Where the files are uploaded and the action is called.
-        resources: The files that your action wants: paths or any fsspec URLs, such as
-            {"ImageUrl": "id-photo.jpg", "VideoUrl": "selfie.mp4"}. Links that hold a query or a
-            password are taken in a manifest only.
-        action_parameters: What your action wants besides, such as {"LivenessType": "SILENT"}.
-        credentials: Name of a tencent-credentials block; empty: the worker's environment.
-        save_files_to: Folder for the files that the answer points to; empty: they are not fetched.
-        max_windows: How many windows of two hours the delivery may take. The files are uploaded
-            afresh in each.
+        target_action: The action to call.
+        region: Region in which the files are uploaded and the action is called.
+        resources: The files that the action takes: paths or any fsspec URLs, such as
+            {"ImageUrl": "id-photo.jpg", "VideoUrl": "selfie.mp4"}. Links with a query or a
+            password are accepted only in a manifest.
+        action_parameters: The action's other parameters, such as {"LivenessType": "SILENT"}.
+        credentials: Name of a tencent-credentials block. If empty, the worker's environment is
+            used.
+        save_files_to: Folder for the files that the answer points to. If empty, they are not
+            downloaded.
+        max_windows: How many windows of two hours the request may use. Its files are uploaded
+            again in each.
         on_unknown_outcome: What to do when the action was called and no answer came. Calling
-            again may be billed twice.
+            again may be billed again.
     """
     redaction.install()
     started_at = datetime.now(UTC)

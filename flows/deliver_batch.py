@@ -1,13 +1,14 @@
-"""``deliver-batch``: delivers the requests of a manifest, as fast as the account's rates allow.
+"""The flow ``deliver-batch``, which delivers the requests of a manifest.
 
 ::
 
-    manifest ──> checked, snapshot ──> shards ──> each request as in ``flows.delivery.run``
-                                          │
-                                          └─ result lines, stats, summary
+    manifest ──> snapshot of the checked requests ──> shards ──> delivery of each request
+                                                        │
+                                                        └─ result lines, counts, summary
 
-The whole manifest is checked before anything is sent. Its requests are delivered in shards: child
-runs of the flow ``deliver-shard`` in this process, so that the dashboard shows a few hundred
+The whole manifest is checked before anything is sent. Its requests are delivered as fast as the
+account's rates allow, each as in ``flows.delivery.run``. They are divided into shards, which are
+child runs of the flow ``deliver-shard`` in this process, so that the dashboard shows a few hundred
 requests per run. Each shard is started ahead of time and waits for its turn, so that starting it
 does not delay the batch.
 
@@ -56,8 +57,9 @@ SHARD = 400
 """Number of requests in a shard: as many as the dashboard displays well."""
 
 Watch = Callable[[Batch], None]
+"""Function that is called with a batch when its delivery begins."""
 WATCH: ContextVar[Watch | None] = ContextVar("WATCH", default=None)
-"""Called with the batch when it begins, so that the command can show its stats and results."""
+"""The function to call when a batch begins, with which the command shows progress and results."""
 
 
 @flow(name="deliver-batch", flow_run_name=run_name, persist_result=False)
@@ -74,15 +76,16 @@ async def deliver_batch(
     """Deliver every request of a manifest, and write a result line for each.
 
     Args:
-        manifest: A JSONL or CSV file that lists the requests: a path or any fsspec URL. It may be
-            a glob. {date} in it is replaced by the day for which the run was scheduled, such as
-            2026-11-25, in the schedule's time zone (UTC without a schedule).
+        manifest: A JSONL or CSV file that lists the requests: a path, a glob or any fsspec URL.
+            {date} is replaced by the day for which the run was scheduled, such as 2026-11-25, in
+            the schedule's time zone (UTC without a schedule).
         results: Folder for the result lines. If empty, a folder for this run in FACEID_STORAGE.
         concurrency: How many requests to deliver at the same time, 1 to 256.
-        max_failed_percent: The batch stops when more than this percentage of requests has failed.
+        max_failed_percent: The batch stops when more than this percentage of its finished requests
+            has failed.
         credentials: Name of a tencent-credentials block. If empty, the worker's environment is
             used.
-        save_files_to: Folder for the files that the answers point to. If empty, they are not
+        save_files_to: Folder for the files that the answers link to. If empty, they are not
             downloaded.
         max_windows: How many windows of two hours a request may use. Its files are uploaded again
             in each.
@@ -142,17 +145,20 @@ async def deliver_batch(
 async def deliver_shard(first: int, last: int) -> State[Any]:
     """Deliver the requests at positions ``first`` to ``last`` of the manifest, counted from 1.
 
-    It runs only inside ``deliver-batch``.
+    This flow runs only within ``deliver-batch``.
     """
     batch = AT_WORK.get()
     batch.shutdown.listen()
     await tag_shard()
     done = await batch.deliver_slice(first - 1, last - first + 1)
-    return Completed(message=f"{done} of {last - first + 1} requests came to their end")
+    return Completed(message=f"{done} of {last - first + 1} requests ended")
 
 
 async def deliver_all(batch: Batch) -> None:
-    """Run all shards; each one is ready when the previous one has begun all of its requests."""
+    """Deliver all requests of the batch in shards, until the batch stops.
+
+    A shard is started when the previous one begins its requests, and then waits for its turn.
+    """
     AT_WORK.set(batch)
     if watch := WATCH.get():
         watch(batch)
@@ -180,7 +186,10 @@ async def opened(
 ) -> AsyncGenerator[Batch]:
     """Yield a batch that is ready to be delivered, and sort its result lines on exit.
 
-    Raises ``InvalidInput`` or ``StorageError`` if it cannot be set up, or its results not written.
+    ``block`` is the name of the credentials block, or empty; ``results_at`` is the folder of the
+    result lines; ``concurrency``, ``max_failed_percent`` and ``chain_began`` are those of
+    ``Batch``. Raises ``InvalidInput`` if the settings are invalid or another batch writes to the
+    folder, and ``StorageError`` if the storage cannot be used or the results cannot be written.
     """
     storage = open_storage(settings)
     meter = Meter()
@@ -204,19 +213,24 @@ async def opened(
                     chain_began=chain_began,
                 )
         finally:
-            # However the batch ends. It blocks on purpose: a cancellation cannot interrupt it.
+            # The lines are sorted however the batch ends. This blocks on purpose, because a
+            # cancellation could otherwise interrupt it.
             results.finish(snapshot.count)
 
 
 async def end_early(batch: Batch, heard: Signals, settings: DeliverySettings) -> State[Any]:
-    """End a batch that received a signal, from a person or because its worker was stopped."""
+    """End a batch that received the signal ``heard``.
+
+    If somebody cancelled the batch, returns the state ``Cancelled``. Otherwise its worker is being
+    stopped, and the previous handler of the signal ends the process.
+    """
     await summarize(batch.stats, batch.meter.fastest())
     if heard == SIGINT or await is_being_cancelled():
         counts = f"{describe_counts(batch.stats)} [{settings.service}]"
         message = f"cancelled: {counts}; the same manifest goes on from here"
         await emit_batch_event("cancelled", settings.service, message, batch.stats, None)
         return Cancelled(message=message)
-    # The previous handler of the signal ends the process, and the sweeper schedules the next run.
+    # The previous handler of the signal ends the process, and the sweep schedules the next run.
     raise_signal(heard)
     raise StorageError("Stopped", "the process was told to end")
 
@@ -227,10 +241,11 @@ async def finish_batch(
     settings: DeliverySettings,
     next_run: str | None = None,
 ) -> State[Any]:
-    """Create the summary artifacts, emit the event, and return the final state of the batch.
+    """Create the summary artifacts, emit the event, and return the final state of the run.
 
-    ``stopped`` is the error that stopped the batch, if any. ``next_run`` is the ID of the flow run
-    that continues with the requests that wait.
+    ``batch`` is ``None`` if the batch could not begin. ``stopped`` is the error that stopped it, if
+    there was one. ``next_run`` is the ID of the flow run that continues with the waiting requests,
+    if there is one.
     """
     stats = batch and batch.stats
     if batch is not None:

@@ -1,12 +1,12 @@
-"""``forget``: erases what is stored about requests, for ``faceid forget`` or on a schedule.
+"""The flow ``forget``, which erases what is stored about requests, as ``faceid forget`` does.
 
-A request leaves flow runs in Prefect, result lines of batches, files that its answer pointed to,
-cached steps, and its record. The record is removed last, because it says where the others are: if
-forgetting is interrupted, doing it again continues from there. A request that a run is at work on
-is left alone.
+A request leaves flow runs in Prefect, result lines of batches, files that its answer linked to,
+cached steps, and its record. The record is removed last, because it says where the others are. If
+forgetting is interrupted, forgetting the request again therefore continues. A request that a run is
+at work on is left alone.
 
-A request ID alone may identify a person, and the runs of this flow are not forgotten. So the flow
-reports counts and no IDs.
+A request ID alone may identify a person, and the runs of this flow are not forgotten. The flow
+therefore reports counts and no request IDs.
 """
 
 import contextlib
@@ -39,13 +39,16 @@ from tasks.state.records import Record
 from tasks.state.storage import Storage, open_storage
 
 AGE_PATTERN = r"^[0-9]+[dhms]$"
+"""Regular expression for ages: a number and a unit."""
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
-# Only the form and the API check the pattern. A check in Python would crash the run, where the flow
-# itself reports a clear message.
+# Only the form and the API check the pattern. If pydantic checked it, the run would crash, whereas
+# the flow itself reports a clear message.
 Age = Annotated[str, Field(json_schema_extra={"pattern": AGE_PATTERN})]
+"""Type of ages, such as ``30d``."""
 
-# The fields of the result line, and those by which the same input is recognized.
+# The fields of a record that are kept together with the verdict: those of the result line, and
+# those by which the same input is recognized.
 _RESULT_LINE = {"request_id", "target_action", "verdict", "window", "calls", "tencent_request_ids"}
 _IDENTITY = {"region", "request_digest", "input_digest", "generation", "fence", "updated_at"}
 
@@ -80,35 +83,42 @@ async def forget(older_than: Age = "30d", keep_verdict: bool = False) -> State[A
 
 
 class Forgotten(NamedTuple):
-    """What was erased for one request: numbers of flow runs, saved files and cached steps."""
+    """What was erased for one request."""
 
     request_id: str
+    """The ID of the request."""
     flow_runs: int
+    """Number of deleted flow runs."""
     saved_files: int
+    """Number of deleted files of its answer."""
     cached_steps: int
+    """Number of removed cached steps."""
     verdict_kept: bool
+    """Whether the record was reduced to the verdict, and not removed."""
 
 
 class Left(NamedTuple):
     """Why a request was not forgotten."""
 
     code: str
-    """Error code. It contains no request ID."""
+    """Code of the error, which contains no request ID."""
     reason: str
+    """Description of the error, which may contain the request ID."""
 
 
 AT_WORK = "AtWork"
+"""Code for a request that a run is at work on."""
 
 
 @contextlib.asynccontextmanager
 async def open_forgetting(
     settings: DeliverySettings, *, keep_verdict: bool, has_server: bool = True
 ) -> AsyncGenerator["Forgetting"]:
-    """Open the storage and the Prefect client, and yield a ``Forgetting``.
+    """Open the storage and a client of the Prefect server, and yield a ``Forgetting``.
 
-    ``has_server`` is whether there is a Prefect server from which to delete flow runs. Raises
-    ``InvalidInput`` if the storage is misconfigured, and ``StorageError`` if the server cannot be
-    reached.
+    With ``keep_verdict``, verdicts are kept. Without ``has_server``, no flow runs are deleted.
+    Raises ``InvalidInput`` if the storage is misconfigured, and ``StorageError`` if the server
+    cannot be reached.
     """
     storage = open_storage(settings)
     if not has_server:
@@ -121,7 +131,10 @@ async def open_forgetting(
 
 
 class Forgetting:
-    """Forgets requests one by one."""
+    """Forgets requests one by one.
+
+    ``runs`` is ``None`` if there is no Prefect server from which to delete flow runs.
+    """
 
     def __init__(
         self,
@@ -136,14 +149,17 @@ class Forgetting:
         self.runs = runs
         self.keep_verdict = keep_verdict
         self.files_missing = 0
-        """How many saved files were no longer where they had been saved."""
+        """Number of saved files that were no longer where they had been saved."""
         self.batches_at_work = 0
-        """How many batches were at work; their result lines were left alone."""
+        """Number of batches that were at work, whose result lines were left alone."""
         actions = settings.target_actions().values()
         self._fields = {field.name for action in actions for field in action.resources}
 
     async def stores(self) -> list[RecordStore]:
-        """Return the record stores of all accounts, for every service that runs may use."""
+        """Return the record stores of all accounts, for every service that runs may use.
+
+        Needs a Prefect server, whose blocks name the services.
+        """
         assert self.runs is not None
         stores: list[RecordStore] = []
         for service in await services_in_use(self.runs.client):
@@ -154,11 +170,11 @@ class Forgetting:
     async def forget(
         self, store: RecordStore, request_id: str, before: datetime | None = None
     ) -> Forgotten | None:
-        """Erase what is stored about a request; return ``None`` if nothing is.
+        """Erase what is stored about a request, and return what was erased.
 
-        With ``before``, also return ``None`` if the request is open or has been touched since then.
-        Raises ``LockBusy`` if a run is at work on it, and ``StorageError`` if something cannot be
-        erased; calling this again then continues.
+        Returns ``None`` if nothing is stored. With ``before``, returns ``None`` also if the request
+        is still open or has been touched since then. Raises ``LockBusy`` if a run is at work on the
+        request, and ``StorageError`` if something cannot be erased; another call then continues.
         """
         async with request_lock(store, self.settings, request_id, fail_if_locked):
             record = await store.load(request_id)
@@ -213,7 +229,10 @@ class Forgetting:
     async def each(
         self, store: RecordStore, request_ids: Iterable[str]
     ) -> AsyncGenerator[Forgotten | Left]:
-        """Forget the requests with these IDs in an account, and yield the result for each."""
+        """Forget the requests with these IDs in an account, and yield the result for each.
+
+        Raises ``StorageError`` if result lines of batches cannot be removed.
+        """
         wanted = dict.fromkeys(request_ids)
         await self._forget_lines(wanted)
         for request_id in wanted:
@@ -221,9 +240,10 @@ class Forgetting:
             yield one or Left("Unknown", f"nothing is known about {request_id}")
 
     async def older(self, store: RecordStore, before: datetime) -> AsyncGenerator[Forgotten | Left]:
-        """Forget the requests of an account that have not been touched since ``before``.
+        """Forget the requests of an account that are finished and not touched since ``before``.
 
-        Yields the result for each, except for requests that a run is at work on.
+        Yields the result for each, except for requests that a run is at work on. Raises
+        ``StorageError`` if the records cannot be listed or result lines cannot be removed.
         """
         due, others, unreadable = await anyio.to_thread.run_sync(self._read_all, store, before)
         for error in unreadable:
@@ -238,10 +258,10 @@ class Forgetting:
                 yield one
 
     async def _forget_lines(self, request_ids: Collection[str]) -> None:
-        """Remove the result lines of requests.
+        """Remove the result lines of requests, unless verdicts are kept.
 
-        This comes before the removal of their records, which still have the IDs if it is
-        interrupted.
+        The lines are removed before the records. If this is interrupted, the records still say
+        which requests are to be forgotten.
         """
         if request_ids and not self.keep_verdict:
             self.batches_at_work = await anyio.to_thread.run_sync(
@@ -262,7 +282,11 @@ class Forgetting:
     def _read_all(
         self, store: RecordStore, before: datetime
     ) -> tuple[set[str], set[str], list[StorageError]]:
-        """Return the IDs of requests that are due, the IDs of others, and errors in reading."""
+        """Read all records of an account.
+
+        Returns the IDs of the requests that are due, the IDs of the other requests, and the errors
+        for records that cannot be read.
+        """
         due: set[str] = set()
         others: set[str] = set()
         unreadable: list[StorageError] = []
@@ -282,7 +306,7 @@ class Forgetting:
 
     def _is_due(self, record: Record | None, runs: list[FlowRun], before: datetime) -> bool:
         if any(run.state and run.state.is_scheduled() for run in runs):
-            return False  # another run of it is scheduled
+            return False  # another run of the request is scheduled
         if record is None:
             return all(run.end_time and run.end_time < before for run in runs)
         is_reduced = self.keep_verdict and verdict_alone(record) == record
@@ -290,14 +314,20 @@ class Forgetting:
 
 
 def verdict_alone(record: Record) -> Record | None:
-    """Return the record reduced to its verdict; ``None`` if it has no verdict."""
+    """Return a record reduced to its verdict and what identifies its input.
+
+    Returns ``None`` if the record has no verdict.
+    """
     if record.verdict is None:
         return None
     return Record(**record.model_dump(include=_RESULT_LINE | _IDENTITY), outcome="verdict")
 
 
 def moment(older_than: str) -> datetime:
-    """Return the time that was ``older_than`` ago, in UTC. Raises ``InvalidInput``."""
+    """Return the time that was ``older_than`` ago, in UTC.
+
+    Raises ``InvalidInput`` if ``older_than`` is not an age such as ``30d`` or ``12h``.
+    """
     if re.fullmatch(AGE_PATTERN, older_than):
         with contextlib.suppress(OverflowError):
             age = timedelta(**{_UNITS[older_than[-1]]: int(older_than[:-1])})

@@ -1,12 +1,12 @@
-"""JSON schema of the flows' parameters, for the dashboard's form and for validation by the API.
+"""JSON schemas of the flows' parameters, for the dashboard's form and the checks of Prefect's API.
 
-It is made from the table of target actions, and only the server reads it. Pydantic does not enforce
-it: Prefect would then fail the run with a message of its own, where the flow reports a clear one.
-The flow checks everything again, because some parameters bypass the schema (those of a schedule, or
-of a caller who disables validation).
+The schemas are built from the table of target actions. Only the Prefect server applies them. If
+pydantic applied them, too, Prefect would crash a run with invalid parameters, whereas the flow
+reports a clear message. The flow checks everything again, because some parameters bypass the
+schema: those of a schedule, and those of a caller who disables validation.
 
-The form shows an error beside the field that it concerns, so each resource and each parameter of an
-action is a separate field.
+The form shows an error beside the field that it concerns. Each resource and each parameter of an
+action is therefore a separate field.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,12 +20,13 @@ from faceid.models import MAX_WINDOWS, REQUEST_ID_PATTERN
 from tasks.settings import DeliverySettings
 
 Schema = dict[str, Any]
+"""A JSON schema."""
 
 _END = r"$(?!\n)"
 """Pattern for the end of a text; ``$`` alone would also match before a final line break."""
 
-# Whoever has such a link can read the file, and Prefect's database stores parameters in clear text.
-# The pattern agrees with how `faceid.files.resources` recognizes links.
+# Anybody who has a URL with a query or a password can read the file, and Prefect's database stores
+# parameters in clear text. The pattern recognizes the same URLs as `faceid.files.roots`.
 _NO_LINK: Schema = {
     "not": {
         "description": "a link with a query or a password",
@@ -40,26 +41,32 @@ def _text(**schema: Any) -> Any:
 
 
 RequestIdText = Annotated[str, _text(pattern=REQUEST_ID_PATTERN.replace("$", _END))]
-# Braces are only allowed in {date}.
+"""Type of request IDs."""
+# An opening brace is only allowed in {date}.
 ManifestText = Annotated[str, _text(pattern=rf"^([^{{\x00-\x1f]|{{date}})+{_END}", **_NO_LINK)]
+"""Type of locations of manifests."""
 FolderText = Annotated[str, _text(pattern=rf"^[^\x00-\x1f]*{_END}", **_NO_LINK)]
-# The names that Prefect allows for blocks.
+"""Type of locations of folders, which may be empty."""
+# Prefect allows these characters in names of blocks.
 BlockName = Annotated[str, _text(pattern=rf"^[a-z0-9-]*{_END}")]
+"""Type of names of credentials blocks, which may be empty."""
 MaxWindows = Annotated[int, Field(ge=1, le=MAX_WINDOWS)]
+"""Type of the largest number of windows that a request may use."""
 
 
 _NEEDED = ("request_id", "target_action", "region", "resources", "manifest")
 """Parameters that the form and the API require.
 
 They have a default in Python, because a schedule can be created without parameters, and its run
-should report what is missing.
+should then report what is missing.
 """
 
 
 def _known_actions() -> Mapping[str, TargetAction]:
-    """The table of target actions, with what FACEID_ACTIONS adds to it.
+    """Return the target actions, including those of ``FACEID_ACTIONS``.
 
-    Settings that are wrong do not keep a flow from being imported: its run says what is wrong.
+    If the settings are invalid, these are the built-in target actions, so that the flows can still
+    be imported. Their runs then report what is wrong.
     """
     try:
         return DeliverySettings.load().target_actions()
@@ -68,10 +75,10 @@ def _known_actions() -> Mapping[str, TargetAction]:
 
 
 def strict_schema(schema: Schema) -> Schema:
-    """Return the schema of a flow's parameters that its deployment should have.
+    """Return the schema that a flow's deployment should have, given Prefect's schema of the flow.
 
-    It accepts no other parameters, and accepts the resources and parameters of a target action only
-    with that action.
+    The returned schema accepts no unknown parameters. It accepts the resources and parameters of a
+    target action only together with that action.
     """
     properties = {
         name: {
@@ -90,7 +97,7 @@ def strict_schema(schema: Schema) -> Schema:
 
 
 def _rule(action: TargetAction) -> Schema:
-    """Return the conditions on the other fields if this action is chosen."""
+    """Return a rule about the other fields that applies if this action is chosen."""
     needed = [parameter.name for parameter in action.parameters if parameter.required]
     fields: Schema = {
         "region": {"enum": sorted(action.regions)},
@@ -113,7 +120,7 @@ def _rule(action: TargetAction) -> Schema:
 
 
 def _dependent(parameter: Parameter) -> Iterable[Schema]:
-    """Yield the conditions on a parameter for each value of the parameter that it depends on."""
+    """Yield a rule about a parameter for each value of the parameter that it depends on."""
     for value, pattern in parameter.patterns.items():
         if parameter.depends_on:
             own = {parameter.name: {"pattern": f"^({pattern}){_END}"}}
@@ -122,8 +129,9 @@ def _dependent(parameter: Parameter) -> Iterable[Schema]:
 
 
 def _where(name: str, value: str, then: Schema) -> Schema:
-    # The condition does not use `required`, because Prefect removes that from a schema when it
-    # checks a deployment's defaults. Conditions on missing values would then hold.
+    # Without the double negation, the condition would also hold if the value is missing. Adding
+    # `required` would not help, because Prefect removes `required` from a schema when it checks a
+    # deployment's defaults.
     return {"if": {"not": {"properties": {name: {"not": {"const": value}}}}}, "then": then}
 
 
@@ -151,7 +159,11 @@ def _depends(member: Parameter | ResourceField) -> bool:
 def _form(
     members: Callable[[TargetAction], Iterable[Any]], describe: Callable[[list[Any]], Schema]
 ) -> Any:
-    """Return an object schema with a field per member of any action, which names those actions."""
+    """Return the schema of an object with a field for each resource or parameter of any action.
+
+    ``members`` returns the resources or the parameters of an action, and ``describe`` the schema
+    of a field. The description of a field names the actions that have the field.
+    """
     found: dict[str, dict[str, Any]] = {}
     for action in _ACTIONS.values():
         for member in members(action):
@@ -168,7 +180,8 @@ def _form(
             "description": ". ".join(filter(None, said)),
             **own,
         }
-    # Prefect lets optional properties be null, whatever their type, but not pattern properties.
+    # Prefect allows null for optional properties, whatever their type, but not for properties with
+    # a pattern. `patternProperties` therefore excludes null.
     return _text(properties=properties, patternProperties={"": {"type": "string"}})
 
 
@@ -185,4 +198,6 @@ else:
     ]
 
 Resources = Annotated[dict[str, str], _form(lambda action: action.resources, _resource)]
+"""Type of resources: a mapping of resource fields to locations."""
 ActionParameters = Annotated[dict[str, str], _form(lambda action: action.parameters, _parameter)]
+"""Type of action parameters: a mapping of names to values, all as text."""

@@ -1,13 +1,13 @@
 """The flow ``sweep``, which continues requests and batches whose run or follow-up was lost.
 
 Runs are lost when workers are killed, servers restart or machines fail. The records show which
-requests are open. If a record says that a run is at work, but nobody holds the request's lock, the
+requests are open. If a record says that a run is at work, but no run holds the request's lock, the
 run has died. If the follow-up that a request waits for does not exist in Prefect, or ended before
 it claimed the request, the follow-up is lost. In each case the sweep schedules one new follow-up,
-however many sweeps there are: the follow-up is stored in the record, and its idempotency key is
-derived from the record. Cancelled requests are not continued.
+however many sweeps there are, because the follow-up is stored in the record and its idempotency key
+is derived from the record. Cancelled requests are not continued.
 
-The state of a sweep contains counts, and no request IDs, so that runs of ``sweep`` need not be
+The final state of a sweep contains counts and no request IDs, so that runs of ``sweep`` need not be
 deleted when a request is forgotten.
 """
 
@@ -55,15 +55,16 @@ LONG_WAIT = timedelta(hours=1)
 """Requests that have waited for at least this long are reported in an event."""
 
 EXAMPLES = 3
-"""How many request IDs are reported as examples of waiting requests."""
+"""Number of request IDs that are reported as examples of waiting requests."""
 
 MAX_DEATHS = 8
-"""How many runs of a request may die in succession before any of them claims the request."""
+"""Number of runs that may die in succession before they claim their request. After that, no further
+run is scheduled."""
 
 
 @flow(name="sweep", flow_run_name="sweep", persist_result=False)
 async def sweep() -> State[Any]:
-    """Schedules follow-ups for requests whose run died, and marks dead runs Crashed."""
+    """Schedule follow-ups for requests whose run was lost, and mark dead runs as Crashed."""
     redaction.install()
     try:
         settings = DeliverySettings.load()
@@ -84,15 +85,16 @@ async def sweep() -> State[Any]:
 
 
 class _Sweep:
-    """One sweep over all open requests and all crashed runs."""
+    """A sweep over all open requests and all crashed runs."""
 
     def __init__(self, client: PrefectClient, settings: DeliverySettings, storage: Storage) -> None:
         self.client = client
         self.settings = settings
         self.storage = storage
         self.done: Counter[str] = Counter()
+        """How often each thing was done, such as ``scheduled`` or ``marked Crashed``."""
         self.waiting: dict[str, datetime] = {}
-        """Waiting requests of the current service: request ID and the time since when it waits."""
+        """Maps IDs of waiting requests of the current service to the time since when they wait."""
 
     async def run(self) -> Counter[str]:
         """Carry out the sweep, and return how often each thing was done."""
@@ -114,6 +116,7 @@ class _Sweep:
         return list(open_requests(self.storage, service))
 
     async def _is_at_work(self, run: FlowRun) -> bool:
+        """Return whether a run that seems dead holds its request's lock, and is therefore alive."""
         if "request_id" not in run.parameters or not self._locks_tell:
             return False
         store = await self._store_of(run)
@@ -122,13 +125,13 @@ class _Sweep:
             record = await store.load(request_id)
         except FaceIdError as error:
             self._tell(error)
-            return True  # assumed, because the record cannot be read
+            return True  # to be safe, because the record cannot be read
         took_it_on = record and record.runs and record.runs[-1].flow_run_id == str(run.id)
         return bool(took_it_on) and await is_locked(store, self.settings, request_id)
 
     @property
     def _locks_tell(self) -> bool:
-        """Whether a free lock means that no run on any machine is at work on the request."""
+        """Whether a free lock proves that no run is at work on the request, on any machine."""
         return self.storage.folder is not None or bool(self.settings.locks)
 
     async def _store_of(self, run: FlowRun) -> RecordStore:
@@ -151,15 +154,15 @@ class _Sweep:
             self._tell(error)
 
     def _tell_of_long_waits(self, service: Service) -> None:
-        """Emit one event about all requests that have waited for at least ``LONG_WAIT``.
+        """Emit one event about all requests of a service that have waited for ``LONG_WAIT``.
 
-        There is one event per sweep, because an outage may hold up thousands of requests.
+        There is one event for all of them, because an outage may hold up thousands of requests.
         """
         before = datetime.now(UTC) - LONG_WAIT
         long = {name: since for name, since in self.waiting.items() if since <= before}
         if not long:
             return
-        self.done["waiting for long"] += len(long)
+        self.done["waiting for a long time"] += len(long)
         emit_event(
             "requests.waiting",
             kind="requests",
@@ -174,14 +177,14 @@ class _Sweep:
         )
 
     async def _is_ours(self, store: RecordStore, record: Record) -> bool:
-        """Return whether another run with the same parameters would use the same service."""
+        """Return whether a new run with the record's parameters would use the store's service."""
         block = block_of(record.origin.parameters if record.origin else {})
         return (await settings_of(block)).service == store.service
 
     def _tell(self, error: FaceIdError) -> None:
-        """Log and count an error, and let the sweep continue with other requests."""
-        get_run_logger().warning("an open request could not be looked after: %s", error)
-        self.done["not looked after"] += 1
+        """Log and count an error about one request, so that the sweep continues with the others."""
+        get_run_logger().warning("an open request could not be checked: %s", error)
+        self.done["not checked"] += 1
 
     async def _take_up(self, store: RecordStore, record: Record) -> str:
         """Continue an open request if its run or follow-up is lost, and return what was done."""
@@ -204,7 +207,7 @@ class _Sweep:
         return "waiting"
 
     async def _after_death(self, store: RecordStore, record: Record) -> str:
-        """Handle a request whose last run did not record an outcome and no longer holds the lock.
+        """Continue a request whose last run recorded no outcome and no longer holds the lock.
 
         Returns what was done.
         """
@@ -231,7 +234,7 @@ class _Sweep:
     ) -> str:
         due = next_attempt_at(record, self.settings, at_once=True)
         if due is None:
-            message = "its runs died, one after the other; look at the worker's log"
+            message = "its runs died one after the other; see the worker's log"
             error = ResultError(code="RunsDied", message=message, kind="unavailable")
             record.fail("unavailable", error)
             await store.save(record)
@@ -272,14 +275,14 @@ class _Sweep:
     async def _replace(self, run: FlowRun) -> None:
         """Schedule another run in place of one that died before it claimed its request."""
         if tag_of(run, "next") or tag_of(run, "window"):
-            return  # it has been replaced, or is a follow-up, which its record replaces
+            return  # it has been replaced already, or is a follow-up, which `_take_up` replaces
         if "request_id" not in run.parameters:
-            return  # another run would fail, too
+            return  # another run with these parameters would fail, too
         store, request_id = await self._store_of(run), str(run.parameters["request_id"])
         if tag_of(run, "service") not in (None, store.service):
-            return  # its record belongs to another service
+            return  # it was scheduled for another service than its settings name now
         try:
-            # The lock is held because the request may be being forgotten at this moment.
+            # The lock is held in case somebody forgets the request at this moment.
             async with request_lock(store, self.settings, request_id, fail_if_locked):
                 if await read_run(self.client, str(run.id)) is not None:
                     await self._replace_unless_taken_on(run, store, await store.load(request_id))
@@ -323,5 +326,5 @@ class _Sweep:
 
 
 def _number(text: str | None) -> int:
-    """Return the number, or 0 if the text is not one, because people can tag runs as well."""
+    """Return the number in the value of a tag; 0 if it is not a number, as people can add tags."""
     return int(text) if text and text.isdecimal() else 0

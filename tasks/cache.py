@@ -1,11 +1,11 @@
-"""Prefect's cache for the steps that may be repeated, ticket and upload, per request ID.
+"""Prefect's cache for the two steps that may be repeated: ``ticket`` and ``upload``.
 
-After a retry, a crash or a second trigger, a run continues where the last one stopped, and its
-earlier steps show ``Cached``. The cache key consists of service, account, request ID, generation,
-window and resource field. Nothing in it changes when code is edited. The cache does not decide how
-long a ticket may be used; ``check_expiry`` does, by the server's clock.
+After a retry, a crash or a second trigger, a run continues where the last run stopped, and the
+dashboard shows its earlier steps as ``Cached``. The cache key consists of service, account, request
+ID, generation, window and resource field, so that editing the code does not change it. The cache
+does not decide how long a ticket may be used: ``check_expiry`` does, by the server's clock.
 
-Prefect treats every error here as a cache miss, and the step is then done again.
+Prefect treats every error in this module as a cache miss, and then performs the step again.
 """
 
 import json
@@ -34,21 +34,29 @@ from tasks.state.records import Record
 from tasks.state.storage import open_storage
 
 Step = Literal["ticket", "upload"]
+"""Name of a cached step."""
 
 NOTHING = b"null"
-"""Serialized form of a step's error. Prefect would store errors as well, but they are not read."""
+"""Serialized form of a step's error. Prefect hands errors to the storage, too; ``StepStorage`` does
+not store them."""
 
 logger = logging.getLogger(__name__)
 
 
 def step_key(step: Step, store: RecordStore, record: Record, window: int, field: str) -> str:
-    """Return the cache key of a step on one resource of a request in one window, a hex digest."""
+    """Return the cache key of a step: 64 hexadecimal digits.
+
+    ``window`` is the number of the window, and ``field`` the resource field that the step is for.
+    """
     parts = (store.service, store.account, record.request_id, record.generation, window, field)
     return layout.step_name(step, *parts)
 
 
 def cached_steps(store: RecordStore, record: Record, fields: set[str]) -> Iterator[str]:
-    """Yield all names that the cached steps of a request may have in the storage."""
+    """Yield all names that the cached steps of a request may have in the storage.
+
+    ``fields`` are the resource fields that a request may have, of all target actions.
+    """
     for window in range(1, record.window + 1):
         for step in get_args(Step):
             for field in fields:
@@ -57,9 +65,10 @@ def cached_steps(store: RecordStore, record: Record, fields: set[str]) -> Iterat
 
 @dataclass(kw_only=True)
 class PerRequest(CachePolicy):
-    """Cache policy of a step on one resource of a request, in the record's current window."""
+    """Cache policy of a step for one resource of a request, in the record's current window."""
 
     step: Step
+    """The step that is cached."""
 
     # Prefect passes all of these arguments.
     def compute_key(
@@ -69,6 +78,7 @@ class PerRequest(CachePolicy):
         flow_parameters: dict[str, Any],  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> str:
+        """Return the cache key for the step's arguments ``delivery`` and ``file``."""
         delivery = cast("Delivery", inputs["delivery"])
         record, field = delivery.record, inputs["file"].field
         return step_key(self.step, delivery.store, record, record.window, field)
@@ -78,14 +88,22 @@ class StepStorage(WritableFileSystem):
     """Stores Prefect's results in our storage: encrypted, and under ``FACEID_STORAGE``."""
 
     _block_type_slug = "faceid-step-storage"
-    # Prefect accepts only blocks with an ID as storage. This one has no document on the server,
-    # because results are only read here, where the settings are.
+    # Prefect accepts only blocks with an ID as storage. This block has an ID but no document on the
+    # server, because only the processes that run flows, which have the settings, read results.
     _block_document_id: UUID | None = PrivateAttr(UUID("5d3cc8a7-3d0f-4b6f-9a51-7f0f6f1a52ce"))
 
     async def read_path(self, path: str) -> bytes:
+        """Return the result with this cache key.
+
+        Raises ``FileNotFoundError`` if there is none, and ``StorageError`` if it cannot be read.
+        """
         return await anyio.to_thread.run_sync(_read, path)
 
     async def write_path(self, path: str, content: bytes) -> Any:
+        """Store a result under its cache key, unless it is an error.
+
+        If that fails, a warning is logged, because the step itself has succeeded.
+        """
         await anyio.to_thread.run_sync(_write, path, content)
 
 
@@ -101,27 +119,32 @@ def _write(path: str, content: bytes) -> None:
     if record["result"] == NOTHING.decode():
         return
     try:
-        # Need not be durable: a step that is lost in a power cut is done again.
+        # The result need not be durable: a step that is lost in a power cut is performed again.
         storage = open_storage(DeliverySettings.load())
         storage.write(layout.cached_step_name(path), record, durable=False)
     except FaceIdError as error:
-        # The step itself has succeeded; at worst it is done again.
+        # The step itself has succeeded. At worst, it is performed again.
         logger.warning("a step could not be cached: %s", error)
 
 
 class StepSerializer(Serializer):
-    """Serializes tickets and uploads as JSON, with URLs in clear: ``StepStorage`` encrypts it."""
+    """Serializes tickets and uploads as JSON, with URLs in clear text.
+
+    ``StepStorage`` encrypts the JSON.
+    """
 
     # Prefect declares `type` as a str, and selects the serializer by this literal.
     type: Literal["faceid-step"] = "faceid-step"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def dumps(self, obj: Any) -> bytes:
+        """Return a ticket or an upload as JSON, or ``NOTHING`` for an error."""
         if isinstance(obj, BaseException):
             return NOTHING
         content = attrs.asdict(obj, value_serializer=_plain)
         return json.dumps({"kind": type(obj).__name__, **content}).encode()
 
     def loads(self, blob: bytes) -> Any:
+        """Return the ticket or upload in a JSON text that ``dumps`` has returned."""
         content: dict[str, Any] = json.loads(blob)
         if content.pop("kind") == Upload.__name__:
             return Upload(ticket=_ticket(content["ticket"]), md5=content["md5"])
@@ -146,7 +169,7 @@ def _ticket(content: dict[str, Any]) -> UploadTicket:
 
 
 class Cached(TypedDict):
-    """Task options of a cached step."""
+    """Type of ``CACHED``: Prefect's task options of these names."""
 
     result_storage: StepStorage
     result_serializer: StepSerializer
@@ -156,14 +179,15 @@ class Cached(TypedDict):
 CACHED: Cached = {
     "result_storage": StepStorage(),
     "result_serializer": StepSerializer(),
-    # In a long-lived process, too, the stored result is what counts.
+    # Even in a long-lived process, the stored result must be read, because another process may have
+    # replaced it.
     "cache_result_in_memory": False,
 }
-"""For ``@task(cache_policy=PerRequest(...), **CACHED)``."""
+"""Options of a cached step, for ``@task(cache_policy=PerRequest(...), **CACHED)``."""
 
 
 class Uncached(TypedDict):
-    """Task options of a step that is not cached."""
+    """Type of ``UNCACHED``: Prefect's task options of these names."""
 
     cache_policy: CachePolicy
     persist_result: bool
@@ -173,7 +197,8 @@ class Uncached(TypedDict):
 UNCACHED: Uncached = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
-    # Nothing is written there, but Prefect would resolve the path of its default each time.
+    # Nothing is written to this storage, but Prefect would resolve the path of its default storage
+    # at each call.
     "result_storage": CACHED["result_storage"],
 }
-"""For ``@task(**UNCACHED)``: a step that is done each time it is called."""
+"""Options of a step that is performed at every call, for ``@task(**UNCACHED)``."""

@@ -1,8 +1,8 @@
 """The last step of a delivery: call the target action and read the verdict from its answer.
 
-The call may be billed, so the record protects it from being repeated. If an answer is stored, its
-verdict is returned without another call. The intent is stored before the call, and the answer is
-stored before this step returns.
+The call may be billed, so the record prevents it from being repeated. If an answer is stored, its
+verdict is returned without another call. The intent to call is stored before the call, and the
+answer is stored before this step returns.
 """
 
 from typing import cast
@@ -33,17 +33,21 @@ from tasks.retries import RETRIES
     **RETRIES,
 )
 async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> Verdict:
-    """Return the stored verdict, in a state named ``Cached``, or call the action for a new one.
+    """Return the stored verdict, in a state named ``Cached``; without one, call the action.
 
-    ``window`` may be ``None`` if the action may not be called (``Delivery.may_call``). A negative
-    verdict counts as a success. A call that was sent but not answered is repeated only if the
-    delivery's ``on_unknown_outcome`` is ``call_again``; otherwise this raises ``OutcomeUnknown``.
-    Raises ``WindowOver`` if the uploads have expired in the meantime, and ``StorageError`` if the
-    record cannot be written. If the intent cannot be stored, the action is not called.
+    ``window`` has the uploads for the call. It may be ``None`` if the action may not be called
+    (``Delivery.may_call``). A negative verdict counts as a success.
+
+    Raises ``OutcomeUnknown`` if a call was sent but not answered and the delivery's
+    ``on_unknown_outcome`` is ``stop``; otherwise such a call is repeated. Raises ``WindowOver`` if
+    the uploads have expired in the meantime, ``StorageError`` if the record cannot be written (if
+    that concerns the intent, the action is not called), and the ``FaceIdError`` that corresponds
+    to the service's error code.
     """
     record = delivery.record
     if record.verdict is not None:
-        # Prefect's types expect a value here. Only a state makes the dashboard show `Cached`.
+        # A state is returned, because only a state makes the dashboard show `Cached`. Prefect's
+        # types expect a value.
         message = "The verdict was stored by an earlier run."
         return cast("Verdict", Completed(name="Cached", message=message, data=record.verdict))
     if record.intent is not None and delivery.on_unknown_outcome == "stop":
@@ -55,14 +59,17 @@ async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> V
         delivery.require_open(upload.ticket)
     await _intend(delivery)
     reply, verdict = await _call(delivery, window)
-    # A run that has files to save does not end with the answer.
+    # If the run has files to save, it does not end with the answer.
     record.answer(reply, verdict, ends_run=not delivery.wants_files)
     await delivery.save()
     return verdict
 
 
 async def _intend(delivery: Delivery) -> None:
-    """Store the intent to call. If that fails, withdraw the intent and raise ``StorageError``."""
+    """Store the intent to call the action.
+
+    If it cannot be stored, it is withdrawn, and ``StorageError`` is raised.
+    """
     record = delivery.record
     before = record.intent
     record.intend_call()
@@ -74,9 +81,10 @@ async def _intend(delivery: Delivery) -> None:
 
 
 async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]:
-    """Call the action and return its answer and verdict.
+    """Call the action, and return its answer and the verdict in it.
 
-    If the call raises an error, the record is first updated with what is known about the call.
+    If the call fails, what is known about the call is saved in the record before the error is
+    raised.
     """
     record = delivery.record
     try:
@@ -108,4 +116,6 @@ async def _raise_if_gone(delivery: Delivery, window: OpenWindow) -> None:
     for upload in window.uploads:
         delivery.require_open(upload.ticket)
         if not await delivery.client.resource_exists(upload.ticket):
-            raise WindowOver("ResourceGone", f"resource {upload.field}: the store has it no more")
+            raise WindowOver(
+                "ResourceGone", f"resource {upload.field}: the store no longer has the file"
+            )

@@ -1,4 +1,4 @@
-"""The third step of a delivery: check that the window is open for long enough."""
+"""The third step of a delivery: check that the window is open for long enough for the call."""
 
 from prefect import task
 
@@ -16,11 +16,11 @@ from tasks.retries import RETRIES
 async def check_expiry(delivery: Delivery, uploads: list[Upload]) -> OpenWindow:
     """Return the open window with all uploads of the request.
 
-    Raises ``WindowOver`` if, by the server's clock, less than ``FACEID_EXPIRY_MARGIN`` seconds are
-    left of one of the tickets. The margin must cover the call, because the action downloads the
-    files during the call.
+    Raises ``WindowOver`` if one of the tickets is not valid for more than ``FACEID_EXPIRY_MARGIN``
+    seconds, by the server's clock. The margin must cover the call, because the action downloads the
+    files during the call. Raises ``ServiceUnavailable`` if the server's time cannot be learned.
     """
-    # If all earlier steps were cached, no reply has told us the server's time yet.
+    # If all earlier steps were cached, no reply has shown the server's time yet.
     await delivery.client.learn_clock()
     for upload in uploads:
         delivery.require_open(upload.ticket)

@@ -1,11 +1,11 @@
-"""Keys from the environment, or from a Prefect block ``tencent-credentials/<name>``.
+"""API keys from the environment, or from a Prefect block ``tencent-credentials/<name>``.
 
-A run can be started with the name of a block. Its key, account, endpoint and region then override
-those of the environment. So the block also determines the service of the run, wherever that is part
-of a name: in records, locks, rates, tags and results.
+A run can be started with the name of a block. The block's key, account, endpoint and region then
+override those of the environment. The block therefore also determines the service of the run, by
+which records, locks, rates, tags and results are kept apart.
 
-A key that is refused during a run is read again from its source, because it may have been rotated
-or its session token may have expired.
+A key that is refused during a run is read again from the environment or the block, because it may
+have been rotated or its session token may have expired.
 """
 
 import re
@@ -30,13 +30,15 @@ from tasks.state.pacing import open_pacers
 from tasks.state.storage import open_storage
 
 SLUG = "tencent-credentials"
+"""Prefect's identifier of the block type."""
 _NAME = re.compile("[a-z0-9-]+")
 
 CHECK_PREFECT = "Check PREFECT_API_URL and PREFECT_API_AUTH_STRING, and that the server is running."
 """Advice for when the Prefect server does not answer."""
 
 CHECKED_WITH = ("VideoLivenessCompare", UPLOAD_REGIONS[-1], "ImageUrl")
-"""Target action, region and field of the upload ticket that a check requests."""
+"""Target action, region and resource field of the upload ticket that a check requests. The region
+is used only if the settings have none."""
 
 
 class TencentCredentials(Block):
@@ -93,7 +95,7 @@ class TencentCredentials(Block):
         return value and base_url(value)
 
     async def acheck(self) -> None:
-        """Return if the key works; otherwise raise the same errors as ``check_credentials``."""
+        """Check that the service accepts the key; raise the errors of ``check_credentials``."""
         await check_credentials(self.over(DeliverySettings.load()))
 
     def check(self) -> None:
@@ -101,7 +103,10 @@ class TencentCredentials(Block):
         run_coro_as_sync(self.acheck())
 
     def over(self, settings: DeliverySettings) -> DeliverySettings:
-        """Return the settings, overridden by the values of the block."""
+        """Return a copy of the settings, overridden by the values of the block.
+
+        An endpoint or region that is empty in the block is not overridden.
+        """
         given = {"endpoint": self.endpoint, "region": self.region}
         return settings.from_block().model_copy(
             update={
@@ -115,10 +120,11 @@ class TencentCredentials(Block):
 
 
 async def load_settings(block: str) -> DeliverySettings:
-    """Return the environment's settings, overridden by those of the block if one is named.
+    """Return the settings of the environment, overridden by those of a block.
 
-    Raises ``InvalidInput`` if the block does not exist or is invalid, and ``ServiceUnavailable`` if
-    it cannot be read from the Prefect server.
+    ``block`` is the name of the block; empty for the environment alone. Raises ``InvalidInput`` if
+    the settings are invalid, or if the block does not exist or is invalid, and
+    ``ServiceUnavailable`` if the block cannot be read from the Prefect server.
     """
     settings = DeliverySettings.load()
     return (await _load(block)).over(settings) if block else settings
@@ -127,7 +133,7 @@ async def load_settings(block: str) -> DeliverySettings:
 async def _load(name: str) -> TencentCredentials:
     what = f"the block {SLUG}/{name}"
     if not _NAME.fullmatch(name):
-        # The name becomes part of the API's path. Prefect allows no other names for blocks.
+        # The name becomes part of a URL of Prefect's API. Prefect allows no other names for blocks.
         raise InvalidInput("MissingCredentials", f"credentials: {name!r} is not a block name")
     try:
         return await TencentCredentials.aload(name)
@@ -149,12 +155,16 @@ async def _load(name: str) -> TencentCredentials:
 
 
 def block_of(parameters: Mapping[str, Any]) -> str:
-    """Return the name of the credentials block in a run's parameters; empty if there is none."""
+    """Return the name of the credentials block in a run's parameters; empty if they name none."""
     return str(parameters.get("credentials", ""))
 
 
 async def settings_of(block: str) -> DeliverySettings:
-    """Return the settings of a run with this block; the environment's if the block is gone."""
+    """Return the settings of a run with this block.
+
+    If the block does not exist or is invalid, these are the settings of the environment. Raises
+    ``ServiceUnavailable`` if the block cannot be read from the Prefect server.
+    """
     try:
         return await load_settings(block)
     except InvalidInput:
@@ -162,7 +172,11 @@ async def settings_of(block: str) -> DeliverySettings:
 
 
 async def services_in_use(client: PrefectClient) -> list[Service]:
-    """Return the environment's service, and the services of the endpoints that blocks name."""
+    """Return the services that runs may use, without duplicates.
+
+    These are the service of the environment, which comes first, and those of the endpoints in the
+    credentials blocks on the Prefect server.
+    """
     try:
         documents = await client.read_block_documents_by_type(SLUG, include_secrets=False)
     except PrefectHTTPStatusError:
@@ -174,11 +188,12 @@ async def services_in_use(client: PrefectClient) -> list[Service]:
 
 
 async def check_credentials(settings: DeliverySettings) -> None:
-    """Return if the service accepts the key; otherwise raise.
+    """Check that the service accepts the key, by requesting an upload ticket that is not used.
 
-    This requests one upload ticket that is not used. The call is not billed, but counts towards the
-    rate of CreateUploadUrl. Raises ``InvalidInput`` if there is no key or the region is invalid,
-    ``AccountError`` if the key or the account is refused, and ``ServiceUnavailable``.
+    The call is not billed, but counts towards the rate of CreateUploadUrl. Raises ``InvalidInput``
+    if there is no key or the region is invalid, ``AccountError`` if the key or the account is
+    refused, ``ServiceUnavailable`` if the service cannot be reached, and any other ``FaceIdError``
+    that corresponds to the service's error code.
     """
     credentials = settings.credentials()
     try:
@@ -187,7 +202,7 @@ async def check_credentials(settings: DeliverySettings) -> None:
         pacers = None  # no usable storage: nothing is delivered from here, so no rate is shared
     action, region, field = CHECKED_WITH
     async with FaceIdClient(settings.endpoint, credentials, pacers=pacers) as client:
-        with suppress(RateLimited):  # the service had accepted the key before it limited the rate
+        with suppress(RateLimited):  # the service checks the key before the rate (assumed)
             await client.create_upload_url(action, settings.region or region, field)
 
 
@@ -198,10 +213,12 @@ def open_client(
     *,
     fail_fast_on_auth: bool = False,
 ) -> FaceIdClient:
-    """Return a client that uses the settings' key. Use it as a context manager.
+    """Return a client that uses the key in the settings. Use it as an async context manager.
 
-    ``block`` is the name of the block that the settings come from, or empty for the environment; a
-    key that is refused is read from there again. Raises ``InvalidInput`` if there is no key.
+    ``block`` is the name of the block that the settings come from, or empty for the environment. A
+    key that is refused is read again from there; if it is no longer a key of the same account, the
+    call raises ``AccountError``. ``pacers`` and ``fail_fast_on_auth`` are those of
+    ``FaceIdClient``. Raises ``InvalidInput`` if there is no key.
     """
 
     async def renew() -> Credentials:

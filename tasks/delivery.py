@@ -1,4 +1,4 @@
-"""The state that the steps of one delivery share: the request, the client and the record."""
+"""The state that the steps of a delivery share: the request, the client and the record."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,12 +15,14 @@ from tasks.state.claims import Claim
 from tasks.state.record_store import RecordStore
 
 OnUnknownOutcome = Literal["call_again", "stop"]
+"""What to do if a call was sent and its answer was lost: repeat the call, or fail the request."""
 
 
 class Delivery:
     """The delivery of one request by one run.
 
-    This is a plain class because Prefect traverses dataclasses and models in task parameters.
+    This is a plain class, because Prefect looks for dependencies inside the dataclasses and models
+    that are passed to tasks.
     """
 
     def __init__(
@@ -36,28 +38,36 @@ class Delivery:
         in_batch: bool = False,
     ) -> None:
         self.action = action
+        """The target action of the request."""
         self.client = client
+        """The client of the account."""
         self.settings = settings
+        """The settings of the run."""
         self.store = store
+        """The store that the record is saved in."""
         self.record = taken.record
+        """The record of the request, which this run has claimed."""
         self.is_follow_up = taken.is_follow_up
+        """Whether this run is the follow-up that was scheduled for the request."""
         self.on_unknown_outcome: OnUnknownOutcome = on_unknown_outcome
+        """What to do if a call was sent and its answer was lost."""
         self.wants_files = wants_files
         """Whether to save the files that the answer links to after the verdict."""
         self.in_batch = in_batch
+        """Whether the request is delivered as part of a batch."""
         self.saw_open_window = False
         """Whether this run has opened a window or found an open one."""
         self._request = taken.request
 
     @property
     def request(self) -> CheckedRequest:
-        """The request with its files checked. Must not be used if the request has its verdict."""
+        """The request with its checked files. Must not be used if the request has its verdict."""
         assert self._request is not None
         return self._request
 
     @property
     def suffix(self) -> str:
-        """Suffix of task run names: the request ID in a batch, otherwise empty."""
+        """Suffix for names of task runs: a space and the request ID in a batch, otherwise empty."""
         return f" {self.record.request_id}" if self.in_batch else ""
 
     @property
@@ -82,24 +92,31 @@ class Delivery:
         return self.record.origin is None or came_late
 
     def require_open(self, ticket: UploadTicket) -> None:
-        """Raise ``WindowOver`` if the ticket is valid for less than ``FACEID_EXPIRY_MARGIN`` s."""
+        """Raise ``WindowOver`` unless the ticket is valid for ``FACEID_EXPIRY_MARGIN`` seconds."""
         margin = timedelta(seconds=self.settings.expiry_margin)
         ticket.require_open(self.client.server_now(), margin)
 
     def note(self, answer: str | FaceIdError) -> None:
-        """Add a Tencent request ID, or that of an error if it has one, to the record."""
+        """Add a Tencent request ID to the record, but do not save the record.
+
+        ``answer`` is the ID, or an error, which may have one.
+        """
         found = answer.tencent_request_id if isinstance(answer, FaceIdError) else answer
         self.record.note(found)
 
     async def save(self) -> None:
-        """Write the record to the storage. Raises ``StorageError`` if it cannot be written."""
+        """Write the record to the storage.
+
+        Raises ``StorageError`` if it cannot be written, or if another run has claimed the request.
+        """
         await self.store.save(self.record)
 
 
 def step_name(step: str) -> Callable[[], str]:
-    """Return a function that Prefect calls to name a task run.
+    """Return a function that Prefect calls to name a task run of this step.
 
-    The name consists of the step, the resource's field, and the window unless it is the first.
+    The name consists of the step, the resource field, the request ID if the request is part of a
+    batch, and the number of the window unless it is the first.
     """
 
     def name() -> str:

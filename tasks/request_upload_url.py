@@ -18,7 +18,9 @@ from tasks.retries import RETRIES
 async def request_upload_url(delivery: Delivery, file: ResourceFile) -> UploadTicket:
     """Call ``CreateUploadUrl``, and return the upload ticket for the file.
 
-    It is safe to repeat this step, because an unused ticket simply expires.
+    It is safe to repeat this step, because an unused ticket simply expires. Raises the
+    ``FaceIdError`` that corresponds to the service's error code, and ``NoAnswer`` if no readable
+    answer came.
     """
     try:
         ticket = await delivery.client.create_upload_url(

@@ -1,4 +1,4 @@
-"""Retries of the steps within a run, made by Prefect so that the dashboard shows each of them.
+"""Retries of the steps within a run. Prefect makes them, so that the dashboard shows every retry.
 
 The class of an error determines whether trying again can help (``faceid.errors.NextStep``). The
 delays grow and have jitter, so that steps that failed together are not retried together. A step
@@ -20,24 +20,29 @@ DELAYS: list[float] = [1.0, 2.0, 4.0, 8.0, 15.0, 30.0]
 further retries. The list is kept short because Prefect includes it in each of a step's events."""
 
 MAX_RETRIES = 50
+"""Maximum number of retries of a step, whatever ``FACEID_WAIT_IN_RUN`` is."""
 
 _WORTH_RETRYING = {NextStep.RETRY, NextStep.WAIT, NextStep.CHECK_RESOURCE}
 
 
 def is_passing(error: object) -> bool:
-    """Return whether the error may be temporary, so that trying again can help."""
+    """Return whether an error may be temporary, so that trying again can help."""
     return isinstance(error, FaceIdError) and error.next_step in _WORTH_RETRYING
 
 
 def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Return whether to retry the step: Prefect's ``retry_condition_fn``, a plain function."""
-    # Counts the delays without their jitter, so that the number of attempts is always the same.
+    """Return whether Prefect should retry a step, whose failed attempt has this run and state.
+
+    It should, if the error may be temporary and the delays so far, including the next one, are at
+    most ``FACEID_WAIT_IN_RUN`` seconds.
+    """
+    # The delays count without their jitter, so that the number of attempts is always the same.
     waited = sum(DELAYS[: run.run_count]) + DELAYS[-1] * max(0, run.run_count - len(DELAYS))
     return is_passing(state.data) and waited <= DeliverySettings.load().wait_in_run
 
 
 class Retries(TypedDict):
-    """Task options that control retries."""
+    """Type of ``RETRIES``: Prefect's task options of these names."""
 
     retries: int
     retry_delay_seconds: list[float]
@@ -51,4 +56,4 @@ RETRIES: Retries = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": worth_retrying,
 }
-"""For ``@task(**RETRIES)``."""
+"""The options that control the retries of a step, for ``@task(**RETRIES)``."""

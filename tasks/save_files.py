@@ -27,9 +27,10 @@ from tasks.state.private_files import make_private_folder
 async def save_files(delivery: Delivery, verdict: Verdict, folder: Path) -> int:  # noqa: ARG001
     """Save each file of the answer in ``folder``, and return how many files the answer links to.
 
-    The files are named ``<request ID>.<field>`` and a suffix, and have mode 0600. Existing files
-    are not changed. ``verdict`` is not used; it only tells Prefect that this step depends on the
-    call. Raises ``WindowOver`` if a file has expired at the service, and ``StorageError`` if the
+    A file is named ``<request ID>.<field><suffix>``, such as ``r-1.BestFrame.jpg``, and has mode
+    0600. Existing files are not changed. ``verdict`` is not used; it only tells Prefect that this
+    step depends on the call. Raises ``WindowOver`` if a file has expired at the service,
+    ``ServiceUnavailable`` if a download fails or its MD5 is wrong, and ``StorageError`` if the
     record does not contain the answer or a file cannot be written.
     """
     reply = delivery.record.reply
@@ -45,7 +46,8 @@ async def save_files(delivery: Delivery, verdict: Verdict, folder: Path) -> int:
         if isinstance(url, str) and url:
             found += 1
             path = file_path(folder, delivery.record.request_id, file)
-            # Recorded before the file exists, so that `forget` finds it even if this run dies.
+            # The path is recorded before the file exists, so that `forget` finds the file even if
+            # this run dies.
             if str(path) not in delivery.record.saved_files:
                 delivery.record.save_file(str(path))
                 await delivery.save()
@@ -62,7 +64,9 @@ async def _save(
                 return
             digest = await delivery.client.fetch(url, draft)
             if digest != field_of(reply, file.md5):
-                raise ServiceUnavailable("DamagedFile", f"{file.url}: its MD5 is not the answer's")
+                raise ServiceUnavailable(
+                    "DamagedFile", f"{file.url}: the file's MD5 is not the one in the answer"
+                )
     except WindowOver as error:
         raise WindowOver(
             "FilesExpired",
@@ -80,7 +84,10 @@ async def _save(
 
 @contextlib.contextmanager
 def _draft_of(path: Path) -> Generator[IO[bytes] | None]:
-    """Open a draft that is renamed to ``path`` once it is complete; ``None`` if ``path`` exists."""
+    """Yield a file opened for writing, which is renamed to ``path`` on exit.
+
+    If ``path`` exists, this yields ``None``. If an error occurs, no file is left behind.
+    """
     if path.exists():
         yield None
         return
@@ -97,10 +104,10 @@ def _draft_of(path: Path) -> Generator[IO[bytes] | None]:
 
 
 def draft_path(path: Path) -> Path:
-    """Return the path of an incomplete file, which a killed run may leave behind."""
+    """Return the path of a file until it is complete. A killed run may leave such a file behind."""
     return path.with_name(f".{path.name}.part")
 
 
 def file_path(folder: Path, request_id: str, file: AnswerFile) -> Path:
-    """Return the path under which a file of an answer is saved."""
+    """Return the path at which a file of an answer is saved."""
     return folder / f"{request_id}.{file.url.partition('.')[0].removesuffix('Url')}{file.suffix}"

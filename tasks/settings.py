@@ -1,4 +1,4 @@
-"""The settings of deliveries: those of the library, and where and how requests are kept."""
+"""The settings of deliveries: those of the library, and others about storage, locks and waiting."""
 
 from typing import Self
 
@@ -10,18 +10,27 @@ from faceid.settings import FaceIdSettings
 
 
 class DeliverySettings(FaceIdSettings):
-    """The settings that steps, flows and commands need; read from the environment as the others."""
+    """The settings that steps, flows and commands need.
+
+    The variables of those added here have the prefix ``FACEID_``.
+    """
 
     storage: str = ""
-    """fsspec URL of records and cached steps; if empty, a folder in Prefect's home."""
+    """Folder or fsspec URL of records, cached steps and results of batches; if not set, the folder
+    ``faceid`` in Prefect's home."""
     data_key: SecretStr = SecretStr("")
-    """Fernet keys, newest first, comma-separated."""
+    """Fernet keys that the storage is encrypted with, newest first, comma-separated. Required for
+    the live service. For an emulator, a key is created in the storage on first use if the storage
+    is on this machine."""
     locks: str = ""
-    """``redis://…`` if several machines share the storage; if empty, lock files of one machine."""
+    """``redis://…``, ``rediss://…`` or ``unix://…`` URL of a Redis server for locks and rates, if
+    several machines share the storage or the account; if not set, files on this machine."""
     wait_in_run: float = Field(60, ge=0)
-    """Seconds that a run waits for an unavailable action before leaving it to a follow-up run."""
+    """Seconds for which a run waits for an unavailable service before it leaves the request to a
+    follow-up."""
     give_up_after: float = Field(86400, ge=0)
-    """Seconds after which a request that cannot be delivered fails as ``unavailable``."""
+    """Seconds after the first failed attempt at which a request that still cannot be delivered
+    fails as ``unavailable``."""
 
     def from_block(self) -> Self:
         """Return a copy for the values of a block, whose fields errors then name."""
@@ -30,6 +39,7 @@ class DeliverySettings(FaceIdSettings):
         return settings
 
     def credentials(self) -> Credentials:
+        """Return the account's API key. Raises ``InvalidInput``, with advice, if there is none."""
         try:
             return super().credentials()
         except InvalidInput as error:

@@ -15,10 +15,11 @@ from tasks.retries import RETRIES
     **RETRIES,
 )
 async def upload_resource(delivery: Delivery, ticket: UploadTicket, file: ResourceFile) -> Upload:
-    """Upload the file with PUT to its ticket's URL, and return the upload.
+    """Upload the file to the URL of its ticket, and return the upload.
 
     It is safe to repeat this step, because the store overwrites the object. Raises ``WindowOver``
-    if the ticket has expired or is about to expire.
+    if the ticket has expired or is about to expire, ``InvalidInput`` if the file has changed since
+    it was checked, and the ``FaceIdError`` that corresponds to an error code of the store.
     """
     await delivery.client.learn_clock()
     delivery.require_open(ticket)

@@ -1,1 +1,1 @@
-"""The checks of ``faceid doctor``."""
+"""The checks of ``faceid doctor``: of the Prefect server, and of what deliveries need."""

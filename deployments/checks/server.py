@@ -14,14 +14,20 @@ from deployments.registration.register import register
 from deployments.settings_files import APPLICATION_NAME, SERVER_SETTINGS
 
 DELIVER = "deliver/default"
+"""The deployment by which the work pool and the worker are found."""
 PARTS = ("block type", "work pool", "work queue", "deployment", "automation")
-"""The kinds of objects that are registered: the words with which ``register`` begins a change."""
+"""The kinds of objects that are registered. A line in ``Registration.changes`` begins with one of
+them."""
 
 _MATTERS = ("PREFECT_SERVER_SERVICES_", "PREFECT_SERVER_CONCURRENCY_")
+"""Prefixes of the settings in ``server.env`` without which something is lost."""
 
 
 async def check_server() -> list[CheckResult]:
-    """Check the Prefect server at ``PREFECT_API_URL``, and skip what depends on a failed check."""
+    """Check the Prefect server at ``PREFECT_API_URL``, and return the results.
+
+    If there is no server, or it does not answer, all further checks are skipped.
+    """
     url = PREFECT_API_URL.value()
     if not url:
         return [
@@ -29,7 +35,7 @@ async def check_server() -> list[CheckResult]:
                 "server",
                 "warning",
                 "PREFECT_API_URL is not set",
-                "deliver and batch start a temporary server; set it to have your server checked",
+                "deliver and batch start a temporary server; set PREFECT_API_URL to check yours",
             ),
             *_skipped(
                 "PREFECT_API_URL is not set", "server settings", "database", *PARTS, "worker"
@@ -66,7 +72,7 @@ async def _reached(client: PrefectClient, url: str) -> list[CheckResult]:
     except PrefectHTTPStatusError as error:
         if error.response.status_code not in (401, 403):
             raise
-        advice = "set PREFECT_API_AUTH_STRING to its PREFECT_SERVER_API_AUTH_STRING"
+        advice = "set PREFECT_API_AUTH_STRING to the server's PREFECT_SERVER_API_AUTH_STRING"
         if PREFECT_API_KEY.value():
             advice += ", and unset PREFECT_API_KEY, which takes precedence"
         return [CheckResult("server", "problem", f"{url} rejected our credentials", advice)]
@@ -79,7 +85,7 @@ async def _reached(client: PrefectClient, url: str) -> list[CheckResult]:
 
 
 async def _settings(client: PrefectClient) -> list[CheckResult]:
-    """Check the settings without which the server loses task runs, or leases at a restart."""
+    """Check the settings without which the server loses task runs, or concurrency limits."""
     reply = await client.request("GET", "/admin/settings")
     actual = dict(_flat("PREFECT", reply.json()))
     expected = {k: v for k, v in SERVER_SETTINGS.items() if k.startswith(_MATTERS)}
@@ -99,16 +105,16 @@ async def _settings(client: PrefectClient) -> list[CheckResult]:
 
 
 async def _database(client: PrefectClient) -> list[CheckResult]:
-    """Check whether concurrent writers wait for each other or are refused by SQLite."""
+    """Check that the database does not refuse concurrent writes, as SQLite does by default."""
     settings = dict(_flat("PREFECT", (await client.request("GET", "/admin/settings")).json()))
     name = settings.get("PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_APPLICATION_NAME")
     if name == APPLICATION_NAME:
         return [CheckResult("database", "ok", "concurrent writers wait for each other")]
     flows = await client.read_flows(limit=1)
     if not flows:
-        return [CheckResult("database", "skipped", "cannot be told until the server has a flow")]
-    # The settings do not tell which database it is, but a backslash in a LIKE pattern does: SQLite
-    # takes it literally, and PostgreSQL treats it as an escape character.
+        return [CheckResult("database", "skipped", "not known until the server has a flow")]
+    # The server's settings do not show which database it has, but a backslash in a LIKE pattern
+    # does: SQLite takes it literally, and PostgreSQL treats it as an escape character.
     pattern = f"{flows[0].name[:-1]}\\{flows[0].name[-1]}"
     query = {"flows": {"name": {"like_": pattern}}}
     if (await client.request("POST", "/flows/count", json=query)).json():
@@ -125,7 +131,7 @@ async def _database(client: PrefectClient) -> list[CheckResult]:
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield nested settings as pairs of environment variable and value."""
+    """Yield nested settings as pairs of an environment variable and its value."""
     if isinstance(value, Mapping):
         for name, part in cast("Mapping[str, Any]", value).items():
             yield from _flat(f"{prefix}_{name.upper()}", part)
@@ -147,7 +153,7 @@ def _number(text: str) -> float | str:
 
 
 async def _registered(client: PrefectClient) -> list[CheckResult]:
-    """Check that everything this checkout registers is on the server, and is the same there."""
+    """Check that everything that this checkout registers is on the server and is the same there."""
     try:
         pool = (await client.read_deployment_by_name(DELIVER)).work_pool_name is not None
     except ObjectNotFound:
@@ -171,7 +177,7 @@ def _is_of(part: str) -> Callable[[str], bool]:
 
 
 async def _worker(client: PrefectClient) -> list[CheckResult]:
-    """Check whether a worker polls for runs; the server keeps that as a deployment's status."""
+    """Check that a worker polls for runs, which the server reports as a deployment's status."""
     try:
         deliver = await client.read_deployment_by_name(DELIVER)
     except ObjectNotFound:

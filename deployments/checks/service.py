@@ -18,16 +18,20 @@ from tasks.state.locks import acquire_lock
 from tasks.state.storage import Storage, open_storage, storage_url
 
 MAX_SKEW = 300.0
-"""Clock skew in seconds at which the service rejects signatures (the vendor's figure)."""
+"""Clock skew in seconds from which on the service refuses signatures (documented)."""
 
 NOTABLE_SKEW = 5.0
+"""Clock skew in seconds from which on there is a warning."""
 
 OF_THE_KEY = ("clock", "credentials")
-"""The checks that need a key."""
+"""Names of the checks that need a key."""
 
 
 def checks(settings: DeliverySettings) -> list[tuple[str, Check]]:
-    """Return each check with its name. ``settings`` may come from a credentials block."""
+    """Return the checks of these settings, each with its name.
+
+    ``settings`` are those of the environment or of a credentials block.
+    """
     return [
         ("storage", partial(check_storage, settings)),
         ("locks", partial(check_locks, settings)),
@@ -39,7 +43,7 @@ def checks(settings: DeliverySettings) -> list[tuple[str, Check]]:
 
 
 async def check_storage(settings: DeliverySettings) -> list[CheckResult]:
-    """Write, read back and remove a document, and decrypt a stored record of each account."""
+    """Check the storage: write, read and remove a document, and read a record of each account."""
     storage = open_storage(settings)
     return [await anyio.to_thread.run_sync(_try_storage, storage, settings)]
 
@@ -58,16 +62,14 @@ def _try_storage(storage: Storage, settings: DeliverySettings) -> CheckResult:
             try:
                 storage.read(there)
             except StorageError as error:
-                advice = (
-                    "append the key that it was written with to FACEID_DATA_KEY, after the newest"
-                )
+                advice = "append the key that encrypted it to FACEID_DATA_KEY, after the newest key"
                 return CheckResult("storage", "problem", error.message, advice)
             break
     return CheckResult("storage", "ok", f"{storage_url(settings)}, encrypted with our key")
 
 
 async def check_locks(settings: DeliverySettings) -> list[CheckResult]:
-    """Check that the locks fit the storage and, with Redis, acquire a lock and release it."""
+    """Check that the locks suit the storage and, with Redis, that a lock can be acquired."""
     storage = open_storage(settings)
     if not settings.locks:
         if storage.folder is None:
@@ -99,13 +101,13 @@ async def check_roots(settings: DeliverySettings) -> list[CheckResult]:
             "resource roots",
             "warning",
             "FACEID_RESOURCE_ROOTS is not set",
-            "commands and faceid up read the working folder; a worker needs it to read any files",
+            "commands and faceid up read the working folder; a worker without it reads no files",
         )
     ]
 
 
 async def check_clock(settings: DeliverySettings) -> list[CheckResult]:
-    """Compare this machine's clock with the service's. This calls no action."""
+    """Compare this machine's clock with the service's. No action is called."""
     async with FaceIdClient(settings.endpoint, settings.credentials()) as client:
         await client.learn_clock()
         skew = client.server_now().timestamp() - time.time()
@@ -117,7 +119,7 @@ async def check_clock(settings: DeliverySettings) -> list[CheckResult]:
 
 
 async def check_key(settings: DeliverySettings) -> list[CheckResult]:
-    """Check the key by requesting an upload ticket that is not used. This is not billed."""
+    """Check the key by requesting an upload ticket that is not used, which is not billed."""
     await check_credentials(settings)
     said = f"accepted by {settings.host}, account {settings.account}"
     if settings.service == "emulator":

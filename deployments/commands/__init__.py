@@ -1,1 +1,1 @@
-"""The ``faceid`` commands that need Prefect, one module for each or for a closely related pair."""
+"""The ``faceid`` commands that need Prefect, and what they have in common."""

@@ -31,7 +31,7 @@ from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
 
 PLAIN_SECONDS = 10.0
-"""Time between two progress lines when stderr is not a terminal."""
+"""Seconds between two progress lines if stderr is not a terminal."""
 
 
 def batch(
@@ -53,19 +53,19 @@ def batch(
     Parameters
     ----------
     manifest
-        A JSONL or CSV file that lists the requests: a path, a glob or any fsspec URL. {date} in it
-        is replaced by today's date in UTC.
+        A JSONL or CSV file that lists the requests: a path, a glob or any fsspec URL. {date} is
+        replaced by today's date in UTC.
     results
-        File for the result lines, in the manifest's order once the batch has ended; printed if
-        omitted.
+        File for the result lines, which are in the manifest's order once the batch has ended. If
+        omitted, the lines are printed.
     failures
         File for the result lines of requests that failed.
     check
         Open every file, print how many calls and minutes the batch will take, and send nothing.
     concurrency
-        How many requests to deliver at the same time.
+        How many requests to deliver at the same time, 1 to 256.
     max_failed_percent
-        Stop when more than this percentage of the requests has failed.
+        Stop when more than this percentage of the finished requests has failed.
     require_passed
         Exit with code 3 if any verdict is negative.
     """
@@ -77,7 +77,8 @@ def batch(
     if not check:
         settings.credentials()
     manifest = manifest.replace("{date}", f"{datetime.now(UTC):%Y-%m-%d}")
-    # The flow checks all of this again; checking here reports mistakes before a server is started.
+    # The flow checks all of this again. It is checked here, too, so that mistakes are reported
+    # before a Prefect server is started.
     with TemporaryDirectory(prefix="faceid-batch-") as folder:
         snapshot = _take_in(manifest, settings, Path(folder))
         _estimate(snapshot, settings)
@@ -151,7 +152,7 @@ async def _run_flow(
             watched.append(batch)
             batch.tell = tell
             batch.tell_to_end = _say_how_it_ends
-            # Cancelled below, or when the event loop ends.
+            # The task is cancelled below, or when the event loop ends.
             background.add(asyncio.create_task(_show(batch.stats)))
 
         background: set[asyncio.Task[None]] = set()
@@ -169,7 +170,7 @@ async def _run_flow(
 
 
 def _check_can_write(path: Path) -> None:
-    """Raise ``InvalidInput`` if the file cannot be written, before anything is sent."""
+    """Raise ``InvalidInput`` if the file cannot be written, so that nothing is sent in vain."""
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InvalidInput(
             "InvalidRequest", f"{path}: cannot be written; name a file in an existing folder"
@@ -177,7 +178,10 @@ def _check_can_write(path: Path) -> None:
 
 
 def _copy(location: str, name: str, to: Path) -> None:
-    """Copy a results file, whole or not at all. Raises ``StorageError``."""
+    """Copy the results file ``name`` from the folder ``location``, whole or not at all.
+
+    Raises ``StorageError`` if it cannot be read or the copy cannot be written.
+    """
     draft = to.with_name(f".{to.name}.new")
     try:
         with draft.open("wb") as file:
@@ -208,7 +212,7 @@ def _exit_code(state: State[Any], stats: BatchStats | None, *, require_passed: b
 
 
 async def _show(stats: BatchStats) -> None:
-    """Show a progress bar, or print a line at intervals if stderr is not a terminal."""
+    """Show a progress bar; if stderr is not a terminal, print a line every ``PLAIN_SECONDS``."""
     began = time.monotonic()
     if not stderr.is_terminal:
         while True:

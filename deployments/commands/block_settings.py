@@ -1,4 +1,4 @@
-"""Settings of a command that takes ``--credentials``, the name of a Prefect block."""
+"""The settings of commands with the option ``--credentials``, the name of a Prefect block."""
 
 import asyncio
 
@@ -10,10 +10,11 @@ from tasks.settings import DeliverySettings
 
 
 def block_settings(credentials: str) -> DeliverySettings:
-    """Return the environment's settings, overridden by those of the block if one is named.
+    """Return the settings of the environment, overridden by those of the block.
 
-    Raises ``InvalidInput`` if the settings or the block are wrong or the block does not exist, and
-    ``ServiceUnavailable`` if the Prefect server cannot be reached.
+    ``credentials`` is the name of the block; empty for the environment alone. Raises
+    ``InvalidInput`` if the settings or the block are invalid, if the block does not exist, or if
+    ``PREFECT_API_URL`` is not set, and ``ServiceUnavailable`` if the block cannot be read.
     """
     if not credentials:
         return DeliverySettings.load()

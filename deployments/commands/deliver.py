@@ -35,12 +35,12 @@ def deliver(
     Parameters
     ----------
     request_id
-        Your own key for this request: a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -
+        Your own ID for this request: a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -
     action
         The target action, such as VideoLivenessCompare.
     region
-        Region in which the files are uploaded and the action is called. If omitted, the block's
-        region or TENCENTCLOUD_REGION.
+        Region in which the files are uploaded and the action is called. If omitted, the region of
+        the block or TENCENTCLOUD_REGION is used.
     resource
         FIELD=PATH, once for each file, such as ImageUrl=photo.jpg. PATH may be any fsspec URL.
     param
@@ -56,7 +56,8 @@ def deliver(
         "resources": _pairs("--resource", resource),
         "action_parameters": _pairs("--param", param or []),
     }
-    # The flow checks all of this again; checking here reports mistakes before a server is started.
+    # The flow checks all of this again. It is checked here, too, so that mistakes are reported
+    # before a Prefect server is started.
     validated = validate_request(read_request(**arguments), settings)
     settings.credentials()
     asyncio.run(_check_files(validated, settings))
@@ -73,9 +74,12 @@ def deliver(
 
 
 async def _check_files(validated: ValidatedRequest, settings: DeliverySettings) -> None:
-    """Open the files, unless the request has a verdict: people may have deleted them by then."""
+    """Check the files, unless the request has its verdict: the files may have been deleted since.
+
+    Raises ``InvalidInput`` if a file cannot be read or is not accepted.
+    """
     store = RecordStore(open_storage(settings), settings.service, settings.account)
-    with suppress(StorageError):  # the run reports this, and is recorded as failed
+    with suppress(StorageError):  # the run will report the error, and be recorded as failed
         if await has_verdict(validated, store):
             return
     check_files(validated)
@@ -96,8 +100,8 @@ def _pairs(flag: str, given: list[str]) -> dict[str, str]:
 def exit_code(result: DeliveryResult, *, require_passed: bool) -> int:
     """Return the exit code for a result.
 
-    0 for a verdict, 1 for a failure or a request that waits, 2 for a mistake that was found before
-    anything was sent, and 3 for a negative verdict with ``require_passed``.
+    The exit code is 0 for a verdict, 1 if the request failed or waits, 2 for a mistake that was
+    found before anything was sent, and 3 for a negative verdict with ``require_passed``.
     """
     if result.error is not None:
         mistake = result.error.kind in ("input", "conflict", "account")
@@ -109,7 +113,7 @@ def exit_code(result: DeliveryResult, *, require_passed: bool) -> int:
 
 
 async def _run_flow(arguments: dict[str, Any]) -> DeliveryResult:
-    # Prefect annotates the call of an async flow that returns a state as a state, not as awaitable.
+    # Prefect's types declare that this call returns a state, although it returns an awaitable.
     state: State[Any] = await cast("Any", flow)(**arguments, return_state=True)
     outcome: Any = await state.aresult(raise_on_failure=False)
     if isinstance(outcome, DeliveryFailed):

@@ -14,22 +14,22 @@ from tasks.settings import DeliverySettings
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class DeliveryFlags:
-    """How requests are delivered."""
+    """The common flags, with the same names and meanings as the flows' parameters."""
 
     credentials: Annotated[
         str,
         Parameter(
-            help="Name of a tencent-credentials block in Prefect; if omitted, the environment's "
-            "keys."
+            help="Name of a tencent-credentials block in Prefect. If omitted, the environment is "
+            "used."
         ),
     ] = ""
     save_files_to: Annotated[
-        str, Parameter(help="Folder for the files that the answers point to.")
+        str, Parameter(help="Folder for the files that the answers link to.")
     ] = ""
     max_windows: Annotated[
         int,
         Parameter(
-            help="How many two-hour windows a request may use; its files are uploaded again in "
+            help="How many windows of two hours a request may use. Its files are uploaded again in "
             "each."
         ),
     ] = 12
@@ -42,15 +42,18 @@ class DeliveryFlags:
     ] = "call_again"
 
     def load_settings(self) -> DeliverySettings:
-        """Return the settings of the environment or the block. Raises as ``block_settings``, and
-        ``InvalidInput`` if a flag's value is invalid."""
+        """Return the settings of the environment, overridden by those of the block.
+
+        Raises the errors of ``block_settings``, and ``InvalidInput`` if a flag's value is invalid.
+        """
         if not 1 <= self.max_windows <= MAX_WINDOWS:
             raise InvalidInput("InvalidRequest", f"--max-windows must be 1 to {MAX_WINDOWS}")
         return block_settings(self.credentials)
 
     def arguments(self) -> dict[str, Any]:
-        """Return the flow's parameters of the same names."""
+        """Return the flags as parameters of the flow."""
         return asdict(self)
 
 
 DEFAULT_FLAGS = DeliveryFlags()
+"""The flags with their default values."""

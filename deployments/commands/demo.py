@@ -31,17 +31,21 @@ PAIRS = (
     ("cedar.jpg", "alder.mp4"),
     ("alder.jpg", "alder.mp4"),
 )
+"""Photo and video of each request. After the last pair, the list begins again."""
 STRANGER = "cedar.jpg"
+"""The photo that shows another person than its video."""
 
 RUNS_AT_ONCE = 2
+"""Number of runs that the worker executes at the same time."""
 POLL_SECONDS = 0.5
+"""Seconds between two queries whether a run has ended."""
 
 
 def demo(*, items: int = 4, json: Annotated[bool, Parameter(negative=())] = False) -> None:
     """Demonstrate everything: emulator, Prefect server, deployment and a few deliveries.
 
-    Starts everything on free ports with a temporary home, triggers each request through the Prefect
-    API as a user would, prints a table of the results, and stops everything again.
+    The demo starts everything on free ports with a temporary home, triggers each request through
+    Prefect's API as a user would, stops everything, and prints a table of the results.
 
     Parameters
     ----------
@@ -60,12 +64,12 @@ def _run_demo(items: int, *, as_json: bool) -> int:
     with TemporaryDirectory(prefix="faceid-demo-") as folder, ExitStack() as stack:
         home = Path(folder)
         samples = copy_samples(_folder(home / "samples"))
-        # With a separate home, nothing of the user's Prefect is read or written. It has to be set
-        # before Prefect is imported, because the import creates the home.
+        # With a separate home, nothing of the user's Prefect is read or written. The variable must
+        # be set before Prefect is imported, because the import creates the home.
         environment = _bare(os.environ) | {
             "PREFECT_HOME": str(_folder(home / "prefect")),
             "FACEID_RESOURCE_ROOTS": str(home / "samples"),
-            # Prefect's runner leaves a folder in the temporary directory.
+            # Prefect's runner leaves a folder behind in the temporary directory.
             "TMPDIR": str(_folder(home / "tmp")),
             "DO_NOT_TRACK": "1",
         }
@@ -92,7 +96,10 @@ def _folder(path: Path) -> Path:
 
 
 def _bare(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without the user's settings for Prefect and for real deliveries."""
+    """Return the environment without settings of Prefect and of this project.
+
+    Settings of the emulator are kept.
+    """
     return {
         name: text
         for name, text in environment.items()
@@ -137,7 +144,7 @@ async def _deliver_all(items: int, samples: dict[str, Path]) -> list[DeliveryRes
 
 
 async def _result(client: "PrefectClient", request_id: str, run_id: Any) -> DeliveryResult:
-    """Wait until a run has ended and return its result object, as any program can."""
+    """Wait until a run has ended, print how it ended, and return its result object."""
     while True:
         run = await client.read_flow_run(run_id)
         if run.state is not None and run.state.is_final():

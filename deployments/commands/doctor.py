@@ -1,4 +1,4 @@
-"""``faceid doctor``: checks everything that a delivery needs, and advises on problems."""
+"""``faceid doctor``: checks everything that a delivery needs, and says how to solve problems."""
 
 import asyncio
 import json
@@ -24,17 +24,18 @@ def doctor(
     credentials: str = "",
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Check everything that a delivery needs; print a line for each, with advice on problems.
+    """Check everything that a delivery needs; print a line for each check, with advice on problems.
 
-    No billed action is called. The exit code is 0 if there is no problem, 1 if there is one, and 2
-    if the settings are wrong, so that nothing can be checked.
+    No billed action is called. The exit code is 0 if there is no problem, 1 if there is a problem,
+    and 2 if the settings are invalid, so that nothing can be checked.
 
     Parameters
     ----------
     credentials
-        Name of a tencent-credentials block in Prefect to check; if omitted, the environment's keys.
+        Name of the tencent-credentials block in Prefect to check. If omitted, the environment is
+        checked.
     as_json
-        Print a JSON list of objects with check, status, message and advice.
+        Print a JSON list of objects with the fields check, status, message and advice.
     """
     results = _look(credentials)
     if as_json:

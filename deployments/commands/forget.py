@@ -21,21 +21,22 @@ def forget(
     credentials: str = "",
     keep_verdict: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Erase what is stored about requests; print one line of JSON for each.
+    """Erase what is stored about requests; print one line of JSON for each request.
 
-    This covers their records, cached steps, saved files, result lines in FACEID_STORAGE, and flow
-    runs with their logs and artifacts. Whatever cannot be reached from here is listed at the end.
-    Your own files are not touched.
+    This covers records, cached steps, saved files, result lines in FACEID_STORAGE, and flow runs
+    with their logs and artifacts. At the end, the command lists what it cannot erase. Your own
+    files are not touched.
 
     Parameters
     ----------
     ids
         Request IDs. A request that a run is working on is left alone.
     older_than
-        Instead of IDs: all requests that are finished and have not been touched for this long, such
-        as 30d, 12h, 90m or 45s.
+        Instead of IDs, select all requests that are finished and have not been touched for this
+        long, such as 30d, 12h, 90m or 45s.
     credentials
-        Name of the tencent-credentials block in Prefect with which they were delivered, if any.
+        Name of the tencent-credentials block in Prefect with which the requests were delivered, if
+        any.
     keep_verdict
         Keep the verdict: faceid status still shows it, and delivering the request again returns it.
     """
@@ -48,7 +49,7 @@ def forget(
 async def _forget(
     ids: tuple[str, ...], older_than: str, settings: DeliverySettings, keep_verdict: bool
 ) -> bool:
-    """Return whether all of the requests were forgotten."""
+    """Forget the requests, print the results, and return whether all of them were forgotten."""
     before = moment(older_than) if older_than else None
     forgotten = left = 0
     async with open_forgetting(

@@ -1,4 +1,4 @@
-"""Running a flow in this process, recorded at ``PREFECT_API_URL`` or in a temporary server."""
+"""Runs a flow in this process, recorded on the server at ``PREFECT_API_URL`` or a temporary one."""
 
 import asyncio
 import os
@@ -23,14 +23,15 @@ T = TypeVar("T")
 
 
 def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine, with a temporary Prefect server if ``PREFECT_API_URL`` is not set.
+    """Run a coroutine that runs a flow, and return its result.
 
-    Returns what the coroutine returns. Raises ``StorageError`` if the server cannot be reached or
-    rejects our credentials, and ``StackError`` if the temporary server does not start.
+    If ``PREFECT_API_URL`` is not set, a temporary Prefect server is started for the time of the
+    run. Raises ``StorageError`` if the server cannot be reached or rejects our credentials, and
+    ``StackError`` if the temporary server does not start.
     """
     with ExitStack() as stack:
         if not PREFECT_API_URL.value():
-            stderr.print("PREFECT_API_URL is not set: recording in a temporary Prefect server")
+            stderr.print("PREFECT_API_URL is not set: recording on a temporary Prefect server")
             api_url = stack.enter_context(temporary_prefect_server(os.environ))
             auth = PREFECT_SERVER_API_AUTH_STRING.value()
             stack.enter_context(

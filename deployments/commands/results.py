@@ -1,4 +1,4 @@
-"""``faceid results``: prints the result lines of a batch run that was started elsewhere."""
+"""``faceid results``: prints the result lines of a batch's run, wherever it was started."""
 
 import asyncio
 from typing import NamedTuple
@@ -19,17 +19,19 @@ from tasks.settings import DeliverySettings
 
 
 class _Found(NamedTuple):
-    """The location of a batch's result lines, and whether the batch is complete."""
+    """Where a batch's result lines are, and whether the batch is complete."""
 
     location: str
+    """Path or URL of the folder with the result lines."""
     is_complete: bool | None
-    """Whether every request has a verdict; ``None`` if there is no server to ask."""
+    """Whether every request has its verdict; ``None`` if there is no Prefect server to ask."""
 
 
 def results(run: str) -> None:
-    """Print the result lines of a batch run, or those written so far if it has not ended.
+    """Print the result lines of a batch's run, or the lines so far if the run has not ended.
 
-    If the run left requests to a later run, that run's lines are printed; they cover both.
+    If the run left requests to a later run, the lines of the later run are printed, which cover
+    both. The exit code is 0 if every request has its verdict, and otherwise 1.
 
     Parameters
     ----------
@@ -47,7 +49,7 @@ def results(run: str) -> None:
 
 
 def _print(found: _Found) -> bool:
-    """Print the lines, and return whether there are any and all of them have a verdict."""
+    """Print the result lines, and return whether there are any and all of them have a verdict."""
     statuses: set[str] = set()
     try:
         for line in read_lines(found.location):
@@ -64,7 +66,7 @@ def _print(found: _Found) -> bool:
 
 async def _find(run_id: UUID, settings: DeliverySettings) -> _Found:
     if not PREFECT_API_URL.value():
-        stderr.print("PREFECT_API_URL is not set: looking in FACEID_STORAGE alone")
+        stderr.print("PREFECT_API_URL is not set: looking only in FACEID_STORAGE")
         return _Found(results_location("", settings, str(run_id)), None)
     run = await _last_run(run_id)
     if run.id != run_id:

@@ -25,14 +25,17 @@ def _print(document: Any) -> None:
 
 
 def status(*ids: str, credentials: str = "") -> None:
-    """Show the state of requests, one line of JSON for each.
+    """Print the state of requests, one line of JSON for each request.
+
+    The exit code is 1 if nothing is known about one of the requests.
 
     Parameters
     ----------
     ids
-        Request IDs, or Tencent request IDs.
+        Request IDs or Tencent request IDs.
     credentials
-        Name of the tencent-credentials block in Prefect with which they were delivered, if any.
+        Name of the tencent-credentials block in Prefect with which the requests were delivered, if
+        any.
     """
     if not ids:
         raise InvalidInput("InvalidRequest", "give one or more request IDs")
@@ -52,12 +55,13 @@ def _find(store: RecordStore, given: str) -> Record | None:
     found = asyncio.run(store.load(given))
     if found is not None:
         return found
-    # It may be a Tencent request ID. Records are not indexed by those, so all are searched.
+    # It may be a Tencent request ID. Records are not indexed by Tencent request IDs, so all records
+    # are searched.
     return next((record for record in store.all() if given in record.tencent_request_ids), None)
 
 
 async def _is_at_work(store: RecordStore, record: Record) -> bool:
-    """Return whether a run is working on the request, on any machine that shares the locks."""
+    """Return whether a run is at work on the request, on any machine that shares the locks."""
     return record.outcome is None and await is_locked(
         store, DeliverySettings.load(), record.request_id
     )
@@ -71,7 +75,7 @@ def _status(record: Record, *, at_work: bool) -> dict[str, Any]:
     elif record.intent is not None:
         state = "outcome-unknown"
     else:
-        state = "interrupted"  # its run died; the next run continues from here
+        state = "interrupted"  # the request's run died; the next run continues
     fields = "request_id target_action region calls verdict error tencent_request_ids updated_at"
     shown = record.model_dump(mode="json", include=set(fields.split()))
     follow_up = record.follow_up and record.follow_up.model_dump(mode="json")
@@ -87,12 +91,15 @@ def _status(record: Record, *, at_work: bool) -> dict[str, Any]:
 def answer(request_id: str, *, credentials: str = "") -> None:
     """Print the stored answer of a request as JSON. It may contain faces and personal data.
 
+    The exit code is 1 if no answer is stored.
+
     Parameters
     ----------
     request_id
         ID of the request.
     credentials
-        Name of the tencent-credentials block in Prefect with which it was delivered, if any.
+        Name of the tencent-credentials block in Prefect with which the request was delivered, if
+        any.
     """
     record = asyncio.run(_store(credentials).load(request_id))
     if record is None or record.reply is None:

@@ -35,9 +35,9 @@ def up(
 ) -> None:
     """Start the local stack for the dashboard, and run it until Ctrl-C.
 
-    The stack is a Prefect server, the deployments and a worker that executes their runs, and with
-    --emulator also the emulator. With neither --emulator nor --live, FACEID_ENDPOINT and the
-    credentials determine the service.
+    The stack consists of a Prefect server with the deployments, a worker that executes their runs,
+    and with --emulator also the emulator. With neither --emulator nor --live, FACEID_ENDPOINT and
+    the credentials in the environment determine the service.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ def up(
     live
         Use the real service with the credentials in the environment.
     port
-        Port of the dashboard; 0 picks a free one.
+        Port of the dashboard; 0 picks a free port.
     ready_file
-        File to write once everything is ready: one JSON object with the addresses.
+        File to write once everything is ready, with a JSON object that contains the addresses.
     """
     service = _which_service(own_emulator=emulator, live=live)
     with suppress(KeyboardInterrupt):  # Ctrl-C is the normal way to stop the stack
@@ -63,7 +63,8 @@ def _which_service(*, own_emulator: bool, live: bool) -> Service:
         return "emulator"
     if live and settings.service != "live":
         raise InvalidInput(
-            "Configuration", f"--live, but FACEID_ENDPOINT is {settings.host}: unset one of them"
+            "Configuration",
+            f"--live, but FACEID_ENDPOINT is {settings.host}: omit --live or unset the variable",
         )
     if not live and not os.environ.get("FACEID_ENDPOINT") and not settings.secret_id:
         raise InvalidInput(
@@ -77,12 +78,15 @@ def _which_service(*, own_emulator: bool, live: bool) -> Service:
 
 
 def _check_storage(settings: DeliverySettings) -> None:
-    """Raise ``InvalidInput`` if the storage is misconfigured, which would fail every run."""
+    """Raise ``InvalidInput`` if the storage is misconfigured, because every run would then fail."""
     open_storage(settings)
 
 
 def _auth_string() -> dict[str, str]:
-    """Return the variables for the server's basic auth, which may come from a Prefect profile."""
+    """Return the environment variables for basic authentication; empty if it is not configured.
+
+    The value may come from a Prefect profile.
+    """
     auth = PREFECT_SERVER_API_AUTH_STRING.value()
     if auth is None:
         return {}
@@ -97,9 +101,9 @@ def _auth_string() -> dict[str, str]:
 def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Path | None) -> None:
     """Run the stack until interrupted.
 
-    The server and the worker are restarted when they die, and the requests they had at work
-    continue. The emulator is not restarted, because its objects and its clock are lost with it;
-    if it ends, this raises ``StackError``.
+    The server and the worker are restarted if they end, and requests that were at work continue.
+    Raises ``StackError`` if a part of the stack does not start, ends too often, or is the emulator
+    and ends: the emulator is not restarted, because its objects and its clock are lost with it.
     """
     environment = {"FACEID_RESOURCE_ROOTS": str(Path.cwd()), **os.environ}
     auth = _auth_string()
@@ -163,7 +167,8 @@ def _say_how_to_trigger(
 
 
 def _write_ready_file(path: Path, content: dict[str, str]) -> None:
-    # Written atomically, and readable only by us: it may contain the emulator's keys.
+    # The file is written atomically, and only its owner can read it, because it may contain the
+    # emulator's keys.
     draft = path.with_name(path.name + ".new")
     draft.touch(mode=0o600)
     draft.write_text(json.dumps(content))

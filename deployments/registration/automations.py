@@ -1,12 +1,12 @@
-"""Automations as code: registers those of ``automations.yaml`` with the Prefect server.
+"""Registers the automations in ``automations.yaml`` with the Prefect server.
 
-``python -m deployments.registration.automations`` does only that, and prints the names of those
-that it created, changed or removed.
+``python -m deployments.registration.automations`` does only this, and prints the names of the
+automations that it has created, changed or removed.
 
-Changes made in the dashboard are kept. Each automation has a tag with a digest of its content at
-registration. If the content no longer matches the digest, somebody has changed the automation, and
-it is left alone, as is every automation without such a tag. Whether an automation is enabled is
-never changed.
+Changes that people make in the dashboard are kept. Each automation has a tag with a digest of its
+content at registration. If the content no longer matches the digest, somebody has changed the
+automation, and it is left alone, as is every automation without such a tag. Whether an automation
+is enabled is never changed.
 """
 
 import asyncio
@@ -50,14 +50,17 @@ from faceid.command import fail
 from faceid.errors import InvalidInput
 
 FILE = Path(__file__).with_name("automations.yaml")
+"""The file with the automations."""
 MARK = "as-registered:"
+"""Beginning of the tag with the digest of an automation."""
 _PAGE = 200
+"""Number of objects in a page: the maximum that Prefect's API returns at once."""
 
 
 def _whole(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Validate a trigger, and raise ``ValueError`` for unknown fields, which Prefect would drop.
+    """Validate a trigger; raise ``ValueError`` for unknown fields, which Prefect would ignore.
 
-    A trigger whose `expect` is misspelled would otherwise fire for every event.
+    Otherwise, a trigger whose field ``expect`` is misspelled would fire for every event.
     """
     trigger: Trigger = validate(value)
     _check_fields(trigger, value)
@@ -81,29 +84,41 @@ def _template(text: str) -> str:
 
 
 Template = Annotated[str, AfterValidator(_template)]
+"""A Jinja template, which the Prefect server renders."""
 
 
 class _Entry(BaseModel):
-    """An automation in the file: fields of Prefect's, and those that its actions are made from."""
+    """An automation in the file: some of Prefect's fields, and what its actions are built from."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
+    """Name of the automation, by which it is found on the server."""
     description: str
+    """Description of what has happened when the automation is triggered."""
     trigger: Annotated[TriggerTypes, WrapValidator(_whole)]
+    """The trigger, with Prefect's fields."""
     message: Template | None = None
+    """Text of the notification, if it is not that of the file."""
     webhook: str | None = None
+    """The Webhook block to call, instead of sending a notification."""
     payload: Template = ""
+    """Body of the call of the webhook."""
     actions: list[ActionTypes] | None = None
-    """If given, these replace the notification."""
+    """Actions with Prefect's fields, which replace the notification if given."""
 
 
 class _File(BaseModel):
+    """The content of the file."""
+
     model_config = ConfigDict(extra="forbid")
 
     notify: str = ""
+    """The notification blocks to use."""
     message: Template
+    """Text of the notifications of automations without a text of their own."""
     automations: list[_Entry]
+    """The automations."""
 
     @field_validator("automations")
     @classmethod
@@ -115,11 +130,12 @@ class _File(BaseModel):
 
 
 async def register_automations(file: Path = FILE, *, write: bool = True) -> list[str]:
-    """Create, update and remove automations as the file says, except those changed by somebody.
+    """Create, update and remove automations so that they match the file.
 
-    Returns the names of the automations that were created, changed or removed; a second call
-    returns none. With ``write=False`` nothing is changed, and these are the names of those that
-    would be. Raises ``InvalidInput`` if the file is invalid or names a block that does not exist.
+    Automations that somebody has changed on the server are left alone. Returns the names of the
+    automations that were created, changed or removed; a second call returns none. With
+    ``write=False``, nothing is changed, and the names are those of the automations that would be.
+    Raises ``InvalidInput`` if the file is invalid or names a block that does not exist.
     """
     wanted = _read(file)
     async with get_client() as client:
@@ -138,7 +154,8 @@ async def register_automations(file: Path = FILE, *, write: bool = True) -> list
                 if write:
                     await _bring_up_to(client, found, automation)
         for left in there:
-            # From an earlier file, for a deleted block, or a duplicate from a concurrent call.
+            # The automation is from an earlier version of the file, or its block was deleted, or it
+            # is a duplicate from a concurrent call.
             if _mark_of(left) == _digest(left):
                 touched.append(left.name)
                 if write:
@@ -181,7 +198,7 @@ async def _all_automations(client: PrefectClient) -> list[Automation]:
 def _as_automation(
     entry: _Entry, file: _File, blocks: list[BlockDocument]
 ) -> AutomationCore | None:
-    """Build the automation of an entry; ``None`` if the webhook that it calls does not exist."""
+    """Return the automation of an entry; ``None`` if the entry's Webhook block does not exist."""
     actions: list[ActionTypesOrUnknown] = [*(entry.actions or [])]
     if entry.webhook is not None:
         found = _of_slot(entry.webhook, blocks, "webhook")
@@ -202,10 +219,11 @@ def _as_automation(
 
 
 def _of_slot(slot: str, blocks: list[BlockDocument], what: str) -> list[UUID]:
-    """Return the IDs of the blocks that ``slot`` names, sorted.
+    """Return the sorted IDs of the blocks that ``slot`` names.
 
-    ``slot`` is ``type/name``, or only ``name`` for blocks whose type or capabilities include
-    ``what``. Raises ``InvalidInput`` if it has a type and there is no such block.
+    ``slot`` is ``<type>/<name>``, or only ``<name>`` for all blocks of this name whose type is
+    ``what`` or that have the capability ``what``. Raises ``InvalidInput`` if ``slot`` has a type
+    and there is no such block.
     """
     kind, _, name = slot.rpartition("/")
     found: list[UUID] = []
@@ -220,19 +238,27 @@ def _of_slot(slot: str, blocks: list[BlockDocument], what: str) -> list[UUID]:
 
 
 def _is_ours_to_change(found: Automation | None, wanted: AutomationCore) -> bool:
-    """Return whether it is missing, or outdated and not changed by anybody since registration."""
+    """Return whether an automation must be created, or updated because only the file has changed.
+
+    ``found`` is the automation on the server, and ``wanted`` the one in the file.
+    """
     return found is None or _mark_of(found) == _digest(found) != _digest(wanted)
 
 
 async def _bring_up_to(
     client: PrefectClient, found: Automation | None, wanted: AutomationCore
 ) -> None:
+    """Create the automation, or update the one on the server.
+
+    Raises ``InvalidInput`` if the server refuses it.
+    """
     try:
         if found is None:
             await client.create_automation(wanted)
             return
         wanted.enabled = found.enabled
-        # Prefect's client sends only fields that were set, but an action's type is a default.
+        # Prefect's client sends only fields that were set explicitly, which an action's type was
+        # not. Validating the dumped model sets all fields.
         complete = AutomationCore.model_validate(wanted.model_dump(exclude={"owner_resource"}))
         await client.update_automation(found.id, complete)
     except PrefectHTTPStatusError as error:
@@ -247,7 +273,7 @@ def _mark_of(automation: Automation) -> str | None:
 
 
 def _digest(automation: AutomationCore) -> str:
-    """Digest of everything that the file determines."""
+    """Return a digest of everything in an automation that the file determines."""
     decided = {"name", "description", "trigger", "actions"}
     content = automation.model_dump(mode="json", include=decided)
     text = orjson.dumps(_in_order(content), option=orjson.OPT_SORT_KEYS)
@@ -255,7 +281,7 @@ def _digest(automation: AutomationCore) -> str:
 
 
 def _in_order(value: Any) -> Any:
-    """Sort all lists, because the server returns sets in any order."""
+    """Return a JSON value with all lists sorted, because the server returns sets in any order."""
     if isinstance(value, dict):
         return {key: _in_order(part) for key, part in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
@@ -264,6 +290,7 @@ def _in_order(value: Any) -> Any:
 
 
 def main() -> None:
+    """Register the automations, and print the names of those that were touched."""
     try:
         changed = asyncio.run(register_automations())
     except InvalidInput as error:

@@ -1,6 +1,6 @@
 """Registers everything with a Prefect server, or reports what is missing or different there.
 
-That is the block type, the work pool with its queues, the deployments in
+This covers the block type, the work pool with its queues, the deployments in
 ``deployments/prefect.yaml``, and the automations in ``automations.yaml``. Registering again changes
 nothing. What people change in the dashboard is kept: schedules, limits of the pool and its queues,
 job variables, and whether something is paused.
@@ -35,14 +35,15 @@ class Registration:
     deployments: dict[str, UUID] = field(default_factory=dict[str, UUID])
     """IDs of the deployments on the server, by name, such as ``deliver/default``."""
     changes: list[str] = field(default_factory=list[str])
-    """One line for each object that was created or changed, or would be with ``write``."""
+    """One line for each object that was created or changed or, without ``write``, would be. A line
+    begins with the kind of the object, such as ``deployment``."""
 
 
 async def register(*, pool: bool, write: bool = True) -> Registration:
     """Bring the server at ``PREFECT_API_URL`` up to date with this checkout.
 
     With ``pool``, runs go to the work pool and its workers; otherwise ``deployments.serve``
-    executes them. With ``write=False`` nothing is changed, and the result says what would be.
+    executes them. With ``write=False``, nothing is changed, and the result says what would be.
     Raises ``InvalidInput`` if ``automations.yaml`` is invalid or names a block that does not exist.
     """
     definitions = read_definitions()
@@ -144,7 +145,7 @@ def _fields(definition: Definition, pool: bool) -> dict[str, Any]:
 
 
 def _present(found: DeploymentResponse) -> Mapping[str, Any]:
-    """Return the fields of a deployment on the server, comparable to those of ``_fields``."""
+    """Return the fields of a deployment on the server, in the same form as those of ``_fields``."""
     limit = found.global_concurrency_limit
     options = found.concurrency_options
     return {

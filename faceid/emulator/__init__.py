@@ -1,8 +1,9 @@
 """An emulator of the Face ID service and its object store, including the expiry of uploads.
 
-``Emulator`` runs one within this process, ``serve`` runs one as the process itself, and
-``EmulatorControl`` controls one that runs anywhere. Comments say where its behaviour comes from:
-"documented" by the vendor, "observed" on the live service, or "assumed".
+``Emulator`` runs an emulator in a thread of this process, ``serve`` runs an emulator until the
+process is told to end, and ``EmulatorControl`` controls an emulator in any process. Docstrings and
+comments say where a behaviour comes from: "documented" by the vendor, "observed" on the live
+service, or "assumed" where neither source says anything.
 """
 
 from faceid.emulator.app import create_app

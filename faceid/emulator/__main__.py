@@ -7,7 +7,10 @@ from faceid.emulator.server import CannotListen, serve
 
 
 def main() -> int:
-    """Run the emulator and return the exit code: 0 if it was ended, 2 if it could not start."""
+    """Run the emulator until it is ended, and return the exit code.
+
+    The exit code is 0 if the emulator ran, and 2 if it could not start.
+    """
     try:
         serve(EmulatorOptions.read())
     except (BadOption, CannotListen) as error:

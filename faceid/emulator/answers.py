@@ -1,7 +1,8 @@
 """The answers of the target actions, with the fields of the documented samples.
 
-Files that an answer links to are real objects of the store, and their URLs have a window of their
-own (observed). Which fields are empty with a negative verdict is assumed.
+Files that an answer links to are objects of the store, and their URLs have a window of their own
+(observed). Which fields are empty with a negative verdict is assumed, unless a comment says
+otherwise.
 """
 
 import base64
@@ -29,19 +30,29 @@ _NOBODY = {
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a successful call. ``result`` is empty if the action gives no ``Result``."""
+    """The answer to a call that has been executed."""
 
     emulation: Emulation
+    """The emulator that answers."""
     call: Call
+    """The call that is answered."""
     result: str
+    """Value of the field ``Result``; empty if the action has no such field."""
     positive: bool
+    """Whether the verdict is positive."""
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of the answer. Raises ``Refusal`` if a parameter is invalid."""
+        """Return the fields of the answer, without ``RequestId``.
+
+        Raises ``Refusal`` if a parameter is invalid.
+        """
         return _BY_ACTION.get(self.call.name, Answer._verdict)(self)
 
     def _verdict(self) -> dict[str, Any]:
-        """Return ``Result`` and ``Description``, all that a ``FACEID_ACTIONS`` action returns."""
+        """Return ``Result`` and ``Description``, or no field if the action gives no verdict.
+
+        An action of ``FACEID_ACTIONS`` returns nothing else.
+        """
         if not self.result:
             return {}
         description = (
@@ -50,7 +61,8 @@ class Answer:
         return {"Result": self.result, "Description": description}
 
     def _similarity(self, score: float) -> float:
-        return score if self.positive else 0.0  # as in the only documented negative sample
+        # The only documented sample of a negative verdict has 0.
+        return score if self.positive else 0.0
 
     def _file(self, suffix: str, data: bytes, content_type: str) -> tuple[str, str]:
         """Put a file of the answer into the store, and return its URL and MD5."""
@@ -67,6 +79,7 @@ class Answer:
         return self._file("BestFrame", JPEG, "image/jpeg")
 
     def video_liveness_compare(self) -> dict[str, Any]:
+        """Return the answer of VideoLivenessCompare."""
         best_frame = None  # documented: may be null
         if self.positive:
             url, md5 = self._best_frame()
@@ -74,6 +87,7 @@ class Answer:
         return {**self._verdict(), "BestFrame": best_frame, "Sim": self._similarity(89.88)}
 
     def detect_reflect_liveness_and_compare(self) -> dict[str, Any]:
+        """Return the answer of DetectReflectLivenessAndCompare."""
         url, md5 = self._best_frame() if self.positive else ("", "")  # documented: not null
         return {
             **self._verdict(),
@@ -83,10 +97,15 @@ class Answer:
         }
 
     def generate_reflect_sequence(self) -> dict[str, Any]:
+        """Return the answer of GenerateReflectSequence, which has no verdict."""
         url, md5 = self._file("LightData", REFLECT_SEQUENCE, "application/octet-stream")
         return {"ReflectSequenceUrl": url, "ReflectSequenceMd5": md5}
 
     def liveness_compare(self) -> dict[str, Any]:
+        """Return the answer of LivenessCompare.
+
+        Raises ``Refusal`` if ``BestFrameNum`` is not a whole number from 1 to 10.
+        """
         frames = json.loads(self.call.parameters.get("Optional", "{}")).get("BestFrameNum", 1)
         if not isinstance(frames, int) or not 1 <= frames <= 10:
             raise wrong_value("Optional")
@@ -98,6 +117,7 @@ class Answer:
         }
 
     def check_id_card_information(self) -> dict[str, Any]:
+        """Return the answer of CheckIdCardInformation."""
         return {
             **self._verdict(),
             "Sim": self._similarity(91.5),
@@ -111,6 +131,10 @@ class Answer:
         }
 
     def id_card_ocr_verification(self) -> dict[str, Any]:
+        """Return the answer of IdCardOCRVerification.
+
+        A name and an ID number that the call gives are returned in it.
+        """
         given = self.call.parameters
         return {
             **self._verdict(),
@@ -120,6 +144,7 @@ class Answer:
         }
 
     def apply_web_verification_token(self) -> dict[str, Any]:
+        """Return the answer of ApplyWebVerificationToken, which has no verdict."""
         token = self.call.request_id.upper()
         url = f"http://{self.call.host}/_emulator/health?token={token}"
         return {"VerificationUrl": url, "BizToken": token}

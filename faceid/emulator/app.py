@@ -1,4 +1,7 @@
-"""The emulator's ASGI application: API, object store and control calls at one address."""
+"""The emulator's ASGI application: the API, the object store and the control calls.
+
+All three have the same address; the path decides which of them gets a request.
+"""
 
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
@@ -14,10 +17,10 @@ _CONTROL = PREFIX.encode() + b"/"
 
 
 def create_app(emulation: Emulation) -> Callable[..., Any]:
-    """Create the application. Faults that cut connections require ``server.EmulatorProtocol``.
+    """Return the ASGI application of an emulator.
 
-    It dispatches by itself and without a router, because the store needs the undecoded path and the
-    API has to be fast.
+    Faults that cut connections need a server with ``server.EmulatorProtocol``. The application has
+    no router, because the store needs the undecoded path and the API has to be fast.
     """
     gateway, store, control = Gateway(emulation), Store(emulation), Control(emulation).app()
     clock = emulation.clock
@@ -37,7 +40,7 @@ def create_app(emulation: Emulation) -> Callable[..., Any]:
         if raw_path != b"/":
             await store.handle(exchange)
             return
-        with suppress(ClientGone):  # nobody to answer, and no action was called
+        with suppress(ClientGone):  # nobody is left to answer, and no action was called
             await gateway.handle(exchange)
 
     return app

@@ -13,11 +13,15 @@ from faceid.signing import UNSIGNED_PAYLOAD, Authorization, Scope, canonical_req
 MAX_SKEW = 300
 """Maximum difference in seconds between the timestamp and the server's time (documented)."""
 
-_LEAST_SIGNED = frozenset({"content-type", "host"})  # documented
+_LEAST_SIGNED = frozenset({"content-type", "host"})
+"""The headers that must be signed (documented)."""
 
 
 def authenticate(emulation: Emulation, exchange: Exchange, body: bytes) -> None:
-    """Verify the signature of a call; raise ``Refusal`` unless it is valid and recent."""
+    """Verify the signature of a call. Raises ``Refusal`` unless it is valid and recent.
+
+    The codes of the refusals are documented, unless a comment says otherwise.
+    """
     headers = exchange.headers
     try:
         claim = Authorization.parse(headers.get("authorization", ""))
@@ -28,8 +32,8 @@ def authenticate(emulation: Emulation, exchange: Exchange, body: bytes) -> None:
     if claim.secret_id != emulation.secret_id:
         raise Refusal("AuthFailure.SecretIdNotFound")
     timestamp = _timestamp(headers)
-    # Compared with real time and not with the movable clock, so that clients can still sign calls
-    # after the clock was moved.
+    # The timestamp is compared with real time and not with the movable clock, so that clients can
+    # still sign calls after the clock was moved.
     if abs(emulation.clock.real() - timestamp) > MAX_SKEW:
         raise Refusal("AuthFailure.SignatureExpire")
     scope = Scope.at(timestamp, SERVICE)
@@ -54,7 +58,7 @@ def authenticate(emulation: Emulation, exchange: Exchange, body: bytes) -> None:
 
 
 def required(headers: Mapping[str, str], name: str) -> str:
-    """Return a header's value; raise ``Refusal`` if it is missing (its code is assumed)."""
+    """Return the value of a header. Raises ``Refusal`` if it is missing (the code is assumed)."""
     if value := headers.get(name):
         return value
     raise Refusal("MissingParameter", f"The request is missing the header {name}.")

@@ -1,21 +1,26 @@
 """The emulator's clock, which can be moved.
 
 Windows, objects and the ``Date`` header follow ``now``, which tests can move by hours. Timestamps
-of signed calls are compared with ``real``, which cannot be moved: clients sign with their own
-clocks, and must be able to go on after a test has let windows expire. ``skew`` shifts both times.
+of signed calls are compared with ``real``, which cannot be moved, because clients sign with their
+own clocks and must be able to sign calls after a test has let windows expire. ``skew`` shifts both
+times.
 """
 
 import time
 from email.utils import formatdate
 from functools import lru_cache
 
-# Between these, Unix seconds have 10 digits, as documented for ExpiredTimestamp.
+# The limits of the movable clock. Between them, Unix seconds have 10 digits, as documented for
+# ExpiredTimestamp.
 EARLIEST = 1_000_000_000
 LATEST = 9_000_000_000
 
 
 class Clock:
-    """A clock with an offset. All times are Unix seconds, as floats."""
+    """A clock with an offset. All times are in Unix seconds.
+
+    ``skew`` is the number of seconds by which the clock is ahead of this machine's.
+    """
 
     def __init__(self, skew: float = 0) -> None:
         self._skew = skew
@@ -30,10 +35,10 @@ class Clock:
         return time.time() + self._skew + self._moved
 
     def advance(self, seconds: float) -> float:
-        """Move ``now`` by some seconds, and return it.
+        """Move the clock forward by some seconds, and return the new time.
 
-        The clock may be moved backwards, but expired objects do not come back. Raises
-        ``ValueError`` if the new time is not within the years 2001 to 2255.
+        A negative number moves the clock backwards; objects that have expired do not come back.
+        Raises ``ValueError`` if the new time is not within the years 2001 to 2255.
         """
         moved = self.now() + seconds
         if not EARLIEST <= moved <= LATEST:
@@ -42,10 +47,11 @@ class Clock:
         return moved
 
     def reset(self) -> None:
+        """Undo all moves of the clock."""
         self._moved = 0.0
 
     def date(self) -> bytes:
-        """Return the value of the ``Date`` header."""
+        """Return the time of the movable clock as a value of the ``Date`` header."""
         return _http_date(int(self.now()))
 
 

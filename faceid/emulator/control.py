@@ -1,7 +1,7 @@
 """Control calls under ``/_emulator/``, which inspect and change the emulator's state.
 
-They are not part of the emulated service. Requests and replies are JSON. An invalid request is
-answered with HTTP 400 and ``{"error": "..."}``, which says in one line what is allowed.
+Control calls are not part of the emulated service. Requests and replies are JSON. An invalid
+request is answered with HTTP 400 and ``{"error": "..."}``, a line that says what is allowed.
 """
 
 import math
@@ -22,6 +22,7 @@ from faceid.emulator.journal import FILTERS
 from faceid.emulator.options import BadOption, EmulatorOptions
 
 PREFIX = "/_emulator"
+"""First segment of the path of every control call."""
 
 
 class _Wrong(HTTPException):
@@ -46,10 +47,13 @@ async def _body(request: Request) -> object:
 
 
 class Control:
+    """Answers the control calls to one emulator."""
+
     def __init__(self, emulation: Emulation) -> None:
         self._emulation = emulation
 
     def app(self) -> Starlette:
+        """Return the ASGI application with a route for each control call."""
         routes: dict[str, dict[str, Callable[[Request], Any]]] = {
             "health": {"GET": self._health},
             "stats": {"GET": self._stats},

@@ -1,7 +1,10 @@
 """The signature of the object store's presigned URLs, as pure functions.
 
-Only the emulator needs it: clients use the URLs as they are. Source: the documentation of the
-vendor's object store (COS); test vectors are in ``tests/emulator/test_cos_signing.py``.
+Only the emulator needs them, because clients use the URLs as they are. SignKey, HttpString and
+StringToSign are the terms of the documentation.
+
+Source: the documentation of the vendor's object store (COS). Test vectors are in
+``tests/emulator/test_cos_signing.py``.
 """
 
 import hashlib
@@ -12,13 +15,18 @@ from functools import lru_cache
 from urllib.parse import parse_qsl, quote, unquote
 
 ALGORITHM = "sha1"
+"""The only value of ``q-sign-algorithm``."""
 _ELEVEN_DIGITS = 10**10
 
 
 def http_string(
     method: str, path: str, params: Mapping[str, str], headers: Mapping[str, str]
 ) -> str:
-    """Return the HttpString of a request. ``path`` is percent-decoded and begins with a slash."""
+    """Return the HttpString of a request: its signed parts as text.
+
+    ``path`` is percent-decoded and begins with a slash. ``params`` and ``headers`` are the signed
+    query parameters and headers, not encoded.
+    """
     return f"{method.lower()}\n{path}\n{_pairs(params)}\n{_pairs(headers)}\n"
 
 
@@ -28,13 +36,17 @@ def _pairs(fields: Mapping[str, str]) -> str:
 
 
 def string_to_sign(sign_time: str, http: str) -> str:
+    """Return the StringToSign of an HttpString. ``sign_time`` is the value of ``q-sign-time``."""
     digest = hashlib.sha1(http.encode(), usedforsecurity=False).hexdigest()
     return f"{ALGORITHM}\n{sign_time}\n{digest}\n"
 
 
 @lru_cache(maxsize=1024)
 def sign_key(secret_key: str, key_time: str) -> str:
-    """Return the SignKey; cached, because all tickets of the same second share it."""
+    """Return the SignKey for a value of ``q-key-time``: 40 hexadecimal digits.
+
+    It is cached, because all upload tickets of the same second have the same key.
+    """
     return _hmac(secret_key, key_time)
 
 
@@ -50,9 +62,10 @@ def _hmac(key: str, message: str) -> str:
 def presigned_query(
     method: str, host: str, path: str, *, secret_id: str, secret_key: str, start: int, end: int
 ) -> str:
-    """Return the query of a presigned URL of which only the ``Host`` header is signed.
+    """Return the query of a presigned URL that is valid from ``start`` to ``end`` (Unix seconds).
 
-    ``start`` and ``end`` are Unix seconds. The order of its parts is that of the service's URLs.
+    ``path`` is percent-decoded. The only signed header is ``Host``, and no query parameter is
+    signed. The parameters are in the order of the service's URLs (observed).
     """
     window = f"{start};{end}"
     http = f"{method.lower()}\n{path}\n\nhost={quote(host, safe='')}\n"
@@ -66,20 +79,31 @@ def presigned_query(
 
 @dataclass(frozen=True)
 class Grant:
-    """The parsed query of a presigned URL, or ``Authorization`` header of the store."""
+    """A parsed signature: the query of a presigned URL, or the store's ``Authorization`` header."""
 
     secret_id: str
+    """ID of the key that signed it (``q-ak``)."""
     sign_time: str
+    """Validity of the signature as text (``q-sign-time``): two times, separated by a semicolon."""
     key_time: str
+    """Validity of the SignKey as text (``q-key-time``)."""
     header_list: tuple[str, ...]
+    """Lower-case names of the signed headers."""
     param_list: tuple[str, ...]
+    """Lower-case names of the signed query parameters."""
     signature: str
+    """The signature: 40 hexadecimal digits if it is valid."""
     start: int
+    """Beginning of the signature's validity, in Unix seconds."""
     end: int
+    """End of the signature's validity, in Unix seconds."""
 
     @classmethod
     def parse(cls, query: str) -> "Grant":
-        """Parse a query or header. Raises ``ValueError`` if a part is missing or malformed."""
+        """Parse a query, or the value of a header, which has the same format.
+
+        Raises ``ValueError`` if a part is missing or malformed.
+        """
         fields = {
             name: unquote(value)
             for name, _, value in (part.partition("=") for part in query.split("&"))
@@ -107,10 +131,11 @@ class Grant:
     def http_string(
         self, method: str, path: str, query: str, headers: Mapping[str, str], host: str
     ) -> str:
-        """Return the HttpString that the server computes for a request with this grant.
+        """Return the HttpString that the server computes for a request with this signature.
 
-        Listed parameters and headers that are missing count as empty. If the client signed them
-        with other values, its signature does not match.
+        ``path`` is percent-decoded, and ``host`` replaces the value of the ``Host`` header. Signed
+        parameters and headers that the request does not have count as empty; if the client signed
+        other values, its signature does not match.
         """
         params: dict[str, str] = {}
         if self.param_list:
@@ -122,7 +147,7 @@ class Grant:
         return http_string(method, path, params, named)
 
     def fits(self, secret_key: str, http_strings: Iterable[str]) -> bool:
-        """Return whether the signature matches one of these HttpStrings."""
+        """Return whether ``secret_key`` gives this signature for one of the HttpStrings."""
         return any(
             hmac.compare_digest(
                 signature(secret_key, self.key_time, string_to_sign(self.sign_time, http)).encode(),

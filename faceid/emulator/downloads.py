@@ -1,9 +1,9 @@
-"""Downloads of the files that a target action was given, over HTTP from the emulator's own store.
+"""Downloads of the files that a target action is given, over HTTP from the emulator's own store.
 
-Only URLs that the emulator's own store has signed are fetched, and always from the emulator's own
-address, whatever host they name, so that the emulator cannot be used to access other servers. A
-failed download gets the code ``DownLoadError`` (assumed), a slow one ``DownLoadTimeoutError``
-(documented).
+The emulator downloads only URLs that are signed with a key of its own store, and always from its
+own address, whatever host a URL names, so that the emulator cannot be used to access other servers.
+A failed download is answered with ``DownLoadError`` (assumed), a slow one with
+``DownLoadTimeoutError`` (documented).
 """
 
 import asyncio
@@ -16,7 +16,8 @@ from faceid.emulator.emulation import Emulation
 from faceid.emulator.refusals import Refusal
 
 DOWNLOAD_SECONDS = 4.0
-"""Seconds allowed for a download if the action documents no limit (others: 3 to 4 seconds)."""
+"""Seconds allowed for a download if no limit is documented for the field (assumed; the documented
+limits are 3 and 4 seconds)."""
 
 _PIECE = 256 * 1024
 _HEAD = 16
@@ -24,10 +25,14 @@ _HEAD = 16
 
 @dataclass(frozen=True)
 class Fetched:
+    """What is known about a file after its download."""
+
     size: int
+    """Size in bytes."""
     md5: str
+    """MD5 as 32 hexadecimal digits; empty if the file was not read."""
     head: bytes
-    """The first bytes, which identify the format."""
+    """The first bytes, which identify the format; empty if the file was not read."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,17 @@ class Location:
     """A parsed URL of the emulator's own store."""
 
     host: str
+    """Host and port in the URL."""
     target: str
     """Path and query, as in the request line."""
     key: str
+    """Object key, percent-decoded."""
     region: str | None
+    """Region of the key pair that signed the URL; ``None`` if the pair is valid in all regions."""
 
     @classmethod
     def parse(cls, url: str, emulation: Emulation) -> "Location | None":
-        """Parse a URL; return ``None`` if it is not one of the emulator's store."""
+        """Parse a URL; return ``None`` if it is not signed with a key of the emulator's store."""
         if not url.isascii() or not url.isprintable() or " " in url:
             return None
         try:
@@ -63,16 +71,17 @@ class Location:
 async def fetch(
     emulation: Emulation, url: str, *, region: str | None, seconds: float, most: int | None
 ) -> Fetched:
-    """Download a file within ``seconds``.
+    """Download a file within ``seconds``, and return what is known about it.
 
-    If the file has more than ``most`` bytes, only its size is returned. Raises ``Refusal`` if the
-    download fails or takes too long.
+    A file of more than ``most`` bytes is not read, and only its size is returned. With ``region``,
+    the file must be in that region. Raises ``Refusal`` if the download fails or takes too long.
     """
     location = Location.parse(url, emulation)
     if location is None:
         raise Refusal("FailedOperation.DownLoadError")
     if region and location.region and location.region != region:
-        raise Refusal("FailedOperation.DownLoadError")  # documented; the code is assumed
+        # That both must be in the same region is documented; the code is assumed.
+        raise Refusal("FailedOperation.DownLoadError")
     try:
         async with asyncio.timeout(seconds):
             return await _get(emulation.address, location, most)

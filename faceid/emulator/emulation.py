@@ -1,4 +1,4 @@
-"""The state of one emulator, which its parts share."""
+"""The state of an emulator, which the API, the object store and the control calls share."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -17,16 +17,16 @@ from faceid.emulator.tickets import STORE_KEYS, StoreKey, object_url
 
 @dataclass
 class Emulation:
-    """The state of one emulator.
-
-    ``folder`` holds the objects. ``address`` is the host and port at which the emulator can reach
-    itself. ``ending`` is set when the server shuts down.
-    """
+    """The state of an emulator."""
 
     options: EmulatorOptions
+    """The options that the emulator was started with."""
     folder: Path
+    """The folder of the objects."""
     address: tuple[str, int] = ("127.0.0.1", 0)
+    """Host and port at which the emulator can reach itself."""
     ending: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server shuts down."""
 
     def __post_init__(self) -> None:
         options = self.options
@@ -42,7 +42,7 @@ class Emulation:
         )
 
     def accept_key_of(self, options: EmulatorOptions) -> None:
-        """Make the key of these options the only one that the account has."""
+        """Make the key in these options the account's only key."""
         self.secret_id = options.secret_id
         self.secret_key = options.secret_key.get_secret_value()
         self.token = options.token.get_secret_value()
@@ -50,7 +50,7 @@ class Emulation:
         self.store_keys = {key.secret_id: key for key in (*STORE_KEYS.values(), own)}
 
     def reset(self) -> None:
-        """Restore the initial state, and remove all objects, including those of earlier runs."""
+        """Restore the initial state, and remove all objects, even those that were there before."""
         self.accept_key_of(self.options)
         self.clock.reset()
         self.journal.clear()
@@ -61,7 +61,11 @@ class Emulation:
     def presigned_url(
         self, method: str, host: str, key: str, *, region: str | None, start: int
     ) -> str:
-        """Return a presigned URL of an object, valid for a window from ``start`` (Unix seconds)."""
+        """Return a presigned URL of the object with this key.
+
+        The URL is valid for ``method`` and for one window from ``start`` (Unix seconds) on. It is
+        signed with the key pair of ``region``.
+        """
         pair = STORE_KEYS.get(region or "", next(iter(STORE_KEYS.values())))
         query = presigned_query(
             method,

@@ -1,7 +1,7 @@
-"""One HTTP exchange: reads the body of a request and sends the reply, with a fault if planned.
+"""HTTP exchanges: reads the body of a request, and sends the reply with a fault if one is planned.
 
-Faults of the connection (``reset``, ``stall``, ``truncate``, ...) are carried out here. Which
-requests they happen to is decided by ``faults``.
+This module carries out the faults that concern the connection, such as ``reset``, ``stall`` and
+``truncate``. ``faceid.emulator.faults`` decides which requests have a fault.
 """
 
 import asyncio
@@ -26,11 +26,15 @@ CUT_OFF = "faceid.cut_off"
 
 Scope = dict[str, Any]
 _PIECE = 256 * 1024
-# Content-Length that a truncated reply announces if it has no body.
 _PROMISED = 64
+"""Content-Length that a truncated reply announces if it has no body."""
 _DRAIN_SECONDS = 10
+"""Maximum time for reading the rest of a body."""
 _DELIVERY_TRIES = 200
+"""How many times to check whether the client's system has received everything."""
 _DELIVERY_SECONDS = 0.005
+"""Time between two checks whether the client's system has received everything."""
+# The socket option SO_LINGER with a time of 0: closing the socket resets the connection.
 _LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
@@ -40,25 +44,28 @@ class ClientGone(Exception):
 
 @dataclass
 class Reply:
-    """An HTTP reply. Its body is ``body``, or the next ``length`` bytes of ``file``.
-
-    The reply to a HEAD has a length but no body.
-    """
+    """An HTTP reply, whose body is either ``body`` or a part of ``file``."""
 
     status: int
+    """The HTTP status."""
     headers: list[tuple[bytes, bytes]]
+    """The headers, with lower-case names."""
     body: bytes = b""
+    """The whole body; empty if it comes from ``file``."""
     file: BinaryIO | None = None
+    """An open file; the body is the next ``length`` bytes from its current position."""
     length: int = 0
+    """Length of the body in bytes. The reply to a HEAD has a length but no body."""
 
     def __post_init__(self) -> None:
         if self.body:
             self.length = len(self.body)
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes from ``start`` to ``end``. A file is read sequentially, without seeking.
+        """Yield the bytes of the body from ``start`` to ``end``.
 
-        For a file, ``start`` must therefore be the end of the previous call.
+        A file is read sequentially, without seeking, so ``start`` must be the ``end`` of the
+        previous call.
         """
         if self.file is None:
             if start < end:
@@ -70,6 +77,7 @@ class Reply:
 
     @contextmanager
     def closing(self) -> Generator[None]:
+        """Close the file, if there is one, on exit."""
         try:
             yield
         finally:
@@ -78,20 +86,21 @@ class Reply:
 
 
 def trouble(status: int) -> Reply:
-    """Return the reply of a gateway between client and service: neither an envelope nor XML."""
+    """Return a reply as from a gateway between the client and the service: a page of HTML."""
     page = f"<html><body><h1>{status}</h1></body></html>\n".encode()
     headers = [(b"content-type", b"text/html")]
     if status < 400:
-        # A client that follows the redirect is noticed: this path accepts neither files nor calls.
+        # A client that follows the redirect is noticed, because this path accepts neither files nor
+        # calls.
         headers.append((b"location", b"/_emulator/health"))
     return Reply(status, headers, page)
 
 
 class Exchange:
-    """One HTTP request and its reply.
+    """An HTTP request and its reply.
 
-    ``receive`` and ``send`` are those of ASGI, and ``date`` returns the value of the ``Date``
-    header. ``ending`` is set when the server shuts down, and ends all pauses.
+    ``scope``, ``receive`` and ``send`` are those of ASGI. ``date`` returns the value of the
+    ``Date`` header. ``ending`` is set when the server shuts down, and ends all pauses.
     """
 
     def __init__(
@@ -118,17 +127,20 @@ class Exchange:
 
     @property
     def keeps_alive(self) -> bool:
-        """Whether another request may follow on the connection."""
+        """Whether the connection stays open for another request."""
         asked = self.headers.get("connection", "").lower()
         return self._scope["http_version"] == "1.1" and "close" not in asked and not self.cut_off
 
     @property
     def cut_off(self) -> bool:
-        """Whether the client has stopped sending before the body was complete."""
+        """Whether the client stopped sending before the body was complete."""
         return CUT_OFF in self._scope
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """Yield the body in chunks. Raises ``ClientGone``."""
+        """Yield the body of the request in chunks.
+
+        Raises ``ClientGone`` if the client closes the connection before the body is complete.
+        """
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
@@ -140,9 +152,9 @@ class Exchange:
                 return
 
     async def body(self, limit: int) -> bytes | None:
-        """Read the whole body; return ``None`` if it has more than ``limit`` bytes.
+        """Read and return the whole body; return ``None`` if it has more than ``limit`` bytes.
 
-        Raises ``ClientGone``.
+        Raises ``ClientGone`` if the client closes the connection before the body is complete.
         """
         parts: list[bytes] = []
         size = 0
@@ -157,8 +169,9 @@ class Exchange:
     async def drain(self) -> None:
         """Read the rest of the body, for a limited time.
 
-        Needed before a reply after which the connection is closed: closing it while the client is
-        still sending would reset it, and the client would not see the reply.
+        This is needed before a reply after which the connection is closed. If the connection were
+        closed while the client is still sending, it would be reset, and the client would not see
+        the reply.
         """
         with suppress(ClientGone, TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
@@ -173,7 +186,7 @@ class Exchange:
                 await self._ending.wait()
 
     async def answer(self, reply: Reply, fault: Fault = NO_FAULT) -> None:
-        """Send the reply, with the fault if there is one."""
+        """Send the reply, with the fault if there is one, and close the reply's file."""
         with reply.closing():
             match fault.kind:
                 case "commit-then-reset":
@@ -182,7 +195,7 @@ class Exchange:
                     self._transport.set_write_buffer_limits(high=0)
                     await self._start(reply, reply.length)
                     await self._body(reply, 0, min(int(fault.amount), reply.length))
-                    await self._part(b"")  # returns when this process has nothing left to send
+                    await self._part(b"")  # returns once this process has sent everything
                     await self._delivered()
                     await self.reset()
                 case "truncate":
@@ -213,10 +226,10 @@ class Exchange:
         await self._closed()
 
     async def _delivered(self) -> None:
-        """Wait until the client's system has received everything: a reset discards the rest.
+        """Wait until the client's system has received everything: a reset would discard the rest.
 
-        Waits for a limited time, as the client may not read at all, and only on systems that tell
-        how much is still unsent.
+        The wait is limited, because the client may not read at all. On systems that do not tell how
+        much is still unsent, there is no wait.
         """
         connection: socket.socket | None = self._transport.get_extra_info("socket")
         if sys.platform == "win32" or connection is None:

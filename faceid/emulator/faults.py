@@ -1,14 +1,20 @@
-"""Planned faults: an ordered list of rules, of which the first one that matches fires.
+"""Planned faults: an ordered list of rules, of which the first that matches a request fires.
 
-A rule is ``{"op", "do", "times", "match"}``. ``times`` is how often it fires: once by default,
-always if it is 0 or null. ``match`` restricts it to certain requests; all of its keys must match:
+A rule is a JSON object with these keys:
 
-- ``target_action``: the target action of the ticket, of the object, or that is called
-- ``key``: a glob for the object's key; for a target action, for any of the keys that it fetches
+- ``op``: the operation: the name of an action, or ``PutObject``, ``GetObject`` or ``HeadObject``
+- ``do``: the fault, one of ``KINDS``
+- ``times``: how often the rule fires: once by default, always if it is 0 or null
+- ``match``: restricts the rule to requests with certain properties; all of them must match
+
+The keys of ``match`` are:
+
+- ``target_action``: the target action that is called, or that the ticket or the object is for
+- ``key``: a glob for the object's key; for a target action, for the key of any file it downloads
 - ``md5``: 32 hexadecimal digits: a PUT's Content-MD5, an object's MD5, or any ``*Md5`` field
-- ``nth``: the rule fires from the n-th request on that matches the rest of it, counted from 1
+- ``nth``: a number from 1 on: earlier requests that match the rest of the rule have no fault
 
-Faults fire after a request has passed the checks of authentication, parameters and rate.
+A rule fires only for requests that have passed the checks of authentication, parameters and rate.
 """
 
 import math
@@ -19,21 +25,48 @@ from fnmatch import fnmatchcase
 from typing import Any, cast
 
 STORE_OPS = ("PutObject", "GetObject", "HeadObject")
+"""The operations of the object store."""
 
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9. _-]{0,99}")
 _VERDICT = re.compile(r"[A-Za-z0-9.-]{1,100}")
 KINDS = (
-    ("api:<Code>", "the API answers with this error code"),
-    ("result:<Code>", "the answer has this code as its `Result`, or as the code of a verdict"),
-    ("http:<status 300 to 599>", "a gateway answers with this status, and neither JSON nor XML"),
-    ("reset", "the connection is reset before anything is done"),
-    ("reset-after:<bytes>", "the connection is reset once so many bytes of the body have come"),
-    ("delay:<seconds>", "the answer comes later"),
-    ("stall:<seconds>", "the answer stops half-way for so long"),
-    ("truncate", "the answer ends before its announced length"),
-    ("bad-etag", "the store reports the MD5 of other bytes"),
-    ("expire-now", "the ticket of the object, or of what the action fetches, expires at once"),
-    ("commit-then-reset", "the request is carried out, and the connection reset before the answer"),
+    (
+        "api:<Code>",
+        "the API or the store refuses the request with this error code; nothing is carried out",
+    ),
+    (
+        "result:<Code>",
+        "the target action answers with this value as its `Result`; unless it is that of a "
+        "positive verdict, the other fields are those of a negative one",
+    ),
+    (
+        "http:<status 300 to 599>",
+        "a gateway answers with this status and an HTML page; nothing is carried out",
+    ),
+    ("reset", "the connection is reset, and nothing is carried out"),
+    (
+        "reset-after:<bytes>",
+        "the connection is reset after so many bytes of the file that is uploaded, which is not "
+        "kept, or otherwise of the answer",
+    ),
+    ("delay:<seconds>", "the request is carried out and answered only after so many seconds"),
+    (
+        "stall:<seconds>",
+        "the answer pauses half-way for so many seconds; without effect on an answer that has no "
+        "body, such as that of `PutObject`",
+    ),
+    (
+        "truncate",
+        "half of the answer is missing: the API sends incomplete JSON, the store fewer bytes than "
+        "announced",
+    ),
+    ("bad-etag", "the `ETag` of the store's answer is not the MD5 of the file"),
+    (
+        "expire-now",
+        "the window of the object, of the ticket that is being issued, or of the files that the "
+        "action fetches is over at once",
+    ),
+    ("commit-then-reset", "the request is carried out, and the connection is reset unanswered"),
 )
 """The values of ``do``, each with what happens."""
 _FORMS = {form.partition(":")[0]: form for form, _ in KINDS}
@@ -50,10 +83,12 @@ class Fault:
     """A fault: the parsed ``do`` of a rule."""
 
     kind: str
+    """The word before the colon, such as ``api``; empty for no fault."""
     code: str = ""
-    """The code of ``api`` and ``result``."""
+    """The code of an ``api`` or ``result`` fault."""
     amount: float = 0
-    """The status of ``http``, the bytes of ``reset-after``, the seconds of ``delay``, ``stall``."""
+    """The status of an ``http`` fault, the number of bytes of ``reset-after``, or the seconds of
+    ``delay`` and ``stall``."""
 
     @property
     def drops_answer(self) -> bool:
@@ -62,7 +97,7 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> "Fault":
-        """Parse the ``do`` of a rule. Raises ``BadRule``."""
+        """Parse the ``do`` of a rule. Raises ``BadRule`` if it has none of the known forms."""
         kind, colon, argument = text.partition(":")
         match kind:
             case "api" if _CODE.fullmatch(argument):
@@ -82,6 +117,7 @@ class Fault:
 
 
 NO_FAULT = Fault("")
+"""Stands for a request without a fault."""
 
 
 def _seconds(text: str) -> float | None:
@@ -97,8 +133,11 @@ class Traits:
     """The properties of a request that rules can match."""
 
     target_action: str | None
+    """The target action that is called, or that the ticket or the object is for."""
     keys: tuple[str, ...] = ()
+    """Keys of the objects that the request concerns."""
     md5s: tuple[str, ...] = ()
+    """MD5s in the request, or of the object, in lower case."""
 
 
 @dataclass
@@ -106,10 +145,15 @@ class Rule:
     """A rule, with the number of times that it has fired."""
 
     op: str
+    """Name of the operation, such as ``PutObject``."""
     do: str
+    """The fault as text, such as ``http:503``."""
     times: int = 1
+    """How often the rule fires; 0 for always."""
     match: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The properties that a request must have."""
     fired: int = 0
+    """How often the rule has fired."""
     seen: int = 0
     """Number of requests that matched everything but ``nth``."""
 
@@ -117,6 +161,7 @@ class Rule:
         self.fault = Fault.parse(self.do)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the rule as control calls show it, with ``fired``."""
         return {
             "op": self.op,
             "do": self.do,
@@ -135,7 +180,7 @@ class Rule:
         )
 
     def ready_for(self, op: str, traits: Traits) -> bool:
-        """Return whether the rule would fire for this request, and count the request."""
+        """Count the request if the rule matches it, and return whether the rule would fire."""
         if not self._matches(op, traits):
             return False
         self.seen += 1
@@ -146,7 +191,8 @@ class Rule:
 class Faults:
     """The rules of an emulator.
 
-    ``ops`` are the operations that a rule may name, ``verdicts`` those of them that give a verdict.
+    ``ops`` are the operations that a rule may name, and ``verdicts`` the operations among them that
+    give a verdict.
     """
 
     def __init__(self, ops: Collection[str], verdicts: Collection[str]) -> None:
@@ -155,15 +201,22 @@ class Faults:
         self._verdicts = verdicts
 
     def add(self, given: object) -> None:
-        """Append one rule or a list of rules. Raises ``BadRule``, and then adds none of them."""
+        """Append a rule or a list of rules, as parsed from JSON.
+
+        Raises ``BadRule`` if a rule is invalid; no rule is then added.
+        """
         items = cast("list[object]", given) if isinstance(given, list) else [given]
         self.rules += [self._rule(item) for item in items]
 
     def clear(self) -> None:
+        """Remove all rules."""
         self.rules.clear()
 
     def next_for(self, op: str, traits: Callable[[], Traits]) -> Fault:
-        """Return the fault for a request. ``traits`` is called only if there are rules."""
+        """Return the fault for a request to the operation ``op``; ``NO_FAULT`` if no rule fires.
+
+        ``traits`` returns the properties of the request. It is called only if there are rules.
+        """
         if not self.rules:
             return NO_FAULT
         known = traits()

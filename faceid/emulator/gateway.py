@@ -1,8 +1,9 @@
 """The API at ``/``: authenticates and checks calls, carries them out, and wraps their answers.
 
-The checks are made in this order (assumed): Authorization, secret ID, timestamp, signature, token,
-version and action, region, parameters, rate. Every answer has HTTP status 200 and the content type
-``application/json`` without parameters (documented; the vendor's SDK misses errors otherwise).
+The checks are made in this order (assumed): Authorization header, secret ID, timestamp, signature,
+token, version and action, region, parameters, rate. Every answer has HTTP status 200 (documented)
+and the content type ``application/json`` without parameters (documented; with parameters, the
+vendor's SDK would not recognize errors).
 """
 
 import re
@@ -30,7 +31,7 @@ MAX_BODY = 10 * 1024 * 1024
 MAX_QUERY = 32 * 1024
 """Maximum size in bytes of a GET's query (documented)."""
 
-# Documented for the first two, assumed for CheckIdCardInformation.
+# The actions that need no region: documented for the first two, assumed for CheckIdCardInformation.
 _REGION_OPTIONAL = frozenset({"LivenessCompare", "IdCardOCRVerification", "CheckIdCardInformation"})
 _PLAIN_NAME = re.compile("[A-Za-z]{1,64}")
 _HEADERS = [(b"content-type", b"application/json")]
@@ -38,6 +39,8 @@ _TRUTH = {"true": True, "false": False}
 
 
 class Gateway:
+    """Answers the API calls to one emulator."""
+
     def __init__(self, emulation: Emulation) -> None:
         self._emulation = emulation
         self._parameters = {
@@ -45,7 +48,10 @@ class Gateway:
         }
 
     async def handle(self, exchange: Exchange) -> None:
-        """Answer one request. Raises ``ClientGone`` if its body is incomplete."""
+        """Answer a request to the API.
+
+        Raises ``ClientGone`` if the client closes the connection before the body is complete.
+        """
         emulation = self._emulation
         request_id = str(uuid.uuid4())
         entry = Entry(
@@ -81,13 +87,14 @@ class Gateway:
             emulation.journal.refuse(entry, refusal.code)
             reply = _envelope(refusal.as_json(), request_id)
         if fault.kind == "truncate":
-            # Complete as HTTP, but truncated JSON; `reset-after` truncates the HTTP body.
+            # The HTTP reply is complete, but its JSON is truncated. `reset-after` cuts off the HTTP
+            # body.
             reply, fault = Reply(200, _HEADERS, reply.body[: reply.length // 2]), NO_FAULT
         entry.status = None if fault.drops_answer else reply.status
         await exchange.answer(reply, fault)
 
     def _admit(self, exchange: Exchange, body: bytes | None, request_id: str) -> Call:
-        """Check a request and return its call. Raises ``Refusal``."""
+        """Check a request, and return its call. Raises ``Refusal`` if a check fails."""
         headers = exchange.headers
         if exchange.method not in ("GET", "POST"):
             raise Refusal("UnsupportedProtocol")  # documented
@@ -143,7 +150,7 @@ class Gateway:
         return Traits(call.name, keys=self._keys(call), md5s=tuple(md5s))
 
     def _keys(self, call: Call) -> tuple[str, ...]:
-        """Return the keys of the objects that a call's URLs point to."""
+        """Return the keys of the objects in the store that a call's URLs point to."""
         action = self._emulation.actions[call.name]
         urls = [call.parameters.get(field.name, "") for field in action.resources]
         locations = [Location.parse(url, self._emulation) for url in urls]
@@ -169,7 +176,10 @@ def _name_for_log(action: str) -> str:
 
 
 def _parameters(exchange: Exchange, body: bytes) -> dict[str, Any]:
-    """Return the parameters of a call; null counts as missing. Raises ``Refusal``."""
+    """Return the parameters of a call, without those that are null.
+
+    Raises ``Refusal`` if the body is not a JSON object.
+    """
     if exchange.method == "GET":
         return _from_query(exchange.query)
     content_type = exchange.headers.get("content-type", "").partition(";")[0].strip()
@@ -186,7 +196,11 @@ def _parameters(exchange: Exchange, body: bytes) -> dict[str, Any]:
 
 
 def _from_query(query: str) -> dict[str, Any]:
-    """Return the parameters of a GET (documented): ``A.B=`` is member B of A, values are texts."""
+    """Return the parameters in the query of a GET.
+
+    ``A.B=`` sets the member ``B`` of the parameter ``A`` (documented). Values are texts, except
+    ``true`` and ``false``.
+    """
     given: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         parent, dot, member = name.partition(".")

@@ -1,7 +1,7 @@
-"""The request log, and the counts and peak rates of the requests.
+"""The request log of an emulator, and the counts and peak rates of its requests.
 
-The log contains no URLs, signatures or bodies. Peaks are exact: the largest number of calls within
-any second.
+The log contains no URLs, signatures or bodies. A peak rate is the largest number of calls within a
+second, wherever the second begins.
 """
 
 from collections import Counter, defaultdict, deque
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 KEPT = 100_000
-"""Maximum number of log entries; older ones are dropped, but remain in the counts."""
+"""Maximum number of log entries. Older entries are dropped, but their requests stay counted."""
 
 _SECOND = 1.0
 
@@ -22,19 +22,23 @@ class Entry:
     at: float
     """Time of arrival in Unix seconds, on the movable clock."""
     op: str
+    """The operation: an action, an operation of the store, or ``unknown``."""
     target_action: str | None = None
+    """The target action that is called, or that the ticket or the object is for, if known."""
     key: str | None = None
+    """Key of the ticket or the object; ``None`` for calls of target actions."""
     status: int | None = None
-    """The HTTP status; ``None`` if there is no answer yet or the connection was cut."""
+    """HTTP status of the answer; ``None`` if there is none yet or the connection was cut."""
     code: str | None = None
-    """The error code, if the request was answered with an error."""
+    """Error code of the answer; ``None`` if it is not an error."""
     tencent_request_id: str | None = None
-    """For requests to the store, the value of ``x-cos-request-id``."""
+    """``RequestId`` of an API call's answer, or ``x-cos-request-id`` of the store's reply."""
     bytes: int = 0
-    """Size of the file that was received or sent, or of the body of an API call."""
+    """Size in bytes of the file that was received or sent, or of the body of an API call."""
 
 
 FILTERS = ("op", "target_action", "key", "status", "code", "tencent_request_id")
+"""The fields that log entries can be filtered by."""
 
 
 class Journal:
@@ -44,6 +48,7 @@ class Journal:
         self.clear()
 
     def clear(self) -> None:
+        """Remove all entries, and set all counts to zero."""
         self._entries: deque[Entry] = deque(maxlen=KEPT)
         self._calls: Counter[str] = Counter()
         self._throttled: Counter[str] = Counter()
@@ -52,7 +57,7 @@ class Journal:
         self._recent: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def count_call(self, op: str, moment: float) -> None:
-        """Count a request that reached its action or object, at a time of ``time.monotonic``."""
+        """Count a request that passed all checks. ``moment`` is a time of ``time.monotonic``."""
         self._calls[op] += 1
         recent = self._recent[op]
         recent.append(moment)
@@ -62,18 +67,24 @@ class Journal:
             self._peaks[op] = len(recent)
 
     def count_throttled(self, op: str) -> None:
+        """Count a request that was refused because of the rate limit."""
         self._throttled[op] += 1
 
     def begin(self, entry: Entry) -> None:
-        """Add the entry of a new request, which is completed later."""
+        """Append the entry of a new request. Its other fields are set while it is answered."""
         self._entries.append(entry)
 
     def refuse(self, entry: Entry, code: str) -> None:
-        """Record that a request is answered with an error."""
+        """Record that a request is answered with an error code, and count the code."""
         entry.code = code
         self._errors[code] += 1
 
     def stats(self) -> dict[str, dict[str, int]]:
+        """Return the counts.
+
+        These are ``calls``, ``throttled`` and ``peak_per_second`` by operation, and ``errors`` by
+        error code.
+        """
         return {
             "calls": dict(self._calls),
             "throttled": dict(self._throttled),

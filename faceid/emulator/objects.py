@@ -1,8 +1,9 @@
-"""The objects of the store. Each is a file with the object's bytes, followed by a JSON description.
+"""The objects of the store, as files.
 
-Objects are written to disk as they arrive, so that large videos need no memory. Objects that are in
-the folder at the start are loaded, so that an emulator with a permanent folder continues where it
-stopped. Bytes and description are in one file so that a rename stores both atomically.
+A file consists of the object's bytes and a JSON description. Both are in one file, so that a rename
+stores them atomically. Objects are written to disk as they arrive, so that large videos need no
+memory. Objects that are in the folder at the start are loaded, so that an emulator with a permanent
+folder continues where it stopped.
 """
 
 import hashlib
@@ -19,8 +20,8 @@ import orjson
 
 from faceid.emulator.clock import Clock
 
-# The file ends with the length of the description, as a decimal number of this many digits.
 _LENGTH_DIGITS = 8
+"""Number of decimal digits at the end of a file, which state the length of its description."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,26 @@ class StoredObject:
     """The description of an object in the store."""
 
     key: str
+    """The object key."""
     size: int
+    """Size in bytes."""
     md5: str
+    """MD5 of the object, 32 hexadecimal digits."""
     crc64: int
+    """CRC-64 of the object, as an unsigned number."""
     content_type: str
+    """Content type of the upload."""
     modified: float
-    """Unix seconds on the movable clock, as are those of ``expires``."""
+    """Time of the upload, in Unix seconds on the movable clock."""
     expires: float
+    """Time when the object expires, in Unix seconds on the movable clock."""
 
 
 class Incoming:
-    """A body that is being received; discarded at the end of the ``with`` unless it was kept."""
+    """A body that is being received into a temporary file.
+
+    The file is discarded when the context manager exits, unless ``Objects.keep`` has stored it.
+    """
 
     def __init__(self, folder: Path) -> None:
         handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
@@ -49,6 +59,7 @@ class Incoming:
         self.crc64 = 0
 
     def write(self, chunk: bytes) -> None:
+        """Append a chunk of the body."""
         self._file.write(chunk)
         self.size += len(chunk)
         self._md5.update(chunk)
@@ -56,10 +67,11 @@ class Incoming:
 
     @property
     def md5(self) -> str:
+        """MD5 of the bytes so far, 32 hexadecimal digits."""
         return self._md5.hexdigest()
 
     def describe(self, description: bytes) -> None:
-        """Append the description and close the file."""
+        """Append the description and its length, and close the file."""
         self._file.write(description + b"%0*d" % (_LENGTH_DIGITS, len(description)))
         self._file.close()
 
@@ -77,7 +89,10 @@ class Incoming:
 
 
 class Objects:
-    """The objects of a store, with their windows."""
+    """The objects of a store, with their windows.
+
+    They are kept in a subfolder of ``folder``, and expire by ``clock``.
+    """
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder / "objects"
@@ -95,12 +110,17 @@ class Objects:
                 path.unlink()
 
     def incoming(self) -> Incoming:
+        """Return a context manager that receives the body of an object."""
         return Incoming(self._folder)
 
     def keep(
         self, incoming: Incoming, key: str, *, content_type: str, expires: float
     ) -> StoredObject:
-        """Store a body as the object of a key, replacing any previous one (documented)."""
+        """Store a body as the object with this key, and return its description.
+
+        A previous object with the key is replaced (documented). ``expires`` is in Unix seconds on
+        the movable clock.
+        """
         self.drop_expired()
         stored = StoredObject(
             key=key,
@@ -117,19 +137,22 @@ class Objects:
         return stored
 
     def put(self, key: str, data: bytes, *, content_type: str, expires: float) -> StoredObject:
+        """Store bytes as the object with this key, like ``keep``, and return its description."""
         with self.incoming() as incoming:
             incoming.write(data)
             return self.keep(incoming, key, content_type=content_type, expires=expires)
 
     def find(self, key: str) -> StoredObject | None:
+        """Return the description of the object with this key; ``None`` if there is none."""
         self.drop_expired()
         return self._index.get(key)
 
     def open(self, stored: StoredObject) -> BinaryIO:
+        """Open the file of an object for reading; its first ``size`` bytes are the object."""
         return self._path(stored.key).open("rb")
 
     def end_now(self, key: str) -> None:
-        """End the window of a key at once, regardless of its URLs."""
+        """End the window of a key at once, although its URLs are still valid."""
         self._over.add(key)
         self._drop(key)
 
@@ -138,15 +161,17 @@ class Objects:
         return key in self._over
 
     def drop_expired(self) -> None:
-        """Remove the objects whose window is over (documented: they are kept for two hours)."""
+        """Remove the objects whose window is over (documented: after two hours)."""
         now = self._clock.now()
         while self._ends and self._ends[0][0] <= now:
             _, key = heapq.heappop(self._ends)
             stored = self._index.get(key)
-            if stored and stored.expires <= now:  # else it was replaced, with a later window
+            # Otherwise the object was replaced by one with a later window.
+            if stored and stored.expires <= now:
                 self._drop(key)
 
     def clear(self) -> None:
+        """Remove all objects."""
         for key in list(self._index):
             self._drop(key)
         self._ends.clear()
@@ -161,7 +186,7 @@ class Objects:
             self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        # Hashed, because clients choose keys and must not choose file names.
+        # The name is a hash, because clients choose keys and must not choose file names.
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
         return self._folder / f"{name}.object"
 

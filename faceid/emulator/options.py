@@ -1,7 +1,7 @@
 """The options of the emulator, from the command line or from environment variables.
 
-An option that is not given is read from ``FACEID_EMULATOR_<NAME>``. With an invalid value, the
-emulator does not start, and says so in one line that names the variable.
+An option that is not given is read from ``FACEID_EMULATOR_<NAME>``. If a value is invalid, the
+emulator does not start, and prints one line that names the variable.
 """
 
 import json
@@ -16,22 +16,24 @@ from faceid.actions import CREATE_UPLOAD_URL, TARGET_ACTIONS, TargetAction, load
 from faceid.errors import InvalidInput
 
 PREFIX = "FACEID_EMULATOR_"
+"""Prefix of the environment variables."""
 
-# Not secret: they only give access to an emulator. Other keys are refused with the service's code,
-# so that a client's handling of wrong keys can be tested.
+# These are not secret, because they only give access to an emulator. Other keys are refused, with
+# the service's code, so that a client's handling of wrong keys can be tested.
 DEFAULT_SECRET_ID = "AKIDEXAMPLEfaceidEmulatorEXAMPLE0001"  # noqa: S105
 DEFAULT_SECRET_KEY = "EXAMPLEfaceidEmulatorSecretKey01"  # noqa: S105
 
 
 class BadOption(ValueError):
-    """Raised for an invalid option; the message is one line and names the variable."""
+    """Raised if an option is invalid. The message is one line and names the variable."""
 
 
 class EmulatorOptions(BaseSettings):
     """The options of one emulator.
 
-    ``EmulatorOptions(port=0)`` reads all other options from the environment. ``read`` does the
-    same, but raises ``BadOption`` for every error.
+    ``EmulatorOptions.read(port=0)`` sets the port and reads all other options from the environment.
+    The constructor does the same, but does not check whether ``rates`` names existing actions, and
+    raises the errors of pydantic instead of ``BadOption``.
     """
 
     model_config = SettingsConfigDict(
@@ -43,24 +45,29 @@ class EmulatorOptions(BaseSettings):
     )
 
     host: str = Field(default="127.0.0.1", min_length=1)
+    """Host name or IP address to listen on."""
     port: int = Field(default=8600, ge=0, le=65535)
-    """Port to listen on; 0 picks a free one."""
+    """Port to listen on; 0 picks a free port."""
     window: int = Field(default=7200, ge=1, le=604_800)
-    """Seconds until upload tickets, their objects and files of answers expire."""
+    """Seconds until upload tickets, uploaded files and files of answers expire."""
     rates: dict[str, float] = {}
-    """Maps actions to requests per second, to override the API's limits."""
+    """Maps actions to calls per second, to override the API's limits."""
     skew: float = Field(default=0, ge=-315_360_000, le=315_360_000, allow_inf_nan=False)
-    """Seconds by which the whole server's clock is ahead of this machine's."""
+    """Seconds by which the emulator's clock is ahead of this machine's."""
     data: Path | None = None
-    """Folder for the objects; if not set, a temporary one, removed when the emulator ends."""
+    """Folder for the objects; if ``None``, a temporary folder, removed when the emulator ends."""
     secret_id: str = Field(default=DEFAULT_SECRET_ID, pattern=r"^[A-Za-z0-9_-]{1,128}$")
+    """The only secret ID that is accepted."""
     secret_key: SecretStr = Field(default=SecretStr(DEFAULT_SECRET_KEY), min_length=1)
+    """The only secret key that is accepted."""
     token: SecretStr = SecretStr("")
-    """The only ``X-TC-Token`` that is accepted; if empty, any is."""
+    """The only ``X-TC-Token`` that is accepted; if empty, any token is accepted."""
     key_segments: Literal[3, 4] = 3
-    """Number of segments of an object key. With 4 segments, the third is an AppId (observed)."""
+    """Number of segments of an object key: 3 (documented), or 4, the third of which is presumably
+    the caller's AppId (observed)."""
     download_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Seconds in which a target action must fetch a file; ``None``: as in the table of actions."""
+    """Seconds in which a target action must be able to download a file; if ``None``, those in the
+    table of target actions."""
     actions: Path | None = Field(
         default=None, validation_alias=AliasChoices("actions", f"{PREFIX}ACTIONS", "FACEID_ACTIONS")
     )
@@ -80,9 +87,9 @@ class EmulatorOptions(BaseSettings):
 
     @classmethod
     def read(cls, **given: Any) -> Self:
-        """Return the given options, with all others read from the environment.
+        """Return the given options, and all others as they are in the environment.
 
-        Raises ``BadOption`` if a value is invalid.
+        Raises ``BadOption`` if a value is invalid or ``rates`` names an action that does not exist.
         """
         try:
             options = cls(**given)
@@ -102,9 +109,9 @@ class EmulatorOptions(BaseSettings):
         return options
 
     def target_actions(self) -> dict[str, TargetAction]:
-        """Return the target actions of the emulator.
+        """Return the target actions of the emulator, by name.
 
-        Raises ``InvalidInput`` if the file of ``actions`` cannot be read or is invalid.
+        Raises ``InvalidInput`` if the file ``actions`` cannot be read or is invalid.
         """
         return load_actions(self.actions) if self.actions else TARGET_ACTIONS
 

@@ -1,6 +1,6 @@
-"""Checks of an API call's parameters against the table of actions.
+"""Checks of an API call's parameters against the table of target actions.
 
-That undefined parameters are rejected is documented. The order of the checks is assumed: missing
+That unknown parameters are refused is documented. The order of the checks is assumed: missing
 parameters, unknown parameters, wrong types, wrong values.
 """
 
@@ -12,7 +12,8 @@ from typing import Any
 from faceid.actions import CREATE_UPLOAD_URL, Parameter, TargetAction
 from faceid.emulator.refusals import Refusal
 
-_MD5 = re.compile("[0-9A-Fa-f]{32}")  # documented; upper case is accepted, too (assumed)
+# Lower case is documented; that upper case is accepted, too, is assumed.
+_MD5 = re.compile("[0-9A-Fa-f]{32}")
 _TYPES = {"string": str, "json-text": str, "boolean": bool, "object": dict}
 
 
@@ -30,7 +31,7 @@ class ParameterCheck:
         } | set(action.personal_parameters)
 
     def check(self, given: Mapping[str, Any]) -> None:
-        """Check the parameters of a call. Raises ``Refusal``."""
+        """Check the parameters of a call. Raises ``Refusal`` for the first one that is wrong."""
         for name in self._missing(given):
             raise missing(name)
         for name in given:
@@ -51,7 +52,7 @@ class ParameterCheck:
         personal = self._action.personal_parameters
         if not (personal and all(name in given for name in personal)):
             for field in self._action.resources:
-                # documented: either the URL or the inline field is required
+                # documented: a call needs either the URL or the inline field
                 if field.required and field.name not in given and field.inline not in given:
                     yield field.name
                 if field.md5_field and field.name in given and field.md5_field not in given:
@@ -67,15 +68,20 @@ class ParameterCheck:
 
 
 def missing(name: str) -> Refusal:
+    """Return the refusal of a call that lacks this parameter."""
     return Refusal("MissingParameter", f"The request is missing the parameter `{name}`.")
 
 
 def wrong_value(name: str) -> Refusal:
+    """Return the refusal of a call with a wrong value of this parameter."""
     return Refusal("InvalidParameterValue", f"The value of the parameter `{name}` is wrong.")
 
 
 def _pattern(parameter: Parameter, given: Mapping[str, Any]) -> str | None:
-    """Return the pattern for a value: empty if none is allowed, ``None`` if any value is."""
+    """Return the pattern for a parameter's value in a call.
+
+    The pattern is empty if the call may not have the parameter, and ``None`` if any value matches.
+    """
     on = parameter.depends_on
     return parameter.patterns.get(str(given.get(on, "")) if on else "")
 
@@ -103,7 +109,8 @@ def _is_json_object(text: str) -> bool:
 def check_create_upload_url(given: Mapping[str, Any], actions: Mapping[str, Any]) -> None:
     """Check the parameters of CreateUploadUrl.
 
-    Raises ``Refusal``; its code for an unknown ``TargetAction`` is assumed.
+    ``actions`` has the names of the target actions. Raises ``Refusal`` for the first parameter that
+    is wrong; the code for an unknown ``TargetAction`` is assumed.
     """
     if "TargetAction" not in given:
         raise missing("TargetAction")

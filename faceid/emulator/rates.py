@@ -1,7 +1,8 @@
 """The API's rate limits: calls of an action beyond its limit get ``RequestLimitExceeded``.
 
-Calls are counted per account and action, whatever their region (assumed). The limit applies to any
-period of one second, wherever it starts (assumed). Refused calls do not count (assumed).
+The limits are documented. How the service counts is assumed: the calls of an account to an action
+count together, whatever their region; a limit applies to every period of one second, wherever it
+begins; and refused calls do not count.
 """
 
 from collections import defaultdict, deque
@@ -13,14 +14,14 @@ from faceid.actions import CREATE_UPLOAD_URL, CREATE_UPLOAD_URL_RATE, TargetActi
 class Rates:
     """The rate limits of all actions.
 
-    ``overrides`` maps actions to requests per second, and takes precedence over the table. A rate
-    below 1 allows one call in ``1 / rate`` seconds.
+    ``overrides`` maps actions to calls per second, and takes precedence over the rates of
+    ``actions``. A rate below 1 allows one call in ``1 / rate`` seconds.
     """
 
     def __init__(self, actions: Mapping[str, TargetAction], overrides: Mapping[str, float]) -> None:
         rates: dict[str, float | None] = {
             CREATE_UPLOAD_URL: CREATE_UPLOAD_URL_RATE,  # documented
-            # documented; an action without a documented limit is not limited
+            # An action has no limit here if none is documented.
             **{name: action.rate for name, action in actions.items()},
             **overrides,
         }
@@ -30,13 +31,14 @@ class Rates:
         self.reset()
 
     def reset(self) -> None:
+        """Forget all calls, so that every limit can be used in full."""
         self._taken: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def take(self, action: str, moment: float) -> tuple[int, int] | None:
-        """Count a call at a time of ``time.monotonic``, and return ``None``.
+        """Count a call if the limit allows it. ``moment`` is a time of ``time.monotonic``.
 
-        If the call exceeds the limit, it is not counted, and (calls including this one, limit) is
-        returned.
+        Returns ``None`` if the call was counted. Otherwise returns the number of calls in the past
+        second, including this one, and the limit.
         """
         if action not in self._limits:
             return None

@@ -1,16 +1,16 @@
 """Error replies: the codes and messages of the API and of the object store.
 
-Messages marked as published or observed are the service's own. The others are not documented, and
-were written for the emulator.
+Messages that are marked as documented or observed are the service's own. All other messages were
+written for the emulator, because the vendor does not document them.
 """
 
 from typing import Any
 
 API_MESSAGES = {
-    # published
+    # documented
     "AuthFailure.SignatureFailure": "The provided credentials could not be validated. "
     "Please check your signature is correct.",
-    # the following were written for the emulator
+    # All following messages were written for the emulator.
     "AuthFailure.InvalidAuthorization": "The Authorization header is not valid.",
     "AuthFailure.SecretIdNotFound": "The SecretId does not exist.",
     "AuthFailure.SignatureExpire": "The signature has expired: timestamp and server time are "
@@ -32,10 +32,14 @@ API_MESSAGES = {
     "FailedOperation.ImageDecodeFailed": "The image could not be decoded.",
     "FailedOperation.VideoDecodeFailed": "The video could not be decoded.",
 }
+"""Messages of the API, by error code."""
 
 
 def limit_message(calls: int, limit: int) -> str:
-    """Return the message of ``RequestLimitExceeded`` (observed with another product)."""
+    """Return the message of ``RequestLimitExceeded`` (observed with another of the vendor's APIs).
+
+    ``calls`` is the number of calls in the past second, including the refused one.
+    """
     return (
         f"Your current request times equals to `{calls}` in a second, which exceeds the frequency "
         f"limit `{limit}` for a second. Please reduce the frequency of calls."
@@ -43,7 +47,10 @@ def limit_message(calls: int, limit: int) -> str:
 
 
 class Refusal(Exception):
-    """Raised to answer an API call with an error."""
+    """Raised to answer an API call with an error.
+
+    Without ``message``, the message for the code is used.
+    """
 
     def __init__(self, code: str, message: str | None = None) -> None:
         super().__init__(code)
@@ -51,10 +58,12 @@ class Refusal(Exception):
         self.message = message or API_MESSAGES.get(code, f"The emulator was told to say {code}.")
 
     def as_json(self) -> dict[str, Any]:
+        """Return the field ``Error`` of the answer."""
         return {"Error": {"Code": self.code, "Message": self.message}}
 
 
-# Maps codes to HTTP statuses (documented) and messages (observed if marked, otherwise assumed).
+# Maps error codes of the store to HTTP statuses (documented) and messages (observed if marked,
+# otherwise assumed).
 _STORE: dict[str, tuple[int, str]] = {
     "SignatureDoesNotMatch": (403, "The Signature you specified is invalid."),  # observed
     "AccessDenied": (403, "Access Denied."),  # observed
@@ -85,13 +94,14 @@ _STORE: dict[str, tuple[int, str]] = {
 }
 
 EXPIRED = "Request has expired"
-"""The message of an ``AccessDenied`` for an expired URL (observed)."""
+"""The message of ``AccessDenied`` if a URL has expired (observed)."""
 
 
 class StoreRefusal(Exception):
     """Raised to answer a request to the store with an error.
 
-    ``details`` maps further elements of its XML to their texts.
+    Without ``message``, the message for the code is used. ``details`` maps the names of further
+    elements in the XML of the reply to their texts.
     """
 
     def __init__(

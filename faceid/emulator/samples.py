@@ -1,6 +1,6 @@
-"""The content of files in answers: a plain grey image, and meaningless sequence data."""
+"""The contents of files in answers, and the formats of files in calls."""
 
-# A minimal valid JPEG: 16 by 16 grey pixels, baseline, one table of each kind.
+# A minimal baseline JPEG of 16 by 16 grey pixels, with one table of each kind.
 JPEG = b"".join(
     (
         b"\xff\xd8",  # start of image
@@ -15,6 +15,7 @@ JPEG = b"".join(
 )
 
 REFLECT_SEQUENCE = b'{"light":["red","green","blue"],"from":"faceid-emulator"}'
+"""The sequence file of GenerateReflectSequence. Its content has no meaning."""
 
 MAGIC = {
     "JPG": (0, (b"\xff\xd8\xff",)),
@@ -23,9 +24,10 @@ MAGIC = {
     "AVI": (8, (b"AVI ",)),
     "FLV": (0, (b"FLV",)),
 }
+"""Maps formats to the offset of their magic bytes and the possible values of these."""
 
 
 def has_format(head: bytes, name: str) -> bool:
-    """Return whether a file with these first bytes has a format, judged by its magic bytes."""
+    """Return whether a file has the format ``name``, judging by its first bytes, ``head``."""
     offset, marks = MAGIC[name]
     return head[offset:].startswith(marks)

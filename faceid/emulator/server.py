@@ -1,4 +1,4 @@
-"""Running the emulator: as the whole process (``serve``) or in a thread of it (``Emulator``)."""
+"""Running an emulator: in the main thread until a signal comes, or in a thread of its own."""
 
 import asyncio
 import json
@@ -23,28 +23,36 @@ from faceid.emulator.exchange import CUT_OFF, TRANSPORT
 from faceid.emulator.options import PREFIX, BadOption, EmulatorOptions
 from faceid.emulator.remote import EmulatorControl
 
-# Long, so that the server does not close an idle connection that a client is about to reuse.
 _KEEP_ALIVE_SECONDS = 120
+"""Time until an idle connection is closed. It is long, so that the server does not close a
+connection that a client is about to reuse."""
 _GRACE_SECONDS = 1
+"""Time for requests to finish when the server shuts down."""
 _WAITING = 2048
+"""Maximum number of connections that wait to be accepted."""
 
 
 class CannotListen(RuntimeError):
-    """Raised if the address is in use or not available; the message is one line."""
+    """Raised if the address is in use or not available. The message is one line."""
 
 
 class EmulatorProtocol(HttpToolsProtocol):
     """Lets the application cut connections, and answer clients that stop sending within a body."""
 
     # The pyright comments are needed because uvicorn types a scope as a closed TypedDict, and
-    # asyncio types `eof_received` as returning nothing; in fact, both allow more.
+    # asyncio types `eof_received` as returning nothing, although both allow more.
 
     def on_message_begin(self) -> None:
+        """Give the application access to the connection's transport, in the scope."""
         super().on_message_begin()
         scope: dict[str, Any] = self.scope  # pyright: ignore[reportAssignmentType]
         scope[TRANSPORT] = self.transport
 
     def eof_received(self) -> bool | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Handle a client that stops sending.
+
+        Returns ``True`` if the connection stays open for a reply.
+        """
         cycle = self.cycle
         if not cycle or cycle.response_complete or not cycle.more_body:
             return None
@@ -69,8 +77,8 @@ class _Server(uvicorn.Server):
                 # URLs must not be logged. uvicorn's warnings and errors go to stderr.
                 access_log=False,
                 log_config=None,
-                # The application sends these itself: Date follows the movable clock, and Server
-                # is that of the real store.
+                # The application sends these headers itself: `Date` follows the movable clock, and
+                # `Server` has the value of the real store.
                 date_header=False,
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
@@ -85,7 +93,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._emulation.ending.set()
-        # Cut off clients that do not finish their requests; uvicorn would cancel them with errors.
+        # Clients that do not finish their requests are cut off before uvicorn would cancel the
+        # requests, which it would log as errors.
         asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._cut_off)
         await super().shutdown(sockets=sockets)
 
@@ -102,7 +111,7 @@ class _Server(uvicorn.Server):
 class _Listening:
     """A listening socket, a folder for the objects, and the emulation that uses them.
 
-    Closing it closes the socket and removes the folder if it is a temporary one.
+    ``close`` closes the socket, and removes the folder if it is a temporary one.
     """
 
     def __init__(self, options: EmulatorOptions) -> None:
@@ -140,7 +149,7 @@ class _Listening:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only if the protocol is given explicitly. Otherwise each answer,
+    # asyncio sets TCP_NODELAY only if the protocol is given explicitly. Without it, each answer,
     # which is sent in two parts, would wait 40 ms for the client's acknowledgement.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -158,10 +167,10 @@ def _listen(host: str, port: int) -> socket.socket:
 def serve(options: EmulatorOptions, ready_file: Path | None = None) -> None:
     """Run an emulator until SIGINT or SIGTERM is received, and then return.
 
-    When it is ready, it writes one line of JSON, ``{"url", "secret_id", "secret_key"}``, to stdout
-    and to the ready file, which it removes at the start. Must be called in the main thread. Raises
-    ``CannotListen`` if the address cannot be used, and ``BadOption`` if the folder for the objects
-    cannot be used.
+    When the emulator is ready, it writes one line of JSON with ``url``, ``secret_id`` and
+    ``secret_key`` to stdout and to ``ready_file``. A ready file of an earlier emulator is removed
+    first. This must be called in the main thread. Raises ``CannotListen`` if the address cannot be
+    used, and ``BadOption`` if the folder for the objects cannot be used.
     """
     if ready_file:
         ready_file.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +217,7 @@ def _write_at_once(path: Path, text: str) -> None:
 
 
 class Emulator(EmulatorControl):
-    """An emulator in a thread of this process, on a free port unless the options name one.
+    """An emulator in a thread of this process, by default on a free port.
 
     Example::
 
@@ -217,8 +226,9 @@ class Emulator(EmulatorControl):
             ...  # talk to emulator.url with emulator.secret_id and emulator.secret_key
             emulator.advance(7200)
 
-    Entering the context starts the emulator and waits until it is ready. That raises
-    ``CannotListen`` if the address cannot be used, and ``BadOption`` if an option is invalid.
+    Without ``options``, they are read from the environment, and ``BadOption`` is raised if one of
+    them is invalid. Entering the context starts the emulator and waits until it is ready; leaving
+    the context stops it.
     """
 
     def __init__(self, options: EmulatorOptions | None = None) -> None:
@@ -228,7 +238,11 @@ class Emulator(EmulatorControl):
         self.secret_key = self.options.secret_key.get_secret_value()
 
     def start(self) -> None:
-        """Start the emulator, and wait until it is ready. Raises like entering the context."""
+        """Start the emulator, and wait until it is ready.
+
+        Raises ``CannotListen`` if the address cannot be used, and ``BadOption`` if the folder for
+        the objects cannot be used.
+        """
         ready = threading.Event()
         self._listening = _Listening(self.options)
         self._server = _Server(self._listening.emulation, ready.set)
@@ -244,11 +258,11 @@ class Emulator(EmulatorControl):
 
     @property
     def folder(self) -> Path:
-        """The folder of the objects; a temporary one is removed when the emulator ends."""
+        """The folder of the objects. A temporary folder is removed when the emulator stops."""
         return self._listening.emulation.folder
 
     def stop(self) -> None:
-        """Stop the emulator, and wait until it has ended. May be called more than once."""
+        """Stop the emulator, and wait until it has stopped. This may be called more than once."""
         self._server.should_exit = True
         self._thread.join()
         self._listening.close()

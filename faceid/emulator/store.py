@@ -1,7 +1,8 @@
 """The object store: ``PUT``, ``GET`` and ``HEAD /<key>`` with presigned URLs.
 
-Signatures and windows are verified. The checks are made in this order (assumed): presence of a
-signature, its key, its validity, its window. Replies and XML errors are as documented.
+Signatures and windows are verified. The checks are made in this order (assumed): there is a
+signature, its key is known, it is valid, and its window is open. Replies and XML errors are as
+documented, unless a comment says otherwise.
 """
 
 import base64
@@ -39,9 +40,9 @@ class Store:
         self._emulation = emulation
 
     async def handle(self, exchange: Exchange) -> None:
-        """Answer one request."""
+        """Answer a request to the store."""
         emulation = self._emulation
-        # documented: split on the raw path, then decode once
+        # documented: the key is the raw path after the first slash, decoded once
         key = unquote(exchange.raw_path[1:])
         request_id = opaque(16)
         entry = Entry(
@@ -58,7 +59,7 @@ class Store:
             fault = self._reach(exchange, entry, key)
             reply = await self._perform(exchange, entry, grant, fault)
         except ClientGone:
-            return  # nobody to answer, and nothing was stored
+            return  # nobody is left to answer, and nothing was stored
         except _Cut:
             await exchange.reset()
             return
@@ -73,11 +74,15 @@ class Store:
         await exchange.answer(reply, fault)
 
     def _verify(self, exchange: Exchange, key: str) -> Grant:
-        """Verify the signature and the window of a request. Raises ``StoreRefusal``."""
+        """Verify the signature and the window of a request, and return its parsed signature.
+
+        Raises ``StoreRefusal`` if a check fails.
+        """
         if exchange.method not in _OPS:
             raise StoreRefusal("MethodNotAllowed")
         try:
-            # The vendor's store SDK sends in a header what a presigned URL has in its query.
+            # The vendor's SDK for the store sends the signature in a header, in the format of a
+            # presigned URL's query.
             grant = Grant.parse(exchange.headers.get("authorization") or exchange.query)
         except ValueError:
             raise StoreRefusal("AccessDenied") from None
@@ -85,10 +90,10 @@ class Store:
         if pair is None:
             raise StoreRefusal("InvalidAccessKeyId")
         host = exchange.headers.get("host", "")
-        # documented: the vendor's store SDK signs the host without its port
+        # The vendor's SDK for the store signs the host without its port (documented).
         hosts = dict.fromkeys((host, host.rsplit(":", 1)[0]))
-        # A URL signed for GET is accepted for HEAD (assumed), because the API returns no URL that
-        # is signed for HEAD.
+        # A URL that is signed for GET is accepted for HEAD (assumed), because the API returns no
+        # URL that is signed for HEAD.
         methods = ("HEAD", "GET") if exchange.method == "HEAD" else (exchange.method,)
         http_strings = [
             grant.http_string(method, f"/{key}", exchange.query, exchange.headers, name)
@@ -133,7 +138,11 @@ class Store:
         return self._emulation.faults.next_for(entry.op, traits)
 
     async def _perform(self, exchange: Exchange, entry: Entry, grant: Grant, fault: Fault) -> Reply:
-        """Carry out a request. Raises ``StoreRefusal``, ``ClientGone`` and ``_Cut``."""
+        """Carry out a request, with its fault if there is one, and return the reply.
+
+        Raises ``StoreRefusal`` if the store refuses the request, ``ClientGone`` if the client
+        closes the connection before the body is complete, and ``_Cut`` if a fault cuts it.
+        """
         key = entry.key or ""
         match fault.kind:
             case "reset":
@@ -214,7 +223,8 @@ async def _receive(
     async for chunk in exchange.chunks():
         incoming.write(chunk)
         entry.bytes = incoming.size
-        if incoming.size > MAX_BYTES:  # the length of a chunked body is not known in advance
+        # The length of a chunked body is not known in advance.
+        if incoming.size > MAX_BYTES:
             raise StoreRefusal("EntityTooLarge")
         if cut_after is not None and incoming.size >= cut_after:
             raise _Cut
@@ -223,7 +233,7 @@ async def _receive(
 
 
 def _content_md5(text: str) -> bytes | None:
-    """Return the 16 bytes of a Content-MD5 header, or ``None`` if it is invalid (documented)."""
+    """Return the 16 bytes in a Content-MD5 header; ``None`` if the header is invalid."""
     try:
         digest = base64.b64decode(text, validate=True)
     except ValueError:
@@ -232,10 +242,11 @@ def _content_md5(text: str) -> bytes | None:
 
 
 def _asked_range(header: str, size: int) -> tuple[int, int, int]:
-    """Return the status, start and end for a ``Range`` header (documented: status 206).
+    """Return the status, the start and the end of the reply for a ``Range`` header.
 
-    As in HTTP, a header that is malformed or has several ranges is ignored, and a range outside the
-    object is answered with ``InvalidRange`` (assumed).
+    The end is exclusive. The status of a partial reply is 206 (documented). As in HTTP, a header
+    that is malformed or has several ranges is ignored. Raises ``StoreRefusal`` with the code
+    ``InvalidRange`` if the range is outside the object (assumed).
     """
     asked = _RANGE.fullmatch(header.strip())
     if asked is None or asked.groups() == ("", ""):

@@ -10,9 +10,9 @@ from faceid.emulator.refusals import StoreRefusal
 
 
 def describing(stored: StoredObject) -> list[tuple[bytes, bytes]]:
-    """Return the checksum headers of an object, in their documented formats.
+    """Return the headers with the checksums of an object.
 
-    They are the MD5 in double quotes, and the CRC-64 as an unsigned decimal number.
+    These are the MD5 in double quotes, and the CRC-64 as an unsigned decimal number (documented).
     """
     return [
         (b"etag", f'"{stored.md5}"'.encode()),
@@ -21,7 +21,7 @@ def describing(stored: StoredObject) -> list[tuple[bytes, bytes]]:
 
 
 def common_headers(exchange: Exchange, request_id: str) -> list[tuple[bytes, bytes]]:
-    """Return the headers that all replies have."""
+    """Return the headers that all replies of the store have, except ``Date`` and the length."""
     return [
         (b"x-cos-request-id", request_id.encode()),
         (b"server", b"tencent-cos"),
@@ -30,12 +30,18 @@ def common_headers(exchange: Exchange, request_id: str) -> list[tuple[bytes, byt
 
 
 def opaque(size: int) -> str:
-    """Return a random request or trace ID; they look like base64 (observed)."""
+    """Return a random request ID or trace ID, in base64 (observed).
+
+    ``size`` is the number of random bytes, which are first written in hexadecimal.
+    """
     return base64.b64encode(secrets.token_hex(size).encode()).decode()
 
 
 def error_reply(refusal: StoreRefusal, resource: str, request_id: str) -> Reply:
-    """Return the reply for an error, with an XML body."""
+    """Return the reply for a refusal, with the store's XML in its body.
+
+    ``resource`` is the host and the key of the object.
+    """
     trace_id = opaque(24)
     elements = {
         "Code": refusal.code,

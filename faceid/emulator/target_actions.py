@@ -1,4 +1,4 @@
-"""Target actions: fetch the files of a call, check them, and give a verdict.
+"""Target actions: download the files of a call, check them, and give a verdict.
 
 The emulator checks sizes, MD5s and magic bytes, and does not look at the images themselves. The
 verdict is positive unless a fault asks for another one.
@@ -16,24 +16,25 @@ from faceid.emulator.emulation import Emulation
 from faceid.emulator.refusals import Refusal
 from faceid.emulator.samples import has_format
 
-# Withdrawn actions that get ActionOffline (assumed). ApplyWebVerificationToken is withdrawn, too,
-# but is served, because people know it from the documentation's samples.
 OFFLINE = frozenset({"ApplyCardVerification"})
+"""Withdrawn actions, whose calls are answered with ``ActionOffline`` (assumed).
+ApplyWebVerificationToken is withdrawn, too, but works here, because people know it from the samples
+in the documentation."""
 
-# Inline images that may be larger than images given by URL (documented).
+# Limits for inline images where they are larger than those for images by URL (documented).
 _INLINE_LIMITS = {("CheckIdCardInformation", "ImageBase64"): 7 * MB}
 
-# These two actions have a code of their own in place of ImageSizeTooLarge (documented).
+# These two actions return LifePhotoSizeError instead of ImageSizeTooLarge (documented).
 _OWN_IMAGE_SIZE_CODE = frozenset({"VideoLivenessCompare", "LivenessCompare"})
 
 
 async def call_target_action(
     emulation: Emulation, action: TargetAction, call: Call, result: str | None
 ) -> dict[str, Any]:
-    """Carry out a call and return the fields of its answer.
+    """Carry out a call of a target action, and return the fields of its answer.
 
-    ``result`` is the value of ``Result`` that a fault asks for, if any. Raises ``Refusal`` if a
-    file cannot be fetched or is not accepted.
+    ``result`` is the value of ``Result`` that a fault asks for; ``None`` for a positive verdict.
+    Raises ``Refusal`` if a file cannot be downloaded or is not accepted.
     """
     files = [field for field in action.resources if field.name in _wanted(action, call.parameters)]
     fetched = await asyncio.gather(
@@ -52,10 +53,10 @@ async def call_target_action(
 
 
 def _wanted(action: TargetAction, given: dict[str, Any]) -> set[str]:
-    """Return the names of the resources that a call gives by URL or inline."""
+    """Return the names of the resources that a call gives by URL or inline, and that are read."""
     personal = action.personal_parameters
     if personal and all(name in given for name in personal):
-        return set()  # documented: these take precedence over images
+        return set()  # documented: the personal parameters take precedence over images
     return {
         field.name for field in action.resources if field.name in given or field.inline in given
     }
@@ -64,9 +65,12 @@ def _wanted(action: TargetAction, given: dict[str, Any]) -> set[str]:
 async def _read(
     emulation: Emulation, action: TargetAction, call: Call, field: ResourceField
 ) -> None:
-    """Fetch a resource, or decode its inline form, and check it. Raises ``Refusal``."""
+    """Download a resource, or decode its inline form, and check it.
+
+    Raises ``Refusal`` if the file cannot be downloaded or is not accepted.
+    """
     given = call.parameters
-    # documented: which of the two is used if both are given
+    # Which of the two is used if a call has both is documented.
     if field.inline in given and (field.inline_wins or field.name not in given):
         fetched = _decode(field, given[field.inline])
         limit = _INLINE_LIMITS.get((action.name, field.inline), field.max_base64_bytes)
@@ -76,13 +80,13 @@ async def _read(
             emulation,
             given[field.name],
             region=call.region,
-            # documented
+            # The limit of the field is documented.
             seconds=emulation.options.download_seconds
             or field.download_seconds
             or DOWNLOAD_SECONDS,
             most=field.max_bytes,
         )
-    # documented: the limit is on the length after base64
+    # documented: the limit applies to the size after base64 encoding
     if limit is not None and (fetched.size + 2) // 3 * 4 > limit:
         raise Refusal(_size_code(action, field))
     if field.md5_field and fetched.md5 != given[field.md5_field].lower():
@@ -112,5 +116,5 @@ def _size_code(action: TargetAction, field: ResourceField) -> str:
 
 
 def _decode_code(field: ResourceField) -> str:
-    # the codes are documented; that these actions use them is assumed
+    # The codes are documented; that these actions use them is assumed.
     return f"FailedOperation.{'Video' if _is_video(field) else 'Image'}DecodeFailed"

@@ -1,9 +1,9 @@
-"""Object keys, the presigned URLs of objects, and the key pairs that sign them.
+"""Object keys, the presigned URLs of objects, and the key pairs that sign these URLs.
 
 The emulator stores no tickets: whether a URL is valid depends only on its signature and window, so
-that it remains valid after a restart. The real service has a bucket for each region. Here, each
-region has a key pair of its own instead (assumed; observed URLs have a different account for each
-region), and the caller's own key gives access to all objects, as with a bucket of their own.
+URLs remain valid after a restart. The live service has a bucket for each region, and its URLs are
+signed by a different account in each region (observed). The emulator has one store, in which each
+region has a key pair of its own, and the key of the caller's account is valid for all objects.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from urllib.parse import quote
 from faceid.actions import UPLOAD_REGIONS
 
 APP_ID = "1300000001"
-"""The third of four segments: 10 digits, presumably the caller's AppId (observed)."""
+"""The third segment of a key with four segments: 10 digits (observed), presumably the caller's
+AppId (assumed)."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class StoreKey:
     """A key pair that signs URLs of the store."""
 
     secret_id: str
+    """The key's ID, which is part of the URLs."""
     secret_key: str
+    """The secret that signs the URLs."""
     region: str | None
-    """The region of the objects, or ``None`` for all regions."""
+    """The region in which the pair is valid; ``None`` for all regions."""
 
 
-# Secret IDs have the format of those in the service's URLs: 36 characters beginning with AKID
+# The secret IDs have the format of those in the service's URLs: 36 characters that begin with AKID
 # (observed).
 STORE_KEYS: dict[str, StoreKey] = {
     region: StoreKey(
@@ -35,26 +38,31 @@ STORE_KEYS: dict[str, StoreKey] = {
     )
     for region in UPLOAD_REGIONS
 }
+"""The key pair of each region."""
 
 
 def upload_key(target_action: str, request_id: str, segments: int) -> str:
-    """Return the object key of a ticket: three segments (documented) or four (observed)."""
+    """Return the object key of an upload ticket.
+
+    ``request_id`` is the Tencent request ID of the call. ``segments`` is 3 (documented) or 4
+    (observed).
+    """
     if segments == 4:
         return f"faceid/{target_action}/{APP_ID}/{request_id}"
     return f"faceid/{target_action}/{request_id}"
 
 
 def answer_key(target_action: str, name: str) -> str:
-    """Return the object key of a file that an answer links to (observed)."""
+    """Return the object key of a file that an answer links to. The format is observed."""
     return f"faceid-tmp/{target_action}/{name}"
 
 
 def target_action_of(key: str) -> str | None:
-    """Return the target action in an object key, or ``None`` for keys of other formats."""
+    """Return the target action in an object key; ``None`` if the key has another format."""
     folder, _, rest = key.partition("/")
     return rest.partition("/")[0] or None if folder in ("faceid", "faceid-tmp") else None
 
 
 def object_url(host: str, key: str, query: str) -> str:
-    """Return the URL of an object; the whole key is one segment of its path (documented)."""
+    """Return the URL of an object. Its path has one segment, the encoded key (documented)."""
     return f"http://{host}/{quote(key, safe='')}?{query}"

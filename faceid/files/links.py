@@ -1,7 +1,7 @@
 """Reading files from ``http(s)://`` URLs, such as presigned URLs of an object store.
 
 A file is read with a single GET, because a presigned URL may not be valid for HEAD. Redirects are
-not followed, because they could lead outside the roots. Errors do not contain the URL.
+not followed, because they could lead outside the roots. Error messages do not contain the URL.
 """
 
 import base64
@@ -37,12 +37,13 @@ _OPENER = build_opener(_NoRedirects)
 
 
 def open_link(url: str) -> IO[bytes]:
-    """Open an ``http(s)`` URL for reading bytes.
+    """Open an ``http(s)`` URL for reading bytes, and return the file.
 
-    Both this function and reading from the file raise only ``OSError``.
+    User info in the URL is sent as basic authentication. Both this function and reading from the
+    file raise only ``OSError``: ``FileNotFoundError`` for status 404.
     """
     try:
-        # Only http(s) URLs get here, and ``faceid.files.roots`` has checked where they point.
+        # Only http(s) URLs get here, and `faceid.files.roots` has checked where they point.
         response: HTTPResponse = _OPENER.open(_request(url), timeout=SECONDS)
     except HTTPError as error:
         error.close()

@@ -1,7 +1,7 @@
 """Opening the files that callers name, and measuring their size, MD5 and format.
 
 A location is a local path or an fsspec URL that ``faceid.files.roots`` has accepted. Errors name
-the resource's field and not its path, so that paths do not get into logs.
+the resource's field and not the location, so that locations do not get into logs.
 """
 
 import hashlib
@@ -26,7 +26,10 @@ _S3 = ("s3", "s3a")
 
 
 class NoReaderError(OSError):
-    """Raised if no installed package can read a location; the message may name one that can."""
+    """Raised if no installed package can read a location.
+
+    The message says which package is needed, if that is known.
+    """
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -36,7 +39,7 @@ def file_system(url: str) -> tuple[Any, str]:
     """
     scheme = url.partition("://")[0].lower()
     try:
-        # A cached listing would hide newer files.
+        # A cached listing would hide files that were added since.
         options = {"use_listings_cache": False} if scheme in _S3 else {}
         return cast("tuple[Any, str]", cast("Any", fsspec).url_to_fs(url, **options))
     except (ImportError, ValueError):
@@ -46,9 +49,10 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def open_location(location: str) -> IO[bytes]:
-    """Open a location that ``faceid.files.roots`` has accepted, for reading bytes.
+    """Open a location for reading bytes, and return the file.
 
-    Both this function and reading from the file raise only ``OSError``.
+    ``faceid.files.roots`` must have accepted the location. Both this function and reading from the
+    file raise only ``OSError``.
     """
     if "://" not in location:
         return Path(location).open("rb")
@@ -100,10 +104,10 @@ def plain_errors() -> Generator[None]:
 
 
 def measure(field: ResourceField, location: str) -> ResourceFile:
-    """Read a file once, and return its size and MD5.
+    """Read a file once, and return its size in bytes and its MD5.
 
-    Raises ``InvalidInput`` if the file cannot be read, is empty or larger than the field allows, or
-    has another format.
+    Raises ``InvalidInput`` if the file cannot be read, is empty, is larger than the field allows,
+    or has none of the field's formats.
     """
     try:
         if "://" not in location and not Path(location).is_file():
@@ -140,7 +144,10 @@ def _measure(field: ResourceField, location: str, handle: IO[bytes]) -> Resource
 
 
 def format_of(head: bytes) -> Format | None:
-    """Return the format of a file, given at least its first 16 bytes; ``None`` if unknown."""
+    """Return the format of a file; ``None`` if it is not one of ``Format``.
+
+    ``head`` contains at least the first 16 bytes of the file.
+    """
     if head.startswith(b"\xff\xd8\xff"):
         return "JPG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -1,8 +1,8 @@
-"""Resource roots: where locations may point (``FACEID_RESOURCE_ROOTS``).
+"""Resource roots: the folders and URLs that locations may point into (``FACEID_RESOURCE_ROOTS``).
 
-A location is a local path or an fsspec URL. People who may start runs or write manifests name
-locations on a machine that may not be theirs, so no spelling of a location may lead outside the
-roots. Errors name the resource and not its path, so that paths do not get into logs.
+A location is a local path or an fsspec URL. People who start runs or write manifests name locations
+on a machine that may not be theirs, so no spelling of a location may lead outside the roots. Errors
+name the resource and not the location, so that locations do not get into logs.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-# pathlib takes ten times as long, and a manifest may contain a million locations
+# Not pathlib, which takes ten times as long: a manifest may contain a million locations.
 from posixpath import islink, join, normpath, realpath, split
 from typing import Self
 from urllib.parse import unquote, urlsplit
@@ -19,20 +19,23 @@ from attrs import field, frozen
 
 from faceid.errors import InvalidInput
 
-# These file systems read other files, including local ones, and would bypass the roots. (Split from
-# one string because the formatter would put a list on more than twenty lines.)
+# The names are split from one string, because the formatter would spread a list over more than
+# twenty lines.
 WRAPPERS = frozenset(
     "async_wrapper asynclocal asyncwrapper blockcache cached dask data dir dvc filecache generic "  # noqa: SIM905
     "git jlab jupyter libarchive pyscript reference simplecache tar zip".split()
 )
+"""URL schemes of file systems that read other files, including local ones, and would therefore
+bypass the roots."""
 _CONTROL = re.compile(r"[\0-\x1f\x7f]")
-# At least two letters: fsspec takes a single one for a drive, and the location for a local path.
+# A scheme has at least two letters, because fsspec takes a single letter for the drive of a local
+# path.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")
 _HTTP = ("http", "https")
 
 
 def _real_paths() -> Callable[[str], str]:
-    """Return a ``realpath`` that resolves folders which several paths have in common only once."""
+    """Return a variant of ``realpath`` that resolves a folder only once for all paths in it."""
 
     def real_path(path: str) -> str:
         folder, name = split(path)
@@ -49,26 +52,26 @@ def _real_paths() -> Callable[[str], str]:
 class Roots:
     """The folders and URLs that locations may point into, resolved once for many locations.
 
-    An instance caches where symbolic links lead: create a new one for each pass.
+    An instance caches where symbolic links lead: create a new one for each pass over a manifest.
     """
 
     folders: tuple[str, ...]
-    """Absolute paths, with symbolic links resolved."""
+    """Absolute paths of the allowed folders, with symbolic links resolved."""
     urls: tuple[str, ...]
-    """URL prefixes: ``s3://bucket/in``, or ``https://`` for all URLs of a scheme."""
+    """Prefixes of the allowed URLs: ``s3://bucket/in``, or ``https://`` for a whole scheme."""
     any_url: bool
-    """Whether any URL is allowed."""
+    """Whether all URLs are allowed, whatever their prefix."""
     what_else: str
-    """Completes the error message for a file in none of the folders: "lies outside …"."""
+    """End of the error message for a file in none of the folders: "the file lies outside …"."""
     _real_path: Callable[[str], str] = field(init=False, factory=_real_paths)
 
     @classmethod
     def of(cls, given: Sequence[str], *, deployed: bool = False) -> Self:
-        """Create the roots from the items of ``FACEID_RESOURCE_ROOTS``.
+        """Return the roots that the items of ``FACEID_RESOURCE_ROOTS`` name.
 
-        Without ``deployed``, for commands of a person who can read these files anyway, there are
-        defaults: the working folder if no folder is given, and any URL if no URL is given. With
-        ``deployed``, only the given folders and URLs are allowed.
+        With ``deployed``, only the given folders and URLs are allowed. Without ``deployed``, there
+        are defaults, because the person who runs a command can read these files anyway: the working
+        folder if no folder is given, and all URLs if no URL is given.
         """
         folders = [root for root in given if "://" not in root]
         urls = tuple(root for root in given if "://" in root)
@@ -84,13 +87,13 @@ class Roots:
         )
 
     def resolve(self, what: str, location: str, *, base: str = "", links: bool = False) -> str:
-        """Check a location and return it as an absolute path or a URL, for ``open_location``.
+        """Check a location, and return it as an absolute path or a URL for ``open_location``.
 
         ``what`` names the location in errors. ``base`` is the folder or URL that a relative
-        location is resolved against. With ``links``, a URL may have a query or user info, which
-        grant access to everyone who reads it. Symbolic links are resolved before a path is
-        compared with the roots. Raises ``InvalidInput`` if the location is malformed or outside
-        the roots.
+        location is resolved against, by default the working folder. With ``links``, a URL may have
+        a query or user info, with which everyone who reads the URL can read the file. Symbolic
+        links are resolved before a path is compared with the roots. Raises ``InvalidInput`` if the
+        location is malformed or outside the roots.
         """
         scheme, separator, rest = location.partition("://")
         if not location or "\0" in location:
@@ -108,9 +111,10 @@ class Roots:
         return self._local(what, join(base, rest if separator else location))
 
     def resolve_folder(self, name: str, location: str) -> Path:
-        """Check the location of a folder to write to, which must lie within the same roots.
+        """Check the location of a folder to write to, and return its absolute path.
 
-        Raises ``InvalidInput`` if it does not, or if it is a URL.
+        ``name`` names the folder in errors. Raises ``InvalidInput`` if the location is malformed,
+        outside the roots, or a URL.
         """
         resolved = self.resolve(f"resource {name}", location)
         if "://" in resolved:
@@ -136,7 +140,7 @@ class Roots:
             resolved = self._real_path(path)
             resolved.encode()
         except (OSError, ValueError, RecursionError):
-            # no file can have such a name
+            # No file can have such a name.
             raise _refused(what, "the location is not a valid path") from None
         if not any(_is_in(resolved, folder) for folder in self.folders):
             raise _refused(what, f"the file lies outside {self.what_else}")
@@ -153,12 +157,12 @@ def _is_below(location: str, root: str) -> bool:
 
 
 def _steps(location: str) -> list[str]:
-    """Return the segments of a location's path, decoded in the way that a server may do it."""
+    """Return the segments of a URL's path, decoded as a server might decode them."""
     scheme, _, path = location.partition("://")
     if scheme.lower() in _HTTP:
         path = urlsplit(location).path
-    # With other schemes, ? and # are ordinary characters. Decoded repeatedly, because some servers
-    # decode once more than they should.
+    # In URLs of other schemes, ? and # are ordinary characters. The path is decoded until nothing
+    # changes, because some servers decode once more than they should.
     while (decoded := unquote(path)) != path:
         path = decoded
     return re.split(r"[/\\]", path)
@@ -177,7 +181,7 @@ def _join(base: str, location: str) -> str:
     scheme, _, rest = base.partition("://")
     host, _, folder = rest.partition("/")
     path, mark, query = location.partition("?")
-    # "/./", because `normpath` keeps two slashes at the beginning
+    # The path begins with "/./", because `normpath` would keep two slashes at the beginning.
     return f"{scheme}://{host}{normpath(f'/./{folder}/{path}')}{mark}{query}"
 
 

@@ -1,10 +1,11 @@
 """Finding the manifests of a batch, and reading them line by line.
 
-A manifest lists requests as JSONL or CSV, in one file or in all files that a glob matches. It is
-read as a stream, as it may be larger than memory. ``faceid.manifests.snapshot`` keeps its requests.
+A manifest lists requests as JSONL or CSV. A batch may have several manifests, if its location is a
+glob. Manifests are read as streams, because they may be larger than memory;
+``faceid.manifests.snapshot`` keeps their requests.
 
 A manifest may contain presigned URLs and personal data, which must not be logged. Messages about a
-line therefore quote nothing of it but a valid request ID.
+line therefore quote nothing from the line but a valid request ID.
 """
 
 import csv
@@ -37,7 +38,7 @@ from faceid.validation import RequestValidator, personal_parameters, read_reques
 MAX_LINE = 1024 * 1024
 """Maximum size in bytes of a line, or of a CSV record, which may span several lines."""
 MAX_RECORD_LINES = 1000
-"""Maximum number of lines of a CSV record: a longer one is assumed to have an unclosed quote."""
+"""Maximum number of lines of a CSV record. A longer record is assumed to have an unclosed quote."""
 
 _NEEDED = ("request_id", "target_action", "region")
 _FIELDS = (*_NEEDED, "resources", "action_parameters")
@@ -55,26 +56,28 @@ _BOM = b"\xef\xbb\xbf"
 
 @frozen
 class Entry:
-    """A line with a valid request, whose locations are absolute."""
+    """A line of a manifest with a valid request."""
 
     manifest: str
     """File name of the manifest, without its folder."""
     line: int
     """Line number, starting at 1; for a CSV record, its first line."""
     request: Request = field(repr=False)
+    """The request, with absolute locations."""
 
 
 @frozen
 class BadLine:
-    """A line without a valid request."""
+    """A line of a manifest without a valid request."""
 
     manifest: str
     """File name of the manifest, without its folder."""
     line: int
     """Line number, starting at 1; for a CSV record, its first line."""
     reason: str
+    """What is wrong with the line. It quotes nothing from the line but a valid request ID."""
     request_id: str = ""
-    """Empty if the line has no valid request ID."""
+    """The request ID of the line; empty if it has no valid one."""
 
     def __str__(self) -> str:
         return f"{self.manifest}, line {self.line}: {self.reason}"
@@ -83,11 +86,11 @@ class BadLine:
 def find_manifests(location: str, roots: Roots) -> list[str]:
     """Return the manifests at a location: a sorted list of URLs and absolute paths.
 
-    Symbolic links are resolved. The location may be a glob (``*``, ``**``, ``?``, ``[…]``; in URLs
-    ``?`` is not supported, because it begins a query), which may match no file. Names that begin
-    with a dot are matched only by a pattern that begins with one. The location and all matches must
-    lie within the roots. Raises ``InvalidInput`` if a location is not allowed or cannot be listed,
-    or if it is not a glob and there is no such file.
+    Symbolic links in paths are resolved. The location may be a glob with ``*``, ``**``, ``?`` and
+    ``[…]``; in a URL, ``?`` is not supported, because it begins a query. A glob that matches no
+    file gives an empty list. Names that begin with a dot are matched only by a pattern that begins
+    with a dot. The location and all matches must lie within the roots. Raises ``InvalidInput`` if
+    they do not, if a folder cannot be listed, or if a location without a glob is not a file.
     """
     if "{" in location:
         raise _unusable(
@@ -118,7 +121,7 @@ def _resolve(roots: Roots, location: str) -> str:
 def _matches(folder: str, pattern: str) -> list[str]:
     try:
         if "://" not in folder:
-            # `glob` treats an unreadable folder as empty; `scandir` raises an error
+            # `glob` would treat an unreadable folder as empty; `scandir` raises an error.
             os.scandir(folder).close()
             names = glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - unlike glob, Path.glob matches dotfiles
             return [path for name in names if not isdir(path := join(folder, name))]
@@ -128,7 +131,8 @@ def _matches(folder: str, pattern: str) -> list[str]:
         return []
     except OSError as error:
         raise _unusable(f"the folder cannot be listed ({error.strerror})") from None
-    # File systems return paths without the URL's scheme, and some without its host: restore them.
+    # File systems return paths without the URL's scheme, and some also without its host. Both are
+    # added again.
     start = (folder + pattern).removesuffix(path)
     return [
         start + name
@@ -179,12 +183,13 @@ def name_of(location: str) -> str:
 
 
 def read_manifest(location: str, validator: RequestValidator) -> Iterator[Entry | BadLine]:
-    """Read and check a manifest line by line, without opening the files that its requests name.
+    """Read and check a manifest, and yield an entry or a bad line for each record in it.
 
-    ``location`` is a result of ``find_manifests``, and ``validator`` one with ``from_manifest``.
-    Whether the manifest is JSONL or CSV is determined by its file name, or else by its first
-    character; whether it is compressed, by its file name. Duplicate request IDs are not detected.
-    Raises ``InvalidInput`` if the file cannot be read.
+    ``location`` is a result of ``find_manifests``, and ``validator`` must have been created with
+    ``from_manifest``. The file name determines whether the manifest is compressed, and whether it
+    is JSONL or CSV; if it does not, the first character does. The files that the requests name are
+    not opened, and request IDs that are used twice are not detected. Raises ``InvalidInput`` if the
+    manifest cannot be read.
     """
     name = name_of(location)
     folder = location[: location.rindex("/") + 1]
@@ -224,9 +229,9 @@ class _Names:
 def _read_request(
     fields: dict[str, Any], names: _Names, validator: RequestValidator, base: str
 ) -> Request:
-    """Build and check the request of a line.
+    """Build, check and return the request of a line, with absolute locations.
 
-    Whatever the errors of other functions would quote from the line is checked here first.
+    Whatever the error messages of other functions would quote from the line is checked here first.
     """
     for name in fields:
         if name not in _FIELDS:
@@ -277,7 +282,7 @@ def _lines(location: str, name: str) -> Iterator[_Line]:
         with ExitStack() as opened:
             file = opened.enter_context(open_location(location))
             if codec := infer_compression(location):
-                # buffered, because not every codec supports a size limit for `readline`
+                # The reader is needed because not every codec supports a size limit for `readline`.
                 file = io.BufferedReader(
                     cast("Any", fsspec).compression.compr[codec](file, mode="rb")
                 )
@@ -294,7 +299,7 @@ def _lines(location: str, name: str) -> Iterator[_Line]:
                     line = file.readline(MAX_LINE)
                     is_whole = not line or line.endswith(b"\n")
     except Exception as error:
-        # every codec and file system has its own exceptions
+        # Every codec and file system has its own exceptions.
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise InvalidInput("InvalidManifest", f"{name} cannot be read ({reason})") from None
 
@@ -373,9 +378,9 @@ def _csv_records(lines: Iterator[_Line], names: _Names) -> Iterator[_Record]:
 
 
 class _Feed(Iterator[str]):
-    """Feeds lines to a CSV reader, and remembers those of the current record.
+    """Passes lines to a CSV reader, and remembers the lines of the current record.
 
-    If the record turns out to be invalid, only its first line is reported, and the other lines are
+    If the record turns out to be invalid, only its first line is reported. The other lines are then
     read again, because they may be valid records.
     """
 
@@ -419,9 +424,10 @@ def _csv_reason(error: Exception) -> str:
 
 
 def _wrong_header(header: list[str], names: _Names) -> str:
-    """Return what is wrong with a CSV header, or an empty string.
+    """Return what is wrong with a CSV header; an empty string if nothing is.
 
-    Never quotes a cell: in a file without a header, the first line may hold personal data.
+    The result never quotes a cell, because in a file without a header the first line may contain
+    personal data.
     """
     for name in _NEEDED:
         if name not in header:

@@ -24,7 +24,7 @@ from faceid.settings import FaceIdSettings
 from faceid.validation import RequestValidator
 
 LINES_KEPT = 100
-"""Number of bad lines that are kept; further ones are only counted."""
+"""Number of bad lines that an error lists; further bad lines are only counted."""
 
 _REQUESTS = "requests.jsonl"
 _OFFSETS = "requests.offsets"
@@ -34,7 +34,10 @@ _SEEN = "seen.sqlite"
 
 
 class BadManifest(InvalidInput):
-    """Raised for manifests with bad lines: ``lines`` are the first ones, ``total`` their number."""
+    """Raised if manifests have bad lines.
+
+    ``lines`` are the first ``LINES_KEPT`` of them, and ``total`` is the number of all of them.
+    """
 
     def __init__(self, lines: Sequence[BadLine], total: int) -> None:
         self.lines = tuple(lines)
@@ -47,15 +50,16 @@ class BadManifest(InvalidInput):
 class ManifestSnapshot:
     """The checked requests of a batch, in a private folder on this machine.
 
-    They may contain presigned URLs and personal data in plain text: the caller, who created the
-    folder, must remove it when the batch is done.
+    They may contain presigned URLs and personal data in plain text. The caller, who created the
+    folder, must therefore remove it when the batch has ended.
     """
 
     folder: Path
+    """The folder with the requests."""
     per_action: dict[str, int]
-    """Maps target actions to their number of requests."""
+    """Maps each target action to the number of its requests."""
     resources: int
-    """Number of resources of all requests. Each is uploaded once, unless its window expires."""
+    """Number of resources of all requests. A resource is uploaded once in each window."""
 
     @property
     def count(self) -> int:
@@ -64,18 +68,18 @@ class ManifestSnapshot:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Load a snapshot that ``take_snapshot`` has written to a folder.
+        """Return the snapshot that ``take_snapshot`` has written to a folder.
 
-        Raises ``StorageError`` if it cannot be read.
+        Raises ``StorageError`` if the snapshot cannot be read.
         """
         with _storage_errors():
             return cls(folder=folder, **orjson.loads((folder / _SUMMARY).read_bytes()))
 
     def entries(self, start: int = 0, count: int | None = None) -> Iterator[Request]:
-        """Yield ``count`` requests (default: all) from number ``start`` on, counted from 0.
+        """Yield ``count`` requests, by default all, in the order of the manifests.
 
-        They come in the manifest's order; no other requests are read. Raises ``StorageError`` if
-        the snapshot cannot be read.
+        ``start`` is the position of the first one, counted from 0. No other requests are read.
+        Raises ``StorageError`` if the snapshot cannot be read.
         """
         left = max(0, self.count - start)
         left = left if count is None else min(left, count)
@@ -93,13 +97,13 @@ class ManifestSnapshot:
 
 
 def take_snapshot(location: str, settings: FaceIdSettings, folder: Path) -> ManifestSnapshot:
-    """Read and check all manifests at a location, and write their requests to a snapshot.
+    """Read and check all manifests at a location, and return a snapshot of their requests.
 
-    ``folder`` must exist, be private and be empty; it is empty again after an error. The files that
-    the requests name are not opened. A glob that matches no file gives an empty snapshot. Blocks
-    for about a minute per million lines: call it from a worker thread. Raises ``BadManifest`` if
-    there are bad lines, ``InvalidInput`` if a manifest cannot be found or read, and
-    ``StorageError`` if the folder cannot be written.
+    ``folder`` is where the snapshot is written. It must exist, be private and be empty, and is
+    empty again after an error. The files that the requests name are not opened. A glob that matches
+    no file gives an empty snapshot. This blocks for about a minute per million lines: call it from
+    a worker thread. Raises ``BadManifest`` if there are bad lines, ``InvalidInput`` if a manifest
+    cannot be found or read, and ``StorageError`` if the folder cannot be written.
     """
     manifests = find_manifests(location, settings.roots())
     validator = RequestValidator.load(settings, from_manifest=True)
@@ -154,8 +158,8 @@ class _Spool:
         self._requests = requests
         self._offsets = offsets
         self._seen = seen
-        # In a file, because there may be more request IDs than fit in memory. The file is temporary
-        # and needs no protection against crashes.
+        # The request IDs are kept in a file, because there may be more of them than fit in memory.
+        # The file is temporary and needs no protection against crashes.
         seen.executescript(
             """
             PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32768;
@@ -168,7 +172,11 @@ class _Spool:
         self.resources = 0
 
     def first_place(self, request_id: str, manifest: int, line: int) -> tuple[int, int] | None:
-        """Register a request ID; return where it was used before, as (manifest number, line)."""
+        """Register a request ID that is used in a line of a manifest.
+
+        Returns where the request ID was used before, as manifest number and line; otherwise
+        ``None``.
+        """
         place = (request_id, manifest, line)
         if self._seen.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", place).rowcount:
             return None
@@ -208,7 +216,7 @@ def _spooling(folder: Path) -> Generator[_Spool]:
 
 
 def _create(path: Path) -> IO[bytes]:
-    """Create a file that only its owner can access."""
+    """Create a file that only its owner can access, and return it opened for writing."""
     path.unlink(missing_ok=True)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 

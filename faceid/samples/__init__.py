@@ -1,7 +1,7 @@
-"""Small sample images and videos of drawn faces; they show no real person.
+"""Small sample images and videos of drawn faces, which show no real person.
 
-``alder.jpg`` and ``alder.mp4`` show the same face, ``birch.jpg`` and ``birch.mp4`` another one, and
-``cedar.jpg`` a third one, of which there is no video.
+``alder.jpg`` and ``alder.mp4`` show the same face, ``birch.jpg`` and ``birch.mp4`` another face,
+and ``cedar.jpg`` a third face, of which there is no video.
 """
 
 from importlib.resources import files

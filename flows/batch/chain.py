@@ -1,9 +1,9 @@
 """Chains of batch runs: each run leaves the requests it did not complete to the next run.
 
 A batch that cannot finish all of its requests schedules one later run of the same manifest, which
-finds the verdicts of the other requests in their records. The sweeper does the same for a batch
-that died. A request that failed in a chain is not tried again in that chain. Runs without a
-deployment have no follow-up; running the same command again continues such a batch.
+finds the verdicts of the other requests in their records. The sweep does the same for a batch that
+died. A request that failed in a chain is not tried again in that chain. A run without a deployment
+has no later run; running the same command again continues such a batch.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from flows.server.runs import tag_of
 from tasks.settings import DeliverySettings
 
 MAX_DEATHS = 8
-"""How many runs of a chain may die in succession."""
+"""Number of runs of a chain that may die in succession."""
 
 DAY = "faceid.day"
-"""Label of a run: the date that replaced ``{date}`` in its manifest."""
+"""Label of a run with the date that replaced ``{date}`` in the location of its manifest."""
 
 
 class Begun(NamedTuple):
@@ -44,7 +44,8 @@ class Begun(NamedTuple):
 async def begin(manifest: str, settings: DeliverySettings) -> Begun:
     """Tag the current run, and return its manifest and the beginning of its chain.
 
-    Raises ``InvalidInput`` if it continues a batch of another service.
+    ``manifest`` is the location that the run was given, in which ``{date}`` is replaced. Raises
+    ``InvalidInput`` if the run was scheduled for another service.
     """
     async with get_client() as client:
         run = await client.read_flow_run(flow_run.id)
@@ -61,19 +62,22 @@ async def begin(manifest: str, settings: DeliverySettings) -> Begun:
 
 
 async def tag_shard() -> None:
-    """Tag the current run, a shard, like its batch, so that the batch's tags find both."""
+    """Tag the current run, which is a shard, with its batch's name and service."""
     async with get_client() as client:
         batch = await client.read_flow_run(UUID(flow_run.parent_flow_run_id))
     await add_tags(*(tag for tag in batch.tags if tag.startswith(("batch:", "service:"))))
 
 
 def run_name() -> str:
-    """Return the name of the current run, which contains the manifest's name without its folder."""
+    """Return the name of the current run: ``batch`` and the manifest's name without its folder."""
     return f"batch {name_of(str(flow_run.parameters['manifest']).partition('?')[0])}"
 
 
 async def _fill_in_date(client: PrefectClient, manifest: str, run: FlowRun) -> str:
-    """Replace ``{date}`` by the day the run was scheduled for, in its schedule's time zone."""
+    """Return the location with ``{date}`` replaced by the day for which the run was scheduled.
+
+    The day is that in the time zone of the run's schedule.
+    """
     if "{date}" not in manifest:
         return manifest
     day = run.labels.get(DAY)
@@ -106,7 +110,8 @@ async def schedule_remainder(settings: DeliverySettings) -> str | None:
     """Schedule a later run for the requests that wait, and return its ID.
 
     Returns ``None`` if the current run has no deployment. The delay grows with each run of the
-    chain. The chain ends, because a request that has waited for too long fails.
+    chain. The chain comes to an end, because requests that have waited for ``FACEID_GIVE_UP_AFTER``
+    seconds fail.
     """
     async with get_client() as client:
         run = await client.read_flow_run(flow_run.id)
@@ -122,10 +127,10 @@ async def schedule_remainder(settings: DeliverySettings) -> str | None:
 async def replace_dead(
     client: PrefectClient, run: FlowRun, settings: DeliverySettings
 ) -> FlowRun | None:
-    """Schedule another run in place of one that died.
+    """Schedule and return another run in place of a run that died.
 
-    Returns ``None`` if the run has no deployment or manifest, or more than ``MAX_DEATHS`` runs died
-    in succession.
+    Returns ``None`` if the dead run has no deployment or no manifest, or if more than
+    ``MAX_DEATHS`` runs have died in succession.
     """
     deaths = 1 + _number(tag_of(run, "deaths"))
     if deaths > MAX_DEATHS:
@@ -137,7 +142,12 @@ async def replace_dead(
 async def _schedule(
     client: PrefectClient, run: FlowRun, delay: float, attempt: int, deaths: int
 ) -> FlowRun | None:
-    """Schedule the next run of the chain in ``delay`` seconds, or return the existing one."""
+    """Schedule the next run of a chain in ``delay`` seconds, and return it.
+
+    If the next run has been scheduled before, it is only returned. ``attempt`` is the number of
+    runs that left requests waiting, and ``deaths`` the number of runs that died in succession.
+    Returns ``None`` if ``run`` has no deployment or no manifest.
+    """
     origin = await origin_of(client, run)
     if origin is None or "manifest" not in origin.parameters:
         return None
@@ -159,12 +169,15 @@ async def _schedule(
 
 
 def _number(text: str | None) -> int:
-    """Return the number, or 0 if the text is not one, because people can tag runs as well."""
+    """Return the number in the value of a tag; 0 if it is not a number, as people can add tags."""
     return int(text) if text and text.isdecimal() else 0
 
 
 async def last_of_chain(client: PrefectClient, run: FlowRun) -> FlowRun:
-    """Return the last run of the chain that has begun. Its result lines cover the whole chain."""
+    """Return the last run of the chain that has begun, whose result lines cover the whole chain.
+
+    ``run`` is any run of the chain.
+    """
     seen: set[UUID] = set()
     while run.id not in seen and (following := tag_of(run, "next")):
         seen.add(run.id)

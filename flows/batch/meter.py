@@ -1,4 +1,4 @@
-"""Measures how fast a batch calls each action, by counting calls as they are paced."""
+"""Measures how fast a batch calls each action, by counting the starts of its pacers."""
 
 import time
 from collections import defaultdict
@@ -8,15 +8,17 @@ from typing import NamedTuple
 from faceid.pacing import Pacer
 
 MAX_SPANS = 240
-"""Maximum number of spans per action. A longer batch has longer spans, not more of them."""
+"""Maximum number of spans of time for which calls are counted. In a longer batch the spans are
+longer."""
 
 
 class Speed(NamedTuple):
     """The rate at which a batch called an action."""
 
     action: str
+    """Name of the action."""
     limit: float
-    """Calls per second that the account is allowed."""
+    """Calls per second that the account may make."""
     per_second: list[float]
     """Calls per second in each span of the batch."""
     span: int
@@ -24,7 +26,10 @@ class Speed(NamedTuple):
 
 
 class Meter:
-    """Counts calls by action and span of time."""
+    """Counts the calls of a batch by action and span of time.
+
+    ``now`` replaces the clock in tests.
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -36,7 +41,11 @@ class Meter:
     def paced(
         self, pacers: Callable[[str], Pacer | None], rates: Callable[[str], float | None]
     ) -> Callable[[str], Pacer | None]:
-        """Wrap ``pacers`` so that the calls which they let through are counted."""
+        """Return a function that returns the same pacers as ``pacers``, and counts their starts.
+
+        Both functions take an action and return its pacer, if it has one. ``rates`` returns how
+        many calls of an action the account may make per second.
+        """
 
         def pacer_of(action: str) -> Pacer | None:
             pacer, rate = pacers(action), rates(action)
@@ -49,7 +58,7 @@ class Meter:
         return pacer_of
 
     def count(self, action: str) -> None:
-        """Count one call of the action, now."""
+        """Count a call of the action at this moment."""
         counts = self._counts[action]
         while (place := int((self._now() - self._began) / self._span)) >= MAX_SPANS:
             self._double_span()
@@ -62,7 +71,10 @@ class Meter:
             counts[:] = [sum(counts[n : n + 2]) for n in range(0, len(counts), 2)]
 
     def fastest(self) -> Speed | None:
-        """Return the action that came closest to its limit; ``None`` if nothing was called."""
+        """Return the speed of the action whose rate came closest to its limit.
+
+        Returns ``None`` if no action was called.
+        """
         speeds = [
             Speed(
                 action, self._limits[action], [count / self._span for count in counts], self._span

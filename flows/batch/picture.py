@@ -1,4 +1,4 @@
-"""Draws a picture of a batch: the outcomes of its requests, and its call rate over time."""
+"""Draws a picture of a batch: the outcomes of its requests, and its calls per second over time."""
 
 from collections.abc import Iterator
 from html import escape
@@ -6,9 +6,13 @@ from html import escape
 from flows.batch.meter import Speed
 
 WIDTH = 760
+"""Width of the picture in pixels."""
 _LEFT, _RIGHT = 180, 90
+"""Space left and right of the bars, for their labels and counts."""
 _BAR, _ROW = 18, 28
+"""Height of a bar, and distance between the tops of two bars."""
 _CHART = 160
+"""Height of the chart of the calls per second."""
 
 _COLOURS = {
     "passed": "#2e8b57",
@@ -21,10 +25,10 @@ _COLOURS = {
 
 
 def draw(title: str, counts: dict[str, int], speed: Speed | None) -> str:
-    """Return an SVG document.
+    """Return the picture as an SVG document.
 
-    ``counts`` maps each outcome, a key of ``_COLOURS``, to a number of requests. Without ``speed``
-    the chart of the call rate is omitted.
+    ``counts`` maps outcomes to numbers of requests; the outcomes are the keys of ``_COLOURS``.
+    Without ``speed``, the chart of the calls per second is omitted.
     """
     bars = [(what, count) for what, count in counts.items() if count]
     top = 60 + _ROW * len(bars)
@@ -55,7 +59,7 @@ def _bars(bars: list[tuple[str, int]]) -> Iterator[str]:
 
 
 def _chart(speed: Speed, top: int) -> Iterator[str]:
-    """Draw the calls per second over time, and the limit as a dashed line."""
+    """Yield the elements of the chart: bars for the calls per second, and a line for the limit."""
     left, right, base = 60, WIDTH - 20, top + 40 + _CHART
     highest = max(speed.limit * 1.15, *speed.per_second)
     wide = (right - left) / len(speed.per_second)

@@ -1,4 +1,4 @@
-"""Shows the progress of a batch in the dashboard. An error in doing so never stops the batch."""
+"""Shows the progress of a batch in the dashboard. If that fails, the batch continues."""
 
 import asyncio
 import contextlib
@@ -16,12 +16,12 @@ from prefect.runtime import flow_run
 from flows.batch.runner import Batch, BatchStats
 
 SECONDS = 2.0
-"""Time between two updates."""
+"""Time between two updates, in seconds."""
 
 
 @contextlib.asynccontextmanager
 async def shown(batch: Batch) -> AsyncGenerator[None]:
-    """Keep the artifact ``progress-<flow run id>`` and the published result lines up to date."""
+    """Keep the artifact ``progress-<flow run id>`` and remote results up to date in the context."""
     async with contextlib.AsyncExitStack() as stack:
         progress = _Progress(batch, stack)
         task = asyncio.create_task(progress.keep())
@@ -33,11 +33,12 @@ async def shown(batch: Batch) -> AsyncGenerator[None]:
 
 
 class _Progress:
+    """Writes the progress of a batch. ``stack`` closes the client that this opens."""
+
     def __init__(self, batch: Batch, stack: contextlib.AsyncExitStack) -> None:
-        """``stack`` closes the client that this opens."""
         self._batch = batch
         self._stack = stack
-        # One client for all updates: creating one takes tens of milliseconds.
+        # One client is used for all updates, because creating a client takes tens of milliseconds.
         self._client: PrefectClient | None = None
         self._began = time.monotonic()
         self._artifact: UUID | None = None
@@ -52,7 +53,7 @@ class _Progress:
         try:
             await anyio.to_thread.run_sync(self._batch.results.publish)
             await self._write_artifact()
-        except Exception as error:  # of whatever kind the server or the storage raises
+        except Exception as error:  # the server and the storage may raise errors of any kind
             if not self._has_warned:
                 get_run_logger().warning("progress is not shown (%s)", type(error).__name__)
             self._has_warned = True
@@ -74,7 +75,10 @@ class _Progress:
 
 
 def describe(stats: BatchStats, seconds: float) -> str:
-    """Describe the counts, the rate and the time left, ``seconds`` after the batch began."""
+    """Return a line with the counts, the rate and the time left.
+
+    ``seconds`` is the time since the batch began.
+    """
     rate = stats.done / max(seconds, 0.001)
     left = (stats.total - stats.done) / rate if rate else 0
     parts = [f"{stats.done:,} of {stats.total:,} requests finished"]

@@ -1,9 +1,10 @@
 """The result lines of a batch: in order of completion while it runs, then in the manifest's order.
 
-They go to ``results.jsonl`` and ``failures.jsonl`` in a folder, which may be remote. Each line is
-written by a single write, whole or not at all. When the batch ends, the lines are sorted into new
-files, which then replace the first ones. Files in a remote folder are uploaded whole, each time
-they have grown by the factor ``GROWTH`` and when the batch ends.
+A result line is the result object of a request as JSON. The lines are written to ``results.jsonl``,
+and those of failed requests also to ``failures.jsonl``, in a folder that may be remote. Each line
+is written by a single write, whole or not at all. When the batch ends, the lines are sorted into
+new files, which then replace the first ones. The files in a remote folder are uploaded whole, each
+time they have grown by the factor ``GROWTH`` and when the batch ends.
 
 Each batch starts new files. The results of an earlier run of the same manifest are written again,
 from the records.
@@ -25,7 +26,9 @@ from tasks.state.private_files import make_private_folder
 from tasks.state.storage import storage_url
 
 RESULTS = "results.jsonl"
+"""Name of the file with all result lines."""
 FAILURES = "failures.jsonl"
+"""Name of the file with the result lines of failed requests."""
 
 GROWTH = 1.25
 """Factor by which the files grow before they are uploaded again to a remote folder."""
@@ -37,6 +40,7 @@ _PLACE = 16
 def results_location(given: str, settings: DeliverySettings, flow_run_id: str) -> str:
     """Return the folder for the result lines of a run, as an absolute path or a URL.
 
+    ``given`` is the folder that the run was given; if it is empty, the folder is in the storage.
     Raises ``InvalidInput`` if ``given`` is invalid or outside the roots.
     """
     if given:
@@ -45,7 +49,10 @@ def results_location(given: str, settings: DeliverySettings, flow_run_id: str) -
 
 
 def read_lines(location: str, name: str = RESULTS) -> Iterator[bytes]:
-    """Yield the complete lines of a results file, with their line breaks. Raises ``OSError``."""
+    """Yield the complete lines of a file in a results folder, with their line breaks.
+
+    Raises ``FileNotFoundError`` if there is no such file, and ``OSError`` if it cannot be read.
+    """
     with open_location(f"{location}/{name}") as file:
         for line in file:
             if line.endswith(b"\n"):
@@ -55,13 +62,14 @@ def read_lines(location: str, name: str = RESULTS) -> Iterator[bytes]:
 class BatchResults:
     """Writes the result lines of a batch. Use it as a context manager.
 
-    Entering raises ``InvalidInput`` if another batch writes to the same folder. Every method raises
-    ``StorageError`` if the files cannot be written.
+    ``location`` is the path or URL of the folder for the results, and ``spool`` a private temporary
+    folder on this machine. Entering raises ``InvalidInput`` if another batch writes to the same
+    folder. Entering and every method raise ``StorageError`` if the files cannot be written.
     """
 
     def __init__(self, location: str, spool: Path) -> None:
-        """``location`` is the folder for the results, ``spool`` a private temporary folder."""
         self.location = location
+        """Path or URL of the folder for the results."""
         self._is_remote = "://" in location
         self._folder = spool / "results" if self._is_remote else Path(location)
         self._places = spool / "results.places"
@@ -92,7 +100,10 @@ class BatchResults:
             os.close(handle)
 
     def write(self, number: int, result: DeliveryResult) -> None:
-        """Append a result line. ``number`` is the request's position in the manifest, from 0."""
+        """Append a result line.
+
+        ``number`` is the position of the request in the manifest, counted from 0.
+        """
         line = result.model_dump_json().encode() + b"\n"
         has_failed = result.status == "failed"
         place = self._end.to_bytes(8, "little") + (2 * len(line) + has_failed).to_bytes(8, "little")
@@ -106,14 +117,15 @@ class BatchResults:
             raise _failed(error) from None
 
     def publish(self) -> None:
-        """Upload the files to a remote folder once they have grown by ``GROWTH``. Blocks."""
+        """Upload the files to a remote folder if they have grown by ``GROWTH``. Blocks."""
         if self._is_remote and self._end >= max(1, self._published * GROWTH):
             self._send()
 
     def finish(self, count: int) -> None:
-        """Put the lines in the manifest's order; they are durable when this returns. Blocks.
+        """Put the lines in the manifest's order. Blocks.
 
-        ``count`` is the number of requests in the manifest.
+        ``count`` is the number of requests in the manifest. When this returns, the lines survive a
+        power cut.
         """
         drafts = {name: self._folder / f".{name}" for name in (RESULTS, FAILURES)}
         try:
@@ -153,13 +165,16 @@ class BatchResults:
 
 
 def _begin(path: Path) -> int:
-    """Create a new file; whoever reads the previous one keeps reading that."""
+    """Create a file, and return its descriptor. A previous file stays open for its readers."""
     path.unlink(missing_ok=True)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
 def _append(handle: int, line: bytes) -> None:
-    """Write the whole line, or nothing of it if the disk is full. Raises ``OSError``."""
+    """Append a line to a file, whole or not at all.
+
+    Raises ``OSError`` if it cannot be written, for example because the disk is full.
+    """
     end = os.fstat(handle).st_size
     if os.write(handle, line) < len(line):
         os.ftruncate(handle, end)

@@ -1,7 +1,7 @@
-"""The delivery of a batch's requests, with statistics about the results.
+"""The delivery of a batch's requests, and counts of the results.
 
-Each request is delivered like a single one (``flows.delivery.run``). This module limits how many
-are at work at the same time, decides when to stop, and records the result of each.
+Each request is delivered like a single request (``flows.delivery.run``). This module limits how
+many requests are delivered at the same time, decides when to stop, and records the results.
 """
 
 import asyncio
@@ -31,26 +31,30 @@ from tasks.state.claims import CurrentRun
 from tasks.state.record_store import RecordStore, request_digest
 
 COUNTED_FROM = 20
-"""How many requests must be done before their share of failures may stop the batch."""
+"""Number of requests that must have ended before the share of failures may stop the batch."""
 
 EXAMPLES = 3
-"""How many request IDs are kept as examples of a failure."""
+"""Number of request IDs that are kept as examples of a failure."""
 
 _READ_AT_A_TIME = 50
+"""Number of requests that are read from the snapshot at a time."""
 
 
 class Failures(NamedTuple):
-    """The number of requests that failed in the same way, and the IDs of some of them."""
+    """The requests that failed in the same way."""
 
     requests: int
+    """Number of requests that failed in this way."""
     examples: list[str]
+    """IDs of the first ``EXAMPLES`` requests that failed in this way."""
 
 
 class BatchStats:
-    """Counts of the results so far."""
+    """Counts of the results of a batch so far."""
 
     def __init__(self, total: int) -> None:
         self.total = total
+        """Number of requests in the batch."""
         self.status: Counter[str] = Counter()
         """Requests by status: ``verdict``, ``failed`` or ``waiting``."""
         self.verdicts: Counter[str] = Counter()
@@ -60,14 +64,16 @@ class BatchStats:
 
     @property
     def done(self) -> int:
+        """Number of requests that have ended."""
         return self.status.total()
 
     @property
     def failed_percent(self) -> float:
+        """Percentage of the requests that have failed, among those that have ended."""
         return 100 * self.status["failed"] / self.done if self.done else 0.0
 
     def enter(self, result: DeliveryResult) -> None:
-        """Count a result."""
+        """Count the result of a request."""
         self.status[result.status] += 1
         if result.status == "verdict":
             self.verdicts[verdict_word(result)] += 1
@@ -79,7 +85,13 @@ class BatchStats:
 
 
 class Batch:
-    """A batch that is being delivered."""
+    """A batch that is being delivered.
+
+    At most ``concurrency`` requests are delivered at the same time. The batch stops if more than
+    ``max_failed_percent`` of its requests have failed. If the current run continues a chain,
+    ``chain_began`` is when the first run of the chain began; requests that have failed since then
+    are not tried again.
+    """
 
     def __init__(
         self,
@@ -95,21 +107,26 @@ class Batch:
         max_failed_percent: float,
         chain_began: datetime | None = None,
     ) -> None:
-        """``chain_began`` is when the first run of the chain began, if this run continues a chain:
-        requests that have failed since then are not tried again."""
         self.snapshot = snapshot
+        """The requests of the batch."""
         self.settings = settings
+        """The settings of the run."""
         self.stats = BatchStats(snapshot.count)
+        """Counts of the results so far."""
         self.results = results
+        """The result lines."""
         self.meter = meter
+        """Counts of the calls over time."""
         self.shutdown = GracefulShutdown(self._tell_to_end, self._cut_off)
+        """Handles the signals that stop the batch."""
         self.stopped: FaceIdError | None = None
-        """The error that stopped the batch from beginning more requests."""
+        """The error because of which no more requests begin, if there is one."""
         self.failed_too_often = False
+        """Whether more than ``max_failed_percent`` of the requests have failed."""
         self.tell: Callable[[DeliveryResult], None] | None = None
-        """Called with each result."""
+        """Called with each result, if set."""
         self.tell_to_end: Callable[[], None] | None = None
-        """Called when a signal asks the batch to stop."""
+        """Called when a signal stops the batch, if set."""
         self._client = client
         self._store = store
         self._options = options
@@ -138,15 +155,19 @@ class Batch:
             task.cancel()
 
     async def has_turn(self, first: int, shard: "asyncio.Task[Any]") -> None:
-        """Wait until the shard that starts at ``first`` begins its requests, or has ended."""
+        """Wait until a shard begins its requests, or has ended.
+
+        ``first`` is the position of the shard's first request, counted from 0.
+        """
         turn = asyncio.create_task(self._has_turn[first].wait())
         await asyncio.wait({turn, shard}, return_when=asyncio.FIRST_COMPLETED)
         turn.cancel()
 
     async def deliver_slice(self, first: int, count: int) -> int:
-        """Wait for this shard's turn, and deliver its requests from position ``first``, from 0.
+        """Wait for a shard's turn, deliver its requests, and wait until they have ended.
 
-        Returns how many of them were begun; all of these have ended.
+        ``first`` is the position of the first request, counted from 0, and ``count`` their number.
+        Returns how many of the requests were begun.
         """
         # Each slice has a new validator, because a validator caches the targets of symbolic links.
         validator = RequestValidator.load(self.settings, from_manifest=True)
@@ -221,7 +242,7 @@ class Batch:
         )
 
     async def _failed_before(self, validated: ValidatedRequest) -> DeliveryOutcome | None:
-        """Return the outcome of the request if it failed earlier in the chain, else ``None``."""
+        """Return the outcome of a request that failed earlier in the chain; otherwise ``None``."""
         assert self._chain_began is not None
         record = await self._store.load(validated.request.request_id)
         if (
@@ -236,7 +257,7 @@ class Batch:
     async def _as_cut_off(self, request: Request) -> DeliveryOutcome:
         """Return the outcome of a request that was cut off.
 
-        The request counts as deferred: delivering the same manifest again continues it.
+        The request counts as deferred, because delivering the same manifest again continues it.
         """
         reason = ServiceUnavailable("CutOff", "the batch was told to end")
         try:
@@ -248,4 +269,4 @@ class Batch:
 
 
 AT_WORK: ContextVar[Batch] = ContextVar("AT_WORK")
-"""The batch that this process delivers. Its shards are flows, so it cannot be a parameter."""
+"""The batch that this process delivers. It cannot be a parameter of its shards, which are flows."""

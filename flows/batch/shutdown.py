@@ -1,11 +1,11 @@
 """Graceful shutdown of a batch on Ctrl-C, Cancel in the dashboard, or a worker that is stopped.
 
-The batch begins no more requests. Those in flight get ``DRAIN_SECONDS`` to finish, because a call
-that is cut off may be billed while its answer is lost. After that, or on a second signal, they are
-cut off.
+On the first signal, the batch begins no more requests. Requests in flight get ``DRAIN_SECONDS`` to
+finish, because a call that is cut off may be billed although its answer is lost. After that time,
+or on a second signal, they are cut off.
 
-Prefect's own handlers raise an exception in the middle of whatever runs, which would cut off
-everything at once.
+Prefect's own signal handlers are replaced, because they raise an exception wherever the program
+happens to be, which would cut off all requests at once.
 """
 
 import asyncio
@@ -16,7 +16,8 @@ from types import FrameType
 from typing import Any, Self
 
 DRAIN_SECONDS = 20.0
-"""Time for requests in flight to finish. Prefect's runner kills a run 30 s after SIGTERM."""
+"""Time for requests in flight to finish, in seconds. It is less than the 30 seconds after which
+Prefect's runner kills a run that was sent SIGTERM."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -24,15 +25,15 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class GracefulShutdown:
-    """Handles termination signals while entered, in an event loop of the main thread only.
+    """Handles termination signals within its context, if that is entered in the main thread.
 
-    ``stop`` is called on the first signal; ``cut_off`` on each later one, and ``DRAIN_SECONDS``
-    after the first.
+    ``stop`` is called on the first signal. ``cut_off`` is called ``DRAIN_SECONDS`` after the first
+    signal, and on every further signal.
     """
 
     def __init__(self, stop: Callable[[], None], cut_off: Callable[[], None]) -> None:
         self.heard: signal.Signals | None = None
-        """The first signal received."""
+        """The first signal that was received; ``None`` if there was none."""
         self._stop = stop
         self._cut_off = cut_off
         self._before: dict[signal.Signals, _Handler] = {}
@@ -45,7 +46,7 @@ class GracefulShutdown:
         return self
 
     def listen(self) -> None:
-        """Install the handlers again, because each Prefect flow that begins installs its own."""
+        """Install the handlers again, because every Prefect flow that begins installs its own."""
         loop = asyncio.get_running_loop()
         for number in self._before:
             loop.add_signal_handler(number, self._hear, number)

@@ -1,4 +1,4 @@
-"""Reports the end of a batch: counts, failures and a picture as artifacts, and an event."""
+"""Reports the end of a batch, with artifacts (counts, failures and a picture) and an event."""
 
 import base64
 from typing import Literal
@@ -14,12 +14,17 @@ from flows.delivery.outcome import add_tags
 from flows.server.events import emit_event
 
 BatchOutcome = Outcome | Literal["completed", "partial", "cancelled"]
+"""Outcome of a batch's run. ``partial`` means that some requests have no verdict."""
 
 _FINISHED = ("completed", "partial", "cancelled")
 
 
 async def summarize(stats: BatchStats, speed: Speed | None) -> None:
-    """Create the artifacts ``summary-<flow run id>`` and ``picture-<flow run id>``."""
+    """Create the artifacts ``summary-<flow run id>`` and ``picture-<flow run id>``.
+
+    ``speed`` is that of the action whose rate came closest to its limit; ``None`` if none was
+    called.
+    """
     title = f"{stats.done:,} of {stats.total:,} requests"
     await acreate_markdown_artifact(
         "\n".join(_lines(title, stats)),
@@ -43,9 +48,9 @@ async def emit_batch_event(
 ) -> None:
     """Tag the batch's run with its outcome, and emit the event of its end.
 
-    The event is ``batch.waiting`` if the outcome is partial because requests wait, and
-    ``batch.failed`` if the batch was stopped by an error. ``message`` is the message of the run's
-    final state.
+    The event is ``batch.waiting`` if the outcome is ``partial`` and requests wait, and
+    ``batch.failed`` if an error stopped the batch. ``message`` is the message of the run's final
+    state, and ``next_run`` the ID of the flow run that continues, if there is one.
     """
     tags = await add_tags(f"outcome:{outcome}")
     name = next((tag[6:] for tag in tags if tag.startswith("batch:")), flow_run.name or "")
@@ -85,7 +90,7 @@ def _tally(stats: BatchStats) -> dict[str, object]:
 
 
 def describe_counts(stats: BatchStats) -> str:
-    """Describe the counts in words, such as ``2 verdicts, 1 failed of 3 requests``."""
+    """Return the counts in words, such as ``2 verdicts, 1 failed of 3 requests``."""
     counts = [f"{stats.status['verdict']} verdicts"]
     counts += [f"{stats.status[s]} {s}" for s in ("failed", "waiting") if stats.status[s]]
     left = stats.total - stats.done
@@ -117,6 +122,6 @@ def _lines(title: str, stats: BatchStats) -> list[str]:
 
 
 def _head(*columns: str) -> list[str]:
-    """Return the head of a Markdown table whose last column is right-aligned."""
+    """Return the first two lines of a Markdown table whose last column is right-aligned."""
     rule = ["---"] * (len(columns) - 1) + ["---:"]
     return [f"| {' | '.join(row)} |" for row in (columns, rule)]

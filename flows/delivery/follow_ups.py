@@ -7,7 +7,7 @@ follow-up is a run of the same deployment, scheduled by Prefect. Until it is due
 a worker's slot, and the worker and the server may be restarted.
 
 A follow-up is stored in the record before it is scheduled. If the process dies in between, the
-sweeper schedules it with the same idempotency key (``flows.sweep``).
+sweep schedules the follow-up with the same idempotency key (``flows.sweep``).
 """
 
 import hashlib
@@ -33,15 +33,17 @@ from tasks.state.record_store import RecordStore
 from tasks.state.records import Backoff, FollowUp, Origin, Record
 
 SHORTEST_DELAY = 5.0
+"""Shortest delay before the first follow-up of a request, in seconds, without jitter."""
 LONGEST_DELAY = 3600.0
-"""Bounds, without jitter, of the delay between two runs of a request, in seconds."""
+"""Longest delay before a follow-up, in seconds, without jitter."""
 
 
 class DeliveryDeferred(Exception):
-    """A run ends without a verdict, but has not failed: the request is left to a later run.
+    """Raised if a run ends without a verdict, but the request is left to a later run.
 
-    ``follow_up`` is the run that continues the request. It is ``None`` if the current run has no
-    deployment; then the same request has to be delivered again to continue it.
+    ``reason`` is the error because of which the request cannot be completed now. ``follow_up`` is
+    the run that continues the request; ``None`` if the current run has no deployment. In that case
+    somebody has to deliver the request again.
     """
 
     def __init__(self, reason: FaceIdError, follow_up: FollowUp | None) -> None:
@@ -53,8 +55,9 @@ class DeliveryDeferred(Exception):
 async def current_run(flow_run_id: str, service: Service) -> CurrentRun:
     """Return the current flow run and its origin, from which a follow-up can be scheduled.
 
-    Raises ``InvalidInput`` if the run was scheduled for another service, so that a request to an
-    emulator is never continued on the live service by accident.
+    ``service`` is that of the settings. Raises ``InvalidInput`` if the run was scheduled for
+    another service, so that a request to an emulator is never continued on the live service by
+    accident.
     """
     async with get_client() as client:
         run = await client.read_flow_run(UUID(flow_run_id))
@@ -64,7 +67,10 @@ async def current_run(flow_run_id: str, service: Service) -> CurrentRun:
 
 
 async def origin_of(client: PrefectClient, run: FlowRun) -> Origin | None:
-    """Return the origin of the run; ``None`` if it has no deployment or this no longer exists."""
+    """Return the deployment and parameters of a run.
+
+    Returns ``None`` if the run has no deployment, or if the deployment no longer exists.
+    """
     if run.deployment_id is None:
         return None
     try:
@@ -81,15 +87,19 @@ async def origin_of(client: PrefectClient, run: FlowRun) -> Origin | None:
 
 
 async def defer_to_next_window(delivery: Delivery, reason: FaceIdError) -> DeliveryDeferred:
-    """Leave the next window to a follow-up that is due immediately."""
+    """Leave the request and its next window to a follow-up that is due immediately.
+
+    Returns the exception for the current run to raise. ``reason`` is why the window is over.
+    """
     delivery.record.defer(to_next_window=True)
     return DeliveryDeferred(reason, await _leave(delivery, datetime.now(UTC)))
 
 
 async def defer_until_available(delivery: Delivery, reason: FaceIdError) -> DeliveryDeferred | None:
-    """Leave the request to a later run.
+    """Leave the request to a follow-up that is due after a delay.
 
-    Returns ``None`` if waiting cannot help, or if it is time to give the request up.
+    Returns the exception for the current run to raise. Returns ``None`` if waiting cannot help with
+    ``reason``, or if it is time to give the request up.
     """
     record = delivery.record
     if not is_passing(reason):
@@ -101,11 +111,11 @@ async def defer_until_available(delivery: Delivery, reason: FaceIdError) -> Deli
 def next_attempt_at(
     record: Record, settings: DeliverySettings, *, at_once: bool = False
 ) -> datetime | None:
-    """Count a setback, and return when the next run is due.
+    """Count a setback of the request, and return when its next run is due (UTC).
 
-    Returns ``None`` if it is time to give up. The delay is at first as long as a run itself waits,
-    and doubles with each setback, up to an hour. With ``at_once`` there is no delay after the first
-    setback.
+    Returns ``None`` if it is time to give the request up. The delay is ``FACEID_WAIT_IN_RUN``
+    seconds after the first setback, and doubles with each further setback, up to an hour. With
+    ``at_once``, there is no delay after the first setback.
     """
     now = datetime.now(UTC)
     backoff = record.backoff or Backoff(since=now)
@@ -119,13 +129,17 @@ def next_attempt_at(
 
 
 def delay_after(backoff: int, settings: DeliverySettings) -> float:
-    """Return the delay until the next run in seconds. ``backoff`` counts the previous setbacks."""
+    """Return the delay until the next run in seconds, with jitter.
+
+    ``backoff`` is the number of previous setbacks.
+    """
     delay = max(settings.wait_in_run, SHORTEST_DELAY) * 2.0 ** min(backoff, 20)
-    # With jitter, so that requests that failed together are not retried together.
+    # Because of the jitter, requests that failed together are not retried together.
     return min(delay, LONGEST_DELAY) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
 
 async def _leave(delivery: Delivery, due: datetime) -> FollowUp | None:
+    """End the run, and leave the request to a follow-up, which is returned if there is one."""
     record = delivery.record
     if record.origin is None and record.follow_up is None:
         record.defer()
@@ -142,7 +156,7 @@ async def _leave(delivery: Delivery, due: datetime) -> FollowUp | None:
 
 
 async def is_to_come(client: PrefectClient, follow_up: FollowUp | None) -> bool:
-    """Return whether the follow-up is scheduled in Prefect and has not started yet."""
+    """Return whether a follow-up is scheduled in Prefect and has not started yet."""
     if follow_up is None or follow_up.flow_run_id is None:
         return False
     run = await read_run(client, follow_up.flow_run_id)
@@ -150,7 +164,7 @@ async def is_to_come(client: PrefectClient, follow_up: FollowUp | None) -> bool:
 
 
 async def read_run(client: PrefectClient, flow_run_id: str) -> FlowRun | None:
-    """Return the run; ``None`` if it was deleted or the server has a new database."""
+    """Return the flow run with this ID; ``None`` if the Prefect server does not have it."""
     try:
         return await client.read_flow_run(UUID(flow_run_id))
     except ObjectNotFound:
@@ -164,9 +178,9 @@ async def schedule(
     due: datetime,
     previous: str | None = None,
 ) -> None:
-    """Leave the request to a new run that is due at ``due``, if the last run has a deployment.
+    """Leave the request to a follow-up that is due at ``due``, if the last run has a deployment.
 
-    ``previous`` is the ID of the run that the new run replaces; by default, of the last run that
+    ``previous`` is the ID of the run that the follow-up replaces; by default, the last run that
     claimed the request. The caller must hold the request's lock. Raises ``StorageError`` if the
     record cannot be saved.
     """
@@ -177,10 +191,11 @@ async def schedule(
 
 
 async def submit(client: PrefectClient, store: RecordStore, record: Record) -> None:
-    """Schedule the record's follow-up in Prefect, and save the ID of its run.
+    """Schedule the record's follow-up in Prefect, and save the ID of its flow run.
 
-    If its deployment no longer exists, nothing is changed, and the sweeper tries again. If somebody
-    has cancelled the follow-up, it is not scheduled again, and the request is cancelled.
+    If the deployment no longer exists, nothing is changed, and the next sweep tries again. If
+    somebody has cancelled the follow-up, it is not scheduled again, and the request is cancelled.
+    The caller must hold the request's lock. Raises ``StorageError`` if the record cannot be saved.
     """
     assert record.origin is not None
     while True:
@@ -196,7 +211,7 @@ async def submit(client: PrefectClient, store: RecordStore, record: Record) -> N
         )
         if run is None:
             return
-        # If a run with this key has ended, Prefect returns that run. Plan another one.
+        # If a run with this key has ended, Prefect returns that run, and another one is planned.
         if run.state is None or not run.state.is_final():
             break
         if run.state.is_cancelled():
@@ -223,9 +238,10 @@ async def create_run(
     service: Service,
     tags: list[str],
 ) -> FlowRun | None:
-    """Schedule another run for the request, or return the existing run with this key.
+    """Schedule and return a run for the request of an origin, due at ``due``.
 
-    Returns ``None`` if the deployment does not exist or does not accept the parameters.
+    If there is a run with the idempotency key already, that run is returned. Returns ``None`` if
+    the deployment does not exist or does not accept the parameters.
     """
     request_id = origin.parameters["request_id"]
     tags = [f"request:{request_id}", f"service:{service}", *tags]
@@ -235,9 +251,10 @@ async def create_run(
 async def create_from(
     client: PrefectClient, origin: Origin, key: str, due: datetime, name: str, tags: list[str]
 ) -> FlowRun | None:
-    """Schedule a run of the origin's deployment, or return the existing run with this key.
+    """Schedule and return a run of an origin's deployment, due at ``due``.
 
-    Returns ``None`` if the deployment does not exist or does not accept the parameters.
+    If there is a run with the idempotency key already, that run is returned. Returns ``None`` if
+    the deployment does not exist or does not accept the parameters.
     """
     try:
         deployment = await client.read_deployment_by_name(origin.deployment)

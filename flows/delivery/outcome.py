@@ -1,8 +1,8 @@
 """The outcome of a delivery, reported in the run's state, tags, artifact and event.
 
-Runs end in Prefect's own states ``Completed`` and ``Failed``. With custom state names, the
-dashboard's filters and automations on failed runs would not find them. The outcome is the first
-word of the state's message and the value of a tag, and the result object is in an artifact.
+Runs end in Prefect's own states ``Completed`` and ``Failed``, because the dashboard's filters and
+automations for failed runs would not find states with names of our own. The outcome is the first
+word of the state's message and the value of a tag. The result object is in an artifact.
 """
 
 from datetime import UTC, datetime
@@ -32,12 +32,14 @@ _OUTCOME_OF_ERROR: dict[ErrorKind, Outcome] = {
 
 
 class DeliveryOutcome(NamedTuple):
-    """How a run of a request ended: with a verdict in its record, or without one and why."""
+    """How a run of a request ended: with a verdict unless ``failure`` or ``deferred`` is set."""
 
     record: Record | None = None
-    """``None`` if the request was not claimed."""
+    """The record of the request; ``None`` if the run did not claim the request."""
     failure: FaceIdError | None = None
+    """Why the request failed."""
     deferred: DeliveryDeferred | None = None
+    """Why the request is left to a later run, and to which."""
     unsaved: FaceIdError | None = None
     """Why the files of the answer could not be saved, if they were requested."""
     failed_before: bool = False
@@ -53,14 +55,14 @@ class DeliveryOutcome(NamedTuple):
 
 
 def outcome_of(error: ResultError | None, deferred: DeliveryDeferred | None = None) -> Outcome:
-    """Return the outcome of a run that ended with an error, was deferred, or got a verdict."""
+    """Return the outcome of a run that ended with an error, was deferred, or has its verdict."""
     if deferred is not None:
         return "rerequested"
     return "verdict" if error is None else _OUTCOME_OF_ERROR[error.kind]
 
 
 def verdict_word(result: DeliveryResult) -> str:
-    """Return the verdict as a word: ``passed``, ``refused`` or ``none``."""
+    """Return the verdict in a result as a word: ``passed``, ``refused`` or ``none``."""
     if result.verdict is None or result.verdict.passed is None:
         return "none"
     return "passed" if result.verdict.passed else "refused"
@@ -74,7 +76,10 @@ def result_of(
     service: Service,
     started_at: datetime,
 ) -> DeliveryResult:
-    """Return the result object of the current run, which covers all runs of the request so far."""
+    """Return the result object of the current run, which covers all runs of the request so far.
+
+    ``started_at`` is when the current run began with the request.
+    """
     record, error = ending.record, ending.failure and error_of(ending.failure)
     if record and ending.failed_before:
         error = record.error
@@ -96,15 +101,15 @@ def result_of(
 
 
 def error_of(failure: FaceIdError) -> ResultError:
-    """Return an error in the form in which results and records contain it."""
+    """Return an error in the form in which results and records contain errors."""
     return ResultError(code=failure.code, message=str(failure), kind=failure.kind)
 
 
 async def add_tags(*tags: str) -> list[str]:
     """Add tags to the current flow run, and return all of its tags.
 
-    A tag ``name:…`` replaces existing tags of the same name. Prefect's update replaces all tags, so
-    the existing tags are sent along. New tags come first, because the dashboard shows only the
+    A tag ``name:…`` replaces existing tags of the same name. Prefect's API can only replace all
+    tags, so the others are sent again. New tags come first, because the dashboard shows only the
     first few tags.
     """
     names = tuple(tag.partition(":")[0] + ":" for tag in tags)
@@ -120,7 +125,7 @@ def emit_delivery_event(
 ) -> None:
     """Emit the event that reports how a run of a request ended.
 
-    A batch does not emit events for requests that an earlier run had completed.
+    With ``in_batch``, no event is emitted for a request that an earlier run had completed.
     """
     if in_batch and ending.was_at_its_end:
         return
@@ -146,7 +151,7 @@ def emit_delivery_event(
 
 
 def misconfigured(error: InvalidInput) -> State[Any]:
-    """Return the final state of a run with invalid settings, whose service is therefore unknown."""
+    """Return the final state of a run whose settings are invalid, and whose service is unknown."""
     return Failed(message=f"invalid-input: {error}", data=error)
 
 
@@ -158,13 +163,14 @@ async def finish_delivery(result: DeliveryResult, ending: DeliveryOutcome) -> St
     """
     deferred = ending.deferred
     outcome, word = outcome_of(result.error, deferred), verdict_word(result)
-    # The request tag is added again, because a run whose block does not exist ends without tags.
+    # The request tag is added again, because a run whose block does not exist has no tags so far.
     tags = [f"request:{result.request_id}", f"outcome:{outcome}", f"verdict:{word}"]
     if deferred and deferred.follow_up and deferred.follow_up.flow_run_id:
         tags.append(f"next:{deferred.follow_up.flow_run_id}")
     await add_tags(*tags)
     state = _state_of(result, ending)
-    # In the table, the dashboard shows the verdict only as an object, without its contents.
+    # The description repeats the message, because the dashboard's table does not show what is in
+    # the verdict.
     await Artifact(
         type="table",
         key=f"result-{flow_run.id}",

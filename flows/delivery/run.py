@@ -41,9 +41,10 @@ class DeliveryOptions(NamedTuple):
     max_windows: int = 12
     """Maximum number of windows, over all runs of the request."""
     on_unknown_outcome: OnUnknownOutcome = "call_again"
+    """What to do if a call was sent and its answer was lost."""
     in_batch: bool = False
-    """Whether to include the request ID in task run names, and to return a stored verdict without a
-    task run."""
+    """Whether the request is part of a batch. If so, names of task runs include the request ID, and
+    a stored verdict is returned without a task run."""
 
 
 async def deliver_request(
@@ -54,7 +55,7 @@ async def deliver_request(
     run: CurrentRun,
     options: DeliveryOptions,
 ) -> DeliveryOutcome:
-    """Claim the request, and deliver it as far as possible.
+    """Claim the request, deliver it as far as possible, and return how this ended.
 
     A ``FaceIdError`` is not raised, but returned as part of the outcome.
     """
@@ -84,11 +85,11 @@ async def deliver_request(
 
 
 async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
-    """Return the stored verdict, or deliver the request until the action returns one.
+    """Return the stored verdict; without one, deliver the request until it has its verdict.
 
-    At most ``max_windows`` windows are opened, over all runs of the request. The record is updated
-    with the outcome in any case. Raises ``DeliveryDeferred`` if the request is left to a later run,
-    and ``FaceIdError`` if the delivery failed.
+    At most ``max_windows`` windows are opened, over all runs of the request. Before this ends, the
+    outcome is stored in the record. Raises ``DeliveryDeferred`` if the request is left to a later
+    run, and ``FaceIdError`` if the delivery failed.
     """
     record = delivery.record
     url_was_refused = False
@@ -100,7 +101,8 @@ async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
                 return await call_target_action(delivery, None)
             return await in_one_window(delivery)
         except (WindowOver, UrlRefused) as error:
-            # The store may refuse a signed URL once by accident, but not in two successive windows.
+            # The store may refuse a signed URL once by accident. If it refuses URLs in two
+            # successive windows, the request fails.
             again = isinstance(error, WindowOver) or not url_was_refused
             if record.window >= max_windows or not again:
                 await end_without_verdict(delivery, error)
@@ -119,9 +121,10 @@ async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
 
 
 async def to_files(delivery: Delivery, verdict: Verdict, folder: Path) -> FaceIdError | None:
-    """Save the files of the answer, and end the run with its verdict.
+    """Save the files of the answer in ``folder``, and end the run with its verdict.
 
-    Returns the error if a file could not be saved. The verdict is valid in any case.
+    If a file cannot be saved, the error is not raised but returned, because the verdict is valid in
+    any case.
     """
     unsaved: FaceIdError | None = None
     try:
@@ -137,19 +140,25 @@ async def to_files(delivery: Delivery, verdict: Verdict, folder: Path) -> FaceId
 async def end_without_verdict(delivery: Delivery, failure: FaceIdError) -> None:
     """End the run as failed, and save the record if possible."""
     error = error_of(failure)
-    # With a verdict in hand it is the storage that failed: the answer is offered to it once more.
+    # If the record has a verdict, the failure is that the answer could not be stored. It is kept,
+    # and saved below if the storage works again.
     if delivery.record.verdict is None:
         delivery.record.fail(outcome_of(error), error)
-    with suppress(StorageError):  # the failure to report is the first one
+    with suppress(StorageError):  # the caller raises `failure`, not this error
         await delivery.save()
 
 
 async def in_one_window(delivery: Delivery) -> Verdict:
-    """Upload the files of the request, call the action, and return the verdict."""
+    """Upload the files of the request, call the action, and return the verdict.
+
+    Raises ``WindowOver`` if the window is over before the call, ``UrlRefused`` if the store refuses
+    a signed URL, and any other ``FaceIdError`` of the steps.
+    """
     uploads = await asyncio.gather(
         *(to_upload(delivery, file) for file in delivery.request.files), return_exceptions=True
     )
-    # All uploads have ended before a failure is raised, so that none continues in the background.
+    # A failure is raised only after all uploads have ended, so that none continues in the
+    # background.
     failures = [upload for upload in uploads if isinstance(upload, BaseException)]
     if failures:
         raise failures[0]
@@ -158,6 +167,6 @@ async def in_one_window(delivery: Delivery) -> Verdict:
 
 
 async def to_upload(delivery: Delivery, file: ResourceFile) -> Upload:
-    """Request a ticket for the file, upload the file, and return the upload."""
+    """Request an upload ticket for a file, upload the file, and return the upload."""
     ticket = await request_upload_url(delivery, file)
     return await upload_resource(delivery, ticket, file)

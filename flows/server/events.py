@@ -1,15 +1,15 @@
-"""Emits the outcomes of requests and batches as Prefect events, for automations and listeners.
+"""Emits the outcomes of requests and batches as Prefect events, for automations and webhooks.
 
 ::
 
-    faceid.delivery.verdict | rerequested | failed                     of a request
-    faceid.batch.completed | partial | waiting | failed | cancelled    of a batch's run
-    faceid.requests.waiting                        of a service: some wait for too long
+    faceid.delivery.verdict | rerequested | failed                     about a request
+    faceid.batch.completed | partial | waiting | failed | cancelled    about a batch's run
+    faceid.requests.waiting             about a service: some of its requests have waited for long
 
-Values to filter by are labels of the resource; the payload is for the receivers of webhooks.
-Prefect adds the flow run, its deployment and their tags as related resources. Events are sent in
-the background. An event that cannot be sent does no harm, because records and result lines hold the
-outcomes.
+Values to filter by are labels of the event's resource. The payload is for the receivers of
+webhooks. Prefect adds the flow run, its deployment and their tags as related resources. Events are
+sent in the background. Nothing is lost if an event cannot be sent, because the outcomes are also in
+records and result lines.
 """
 
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from prefect.events import emit_event as emit_prefect_event
 from faceid.models import Service
 
 Kind = Literal["request", "batch", "requests"]
+"""What an event is about: a request, a batch, or several requests of a service."""
 
 
 def emit_event(
@@ -32,12 +33,12 @@ def emit_event(
     payload: dict[str, Any],
     next_run: str | None = None,
 ) -> None:
-    """Emit the event ``faceid.<event>`` of the resource ``faceid.<kind>.<service>.<name>``.
+    """Emit the event ``faceid.<event>`` about the resource ``faceid.<kind>.<service>.<name>``.
 
-    ``labels`` are named without the prefix ``faceid.``, and empty ones are left out. ``next_run``
-    is the ID of the flow run that continues. Nothing in an event may be secret: everybody with
-    access to the dashboard can read events, and nobody can delete them. A failure is logged, not
-    raised.
+    ``labels`` maps names without the prefix ``faceid.`` to values; empty values are left out.
+    ``next_run`` is the ID of the flow run that continues, if there is one. An event must not
+    contain secrets, because everybody with access to the dashboard can read events, and nobody can
+    delete them. A failure is logged and not raised.
     """
     resource = {
         "prefect.resource.id": f"faceid.{kind}.{service}.{name}",

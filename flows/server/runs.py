@@ -1,4 +1,4 @@
-"""Lists flow runs of the Prefect server, and finds the settings of the current one."""
+"""Lists flow runs on the Prefect server, and returns the settings of the current flow run."""
 
 import contextlib
 from collections.abc import Generator
@@ -15,11 +15,11 @@ from tasks.credentials import CHECK_PREFECT, load_settings
 from tasks.settings import DeliverySettings
 
 PAGE = 200
-"""Page size: the maximum that the API returns at once."""
+"""Number of flow runs in a page: the maximum that Prefect's API returns at once."""
 
 
 async def list_runs(client: PrefectClient, flows: list[str], runs: FlowRunFilter) -> list[FlowRun]:
-    """Return all runs of these flows that match the filter.
+    """Return all runs of the flows with these names that match the filter ``runs``.
 
     All pages are read before this returns, because pages shift when runs are deleted.
     """
@@ -38,7 +38,7 @@ async def list_runs(client: PrefectClient, flows: list[str], runs: FlowRunFilter
 
 
 def tag_of(run: FlowRun, name: str) -> str | None:
-    """Return the value of the run's tag ``name:value``; ``None`` without such a tag."""
+    """Return the value of a run's tag ``<name>:<value>``; ``None`` if the run has no such tag."""
     tags = (tag.partition(":") for tag in run.tags)
     return next((value for found, _, value in tags if found == name), None)
 
@@ -46,8 +46,9 @@ def tag_of(run: FlowRun, name: str) -> str | None:
 async def settings_of_this_run(block: str) -> DeliverySettings:
     """Return the settings of the current flow run.
 
-    ``block`` is the name of the credentials block that the run was given, or empty. Raises the same
-    errors as ``load_settings``.
+    ``block`` is the name of the credentials block that the run was given, or empty. In a run of a
+    deployment, locations are restricted to the configured roots. Raises ``InvalidInput`` if the
+    settings or the block are invalid, and ``ServiceUnavailable`` if the block cannot be read.
     """
     settings = await load_settings(block)
     context = FlowRunContext.get()
@@ -58,7 +59,7 @@ async def settings_of_this_run(block: str) -> DeliverySettings:
 
 @contextlib.contextmanager
 def server_errors() -> Generator[None]:
-    """Turn any error of a call to the Prefect server into ``StorageError``."""
+    """Turn any error of a call to the Prefect server into ``StorageError``, within the context."""
     try:
         yield
     except FaceIdError:

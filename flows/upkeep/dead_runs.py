@@ -1,9 +1,9 @@
 """Detects flow runs whose process has died.
 
-Nothing in the open-source Prefect server notices that a process was killed: its run stays Running
-forever, or Pending if it was killed before its flow began. A live run sends a heartbeat every
-``PREFECT_FLOWS_HEARTBEAT_FREQUENCY`` seconds. A run that has missed three of them is taken for dead
-and marked Crashed, so that the dashboard, automations and ``flows.sweep`` see it.
+The open-source Prefect server does not notice if the process of a run is killed: the run stays
+Running forever, or Pending if its flow had not begun. A run that is alive sends a heartbeat every
+``PREFECT_FLOWS_HEARTBEAT_FREQUENCY`` seconds. A run that has missed three heartbeats is taken for
+dead and marked as Crashed, so that the dashboard, automations and ``flows.sweep`` see that it died.
 """
 
 from collections.abc import Awaitable, Callable
@@ -33,17 +33,17 @@ from prefect.states import Crashed
 from flows.server.runs import list_runs
 
 OUR_FLOWS = ["deliver", "deliver-batch", "deliver-shard", "sweep", "forget"]
+"""Names of the flows whose runs are checked."""
 
 HEARTBEATS_MISSED = 3
+"""Number of heartbeats that a run must miss to be taken for dead."""
 DEFAULT_HEARTBEAT = 180
-"""Heartbeat frequency assumed where heartbeats are disabled, in seconds.
-
-It determines how long a run may be Pending.
-"""
+"""Seconds between two heartbeats that are assumed if heartbeats are disabled. They then only
+determine how long a run may be Pending."""
 
 
 def silence() -> timedelta:
-    """Return how long a run must be silent to be taken for dead."""
+    """Return for how long a run must have sent no heartbeat to be taken for dead."""
     heartbeat = get_current_settings().flows.heartbeat_frequency or DEFAULT_HEARTBEAT
     return timedelta(seconds=HEARTBEATS_MISSED * heartbeat)
 
@@ -51,10 +51,10 @@ def silence() -> timedelta:
 async def mark_dead_runs(
     client: PrefectClient, is_at_work: Callable[[FlowRun], Awaitable[bool]]
 ) -> int:
-    """Mark silent runs as Crashed, and return how many.
+    """Mark silent runs as Crashed, and return how many were marked.
 
-    ``is_at_work`` can overrule the silence: a run that holds its request's lock is alive even if
-    its heartbeats are lost.
+    A silent run is not marked if ``is_at_work`` returns ``True`` for it: a run that holds its
+    request's lock is alive, even if its heartbeats are lost.
     """
     at_work = FlowRunFilterState(
         type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
@@ -68,14 +68,14 @@ async def mark_dead_runs(
 
 
 async def mark_crashed(client: PrefectClient, flow_run_id: UUID) -> None:
-    """Set the run's state to Crashed."""
-    message = "Its process is gone; found by the sweeper."
+    """Set the state of a flow run to Crashed."""
+    message = "The sweep found that the run's process has died."
     await client.set_flow_run_state(flow_run_id, Crashed(message=message), force=True)
 
 
 async def crashed_runs(client: PrefectClient, flow: str, since: datetime) -> list[FlowRun]:
-    """Return the runs of the flow's deployments that have crashed since then."""
-    # Prefect annotates times with its own class, but accepts any datetime.
+    """Return the runs of a flow's deployments that have crashed after ``since``."""
+    # Prefect annotates times with a class of its own, but accepts any datetime.
     crashed = FlowRunFilter(
         deployment_id=FlowRunFilterDeploymentId(is_null_=False),
         end_time=FlowRunFilterEndTime(after_=cast("Any", since)),
@@ -85,9 +85,9 @@ async def crashed_runs(client: PrefectClient, flow: str, since: datetime) -> lis
 
 
 async def delete_late_runs(client: PrefectClient, flow: str, but: UUID) -> None:
-    """Delete the flow's overdue runs that a schedule created, except ``but``.
+    """Delete the overdue runs of a flow that a schedule created, except the run ``but``.
 
-    They would only repeat what the current run has just done.
+    These runs would only repeat what the current run does.
     """
     late = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
@@ -99,6 +99,7 @@ async def delete_late_runs(client: PrefectClient, flow: str, but: UUID) -> None:
 
 
 async def _is_silent(client: PrefectClient, run: FlowRun) -> bool:
+    """Return whether a run has sent no heartbeat for so long that it is taken for dead."""
     assert run.state is not None
     if _is_young(run.state):
         return False

@@ -1,7 +1,7 @@
-"""Finds the flow runs of a request in Prefect, and deletes them with steps, logs and artifacts.
+"""Finds and deletes the flow runs of a request in Prefect, with their steps, logs and artifacts.
 
-A run names its request in its parameters from the start, and in its name and tags once it has
-begun. Two accounts may use the same request ID; the runs of the other account are left alone.
+The request ID is in the parameters of a run from the start, and in its name and tags once the run
+has begun. Two accounts may use the same request ID; the runs of the other account are left alone.
 """
 
 import contextlib
@@ -38,35 +38,36 @@ from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
 
 SETTLING_SECONDS = 10.0
-"""How long it may take until a run's last steps and logs are in the server's database.
+"""Seconds until a run's last steps and logs are certainly in the server's database.
 
-The server writes task runs in batches, every five seconds by default. If the flow run of any of
-them has been deleted by then, the whole batch fails, and the steps of other runs are lost.
+The server writes task runs in groups, every five seconds by default. If the flow run of one of them
+has been deleted by then, the whole group fails, and steps of other runs are lost.
 """
 
 LOGS_SECONDS = 10.0
-"""How long to wait for the server to delete logs, which it does in the background."""
+"""Seconds to wait for the server to delete logs, which it does in the background."""
 
 
 class RequestRuns:
-    """Finds and deletes the runs of ``deliver`` of requests.
+    """Finds and deletes the runs of the flow ``deliver`` for requests.
 
     Every method raises ``StorageError`` if a call to the Prefect server fails.
     """
 
     def __init__(self, client: PrefectClient) -> None:
         self.client = client
+        """Client of the Prefect server."""
         self.unknown = 0
-        """How many runs named in records do not exist on this server."""
+        """Number of runs in records that did not exist on this server."""
         self.logs_left = 0
-        """How many deleted runs still had logs when waiting for their deletion timed out."""
+        """Number of deleted runs that still had logs after ``LOGS_SECONDS``."""
         self._untagged: dict[str, list[FlowRun]] = defaultdict(list)
 
     async def look(self) -> None:
-        """Read the runs without tags, which ``of`` needs to know.
+        """Read the runs without a request tag. Call this once, before ``of``.
 
-        These have not begun, or were cancelled, refused or killed before they began. Only their
-        parameters name the request, and the server cannot filter runs by parameters.
+        These runs have not begun, or were cancelled, refused or killed before they began. Only
+        their parameters have the request ID, and the server cannot filter runs by parameters.
         """
         untagged = FlowRunFilterStateType(not_any_=[StateType.RUNNING, StateType.COMPLETED])
         for run in await self._runs(FlowRunFilter(state=FlowRunFilterState(type=untagged))):
@@ -74,13 +75,17 @@ class RequestRuns:
                 self._untagged[_request_id(run)].append(run)
 
     async def ended(self, before: datetime) -> set[str]:
-        """Return the IDs of the requests that have a run which ended before the given time."""
-        # Prefect annotates times with its own class, but accepts any datetime.
+        """Return the IDs of all requests with a run that ended before this time."""
+        # Prefect annotates times with a class of its own, but accepts any datetime.
         ended = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=cast("Any", before)))
         return {_request_id(run) for run in await self._runs(ended)}
 
     async def of(self, store: RecordStore, request_id: str, record: Record | None) -> list[FlowRun]:
-        """Return the runs of the request that exist on the server. Call ``look`` first."""
+        """Return the runs of a request that exist on the server.
+
+        ``store`` is that of the request's service and account, and ``record`` the request's record,
+        if there is one. Call ``look`` first.
+        """
         named = FlowRunFilter(
             tags=FlowRunFilterTags(all_=[f"request:{request_id}"]),
             name=FlowRunFilterName(any_=[f"deliver {request_id}"]),
@@ -102,10 +107,10 @@ class RequestRuns:
         return (service, settings.account) == (store.service, store.account)
 
     async def delete(self, request_id: str, runs: list[FlowRun], record: Record | None) -> int:
-        """Delete these runs and those named in the record; return how many existed.
+        """Delete the runs in ``runs`` and in the record, and return how many of them existed.
 
-        A batch's shard also has steps of other requests: only the steps of this request are deleted
-        from it.
+        A shard of a batch, which also has steps of other requests, is not deleted; only the steps
+        of this request are.
         """
         ids = {run.id for run in runs} | ids_in(record)
         shards = await self._shards(ids)
@@ -119,13 +124,13 @@ class RequestRuns:
         return len(deleted)
 
     async def _shards(self, run_ids: set[UUID]) -> set[UUID]:
-        """Return the IDs that belong to shards of a batch."""
+        """Return those of the IDs that belong to shards of a batch."""
         with server_errors():
             named = FlowRunFilter(id=FlowRunFilterId(any_=list(run_ids)))
             return {run.id for run in await list_runs(self.client, ["deliver-shard"], named)}
 
     async def _delete_steps(self, run_id: UUID, request_id: str) -> None:
-        """Delete the request's steps from a run that also has steps of other requests."""
+        """Delete the steps of the request from a run that also has steps of other requests."""
         mine = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
         like = TaskRunFilter(name=TaskRunFilterName(like_=f" {request_id}"))
         with server_errors():
@@ -133,14 +138,16 @@ class RequestRuns:
                 flow_run_filter=mine, task_run_filter=like, limit=PAGE
             )
             for step in steps:
-                # A comma and the window's number may follow the ID. Other IDs may contain this one.
+                # A comma and the number of the window may follow the ID. The comparison is exact,
+                # because other request IDs may contain this one.
                 if step.name.partition(",")[0].endswith(f" {request_id}"):
                     with contextlib.suppress(ObjectNotFound):
                         await self.client.delete_task_run(step.id)
 
     async def _delete(self, run_id: UUID) -> bool:
         with server_errors():
-            # The server leaves artifacts behind, also of a run that was deleted in the dashboard.
+            # The server does not delete a run's artifacts with the run, not even if the run is
+            # deleted in the dashboard.
             mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
             while artifacts := await self.client.read_artifacts(artifact_filter=mine):
                 for artifact in artifacts:
@@ -169,7 +176,7 @@ def _request_id(run: FlowRun) -> str:
 
 
 def ids_in(record: Record | None) -> set[UUID]:
-    """Return the flow runs in a record: those that claimed the request, and its follow-up."""
+    """Return the IDs of the runs in a record: those that claimed the request, and its follow-up."""
     if record is None:
         return set()
     ids = [run.flow_run_id for run in record.runs]
@@ -178,7 +185,7 @@ def ids_in(record: Record | None) -> set[UUID]:
 
 
 async def _ids_of_others(store: RecordStore, request_id: str) -> set[UUID]:
-    """Return the runs of requests with the same ID in other accounts."""
+    """Return the IDs of the runs in other accounts' records of a request with the same ID."""
     accounts = await anyio.to_thread.run_sync(
         store.storage.folders, f"{layout.RECORDS}/{store.service}"
     )
@@ -191,12 +198,12 @@ async def _ids_of_others(store: RecordStore, request_id: str) -> set[UUID]:
 
 
 async def _settled(runs: list[FlowRun], record: Record | None) -> None:
-    """Wait until the server's database has everything about the runs.
+    """Wait until everything about the runs is certainly in the server's database.
 
-    With ``record``, also wait for the steps of the record's last run.
+    With ``record``, this also waits for the steps of the run that wrote the record last.
     """
     now = datetime.now(UTC)
-    # A run without an end time may have ended just now.
+    # A run without an end time may have ended at this moment.
     ends = [run.end_time or now for run in runs if run.start_time]
     ends += [record.updated_at] if record else []
     if ends:

@@ -1,6 +1,6 @@
 """Removes the result lines of forgotten requests from the results in the storage.
 
-Results in folders that somebody chose are left alone.
+Results in other folders, which somebody chose for a batch, are left alone.
 """
 
 import fcntl
@@ -22,14 +22,14 @@ from tasks.state import layout
 from tasks.state.storage import storage_url
 
 DELETE_MANUALLY = "Delete it manually, then forget the request again."
-"""Advice for when a file that belongs to a request cannot be deleted."""
+"""Advice if a file that belongs to a request cannot be deleted."""
 
 
 def forget_lines(settings: DeliverySettings, request_ids: Collection[str]) -> int:
     """Remove the lines of these requests from all results in the storage. Blocks.
 
-    Returns how many batches are at work; their results are left alone. Raises ``StorageError`` if
-    the results cannot be read or rewritten.
+    Returns the number of batches that are at work, whose results are left alone. Raises
+    ``StorageError`` if results cannot be read or rewritten.
     """
     at_work = 0
     try:
@@ -53,7 +53,10 @@ def forget_lines(settings: DeliverySettings, request_ids: Collection[str]) -> in
 
 @contextmanager
 def _written_to(folder: Path) -> Generator[bool]:
-    """Yield whether a batch writes to the folder. If not, none can begin to until this exits."""
+    """Yield whether a batch writes to the folder.
+
+    If no batch does, no batch can begin to write to it within the context.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
@@ -67,13 +70,17 @@ def _written_to(folder: Path) -> Generator[bool]:
 
 
 def _forget_in(files: Any, folder: str, request_ids: Collection[str], *, is_local: bool) -> None:
-    """Rewrite the files that have lines of these requests; remove the folder if no line is left."""
+    """Rewrite the files of a folder that have lines of these requests.
+
+    If no line is left, the folder is removed.
+    """
     left = 0
     for name in (RESULTS, FAILURES):
         path = f"{folder}/{name}"
         if not files.exists(path):
             continue
-        # With mode 0600, and in the same folder, so that it can replace the file atomically.
+        # The draft has mode 0600. It is in the same folder, so that it can replace the file
+        # atomically.
         with tempfile.NamedTemporaryFile(dir=folder if is_local else None, delete=False) as draft:
             try:
                 kept, gone = _copy(files, path, draft, request_ids)
@@ -90,7 +97,10 @@ def _forget_in(files: Any, folder: str, request_ids: Collection[str], *, is_loca
 
 
 def _copy(files: Any, path: str, draft: Any, request_ids: Collection[str]) -> tuple[int, int]:
-    """Copy the lines of all other requests; return the numbers of lines kept and left out."""
+    """Copy the lines of all other requests to a draft.
+
+    Returns the number of lines that were copied, and the number of those that were left out.
+    """
     kept = gone = 0
     with files.open(path, "rb") as lines:
         for line in lines:

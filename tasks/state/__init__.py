@@ -1,4 +1,4 @@
-"""What is kept and shared about requests: records, claims, locks, rates, and the storage of it all.
+"""What runs keep and share about requests: records, claims, locks, rates, and the storage.
 
-Knows no step: the steps in ``tasks`` import this package, and never the other way round.
+The steps in ``tasks`` import this package; it must not import them.
 """

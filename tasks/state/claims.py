@@ -1,10 +1,10 @@
 """Claims: only one run at a time works on a request, and it continues where the last run stopped.
 
-Before its first step, a run acquires the request's lock and loads or creates its record. If the
-request ID comes with a different input than before, the claim is refused if another run is at work
-on the request, if its verdict is stored, or if the outcome of a call is unknown. Otherwise, for
-example if the first input was a blurry photo or a wrong file, the new input replaces it in a new
-window.
+Before its first step, a run claims the request: it acquires the request's lock, and loads or
+creates its record. If the request ID was used for a different input before, the claim is refused if
+another run is at work on the request, if its verdict is stored, or if the outcome of a call is
+unknown. Otherwise the new input replaces the previous one, in a new window. This is the case, for
+example, if the request failed because of a blurry photo or a wrong file.
 """
 
 import contextlib
@@ -27,22 +27,26 @@ class CurrentRun(NamedTuple):
     """The flow run that claims a request."""
 
     flow_run_id: str
+    """ID of the flow run."""
     origin: Origin | None = None
-    """``None`` for a run without a deployment, which cannot have a follow-up."""
+    """The run's deployment and parameters; ``None`` for a run without a deployment, which cannot
+    have a follow-up."""
 
 
 class Claim(NamedTuple):
     """A request that a run has claimed."""
 
     record: Record
+    """The record of the request, which only this run may change."""
     request: CheckedRequest | None
-    """``None`` if the request has its verdict, because its files are no longer needed."""
+    """The request with its checked files; ``None`` if it has its verdict, because its files are no
+    longer needed."""
     is_follow_up: bool
     """Whether the run is the follow-up that was scheduled for the request."""
 
 
 class _Input:
-    """The input of a request. Its files are read only if necessary, and only once."""
+    """The input of a request that a run was given. Its files are read only if needed, and once."""
 
     def __init__(self, validated: ValidatedRequest) -> None:
         self.validated = validated
@@ -55,9 +59,10 @@ class _Input:
         return self._checked
 
     async def is_that_of(self, record: Record) -> bool:
-        """Return whether this is the input of the record.
+        """Return whether the record's input is the same.
 
-        The files are read only if the request digests differ.
+        The files are read only if the request digests differ. Raises ``InvalidInput`` if a file is
+        not accepted.
         """
         if record.request_digest == self.digest:
             return True
@@ -65,7 +70,10 @@ class _Input:
 
 
 async def has_verdict(validated: ValidatedRequest, store: RecordStore) -> bool:
-    """Return whether this request, with these file locations, already has its verdict."""
+    """Return whether this request, with the same file locations, already has its verdict.
+
+    Raises ``StorageError`` if the record cannot be read.
+    """
     record = await store.load(validated.request.request_id)
     return (
         record is not None
@@ -77,25 +85,29 @@ async def has_verdict(validated: ValidatedRequest, store: RecordStore) -> bool:
 def request_lock(
     store: RecordStore, settings: DeliverySettings, request_id: str, waiting: Waiting
 ) -> contextlib.AbstractAsyncContextManager[None]:
-    """Return a context manager that holds the request's lock.
+    """Return an async context manager that holds the request's lock.
 
-    ``waiting`` is called once if the lock is not free immediately; it may raise an error.
+    ``waiting`` is called once if the lock is not free immediately; it may raise an error instead of
+    waiting. Entering raises the errors of ``acquire_lock``.
     """
     folder = layout.locks_folder(store.storage.folder)
     return acquire_lock(settings.locks, folder, store.name(request_id), waiting)
 
 
 class LockBusy(Exception):
-    """Another run holds the lock."""
+    """Raised by ``fail_if_locked``: another run holds the lock."""
 
 
 async def fail_if_locked() -> None:
-    """Raise ``LockBusy``: an argument for ``waiting``, to fail instead of waiting."""
+    """Raise ``LockBusy``. Pass this as ``waiting`` in order to fail instead of waiting."""
     raise LockBusy
 
 
 async def is_locked(store: RecordStore, settings: DeliverySettings, request_id: str) -> bool:
-    """Return whether a run is at work on the request."""
+    """Return whether a run holds the request's lock, that is, is at work on the request.
+
+    Raises ``StorageError`` if the lock cannot be tried.
+    """
     try:
         async with request_lock(store, settings, request_id, fail_if_locked):
             return False
@@ -109,9 +121,10 @@ async def claim_request(
 ) -> AsyncGenerator[Claim]:
     """Hold the request's lock, and yield the claim.
 
-    Waits if another run is at work on the same input. Raises ``RequestIdConflict`` if the request
-    ID stands for another input that cannot be replaced, ``InvalidInput`` if a file is not
-    acceptable, and ``StorageError`` if the record cannot be read or written.
+    This waits while another run is at work on the same input. Raises ``RequestIdConflict`` if the
+    request ID was used for a different input that cannot be replaced, ``InvalidInput`` if a file is
+    not accepted, and ``StorageError`` if the lock cannot be used or the record cannot be read or
+    written.
     """
     given = _Input(validated)
     request_id = validated.request.request_id
@@ -136,7 +149,10 @@ async def claim_request(
 
 
 def _continued(record: Record | None, given: _Input, checked: CheckedRequest) -> Record:
-    """Return the record of a request without a verdict, created or updated for this input."""
+    """Return the record of a request without a verdict, created or updated for the given input.
+
+    Raises ``RequestIdConflict`` if the record has a different input and a call without an answer.
+    """
     request, digest = given.validated.request, input_digest(checked)
     if record is None:
         return Record(
@@ -157,5 +173,5 @@ def _continued(record: Record | None, given: _Input, checked: CheckedRequest) ->
 
 def _conflict(request_id: str, why: str) -> RequestIdConflict:
     return RequestIdConflict(
-        "RequestIdConflict", f"request {request_id} stands for another input, and {why}"
+        "RequestIdConflict", f"request {request_id} already has a different input, and {why}"
     )

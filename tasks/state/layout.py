@@ -2,18 +2,19 @@
 
 ::
 
-    records/<service>/<account>/<2 hex>/<digest>.json    record of a request
-    open/<service>/<account>/<2 hex>/<digest>.json       marks a request that is still open
-    cache/<digest>                                       result of a cached step
-    locks/<digest>                                       locks, on a local file system
-    pace/<digest>                                        pacing state of an action, also local
-    batches/<flow run ID>/                               result lines of a batch
-    data.key                                             the key of an emulator's storage
+    records/<service>/<account>/<2 digits>/<digest>.json  record of a request
+    open/<service>/<account>/<2 digits>/<digest>.json     marks a request that is still open
+    cache/<digest>                                        result of a cached step
+    locks/<digest>                                        lock of a request
+    pace/<digest>                                         times of an action's last calls
+    batches/<flow run ID>/                                result lines of a batch
+    data.key                                              key of an emulator's storage
 
-Digests are SHA-256 in hexadecimal, because a request ID may identify a person, and because some
-file systems are not case-sensitive. Locks and pacing state need a local file system. If the storage
-is remote, they are in the folder ``faceid`` of Prefect's home. If ``FACEID_LOCKS`` names a Redis
-server, they are kept on that server instead.
+The digests are SHA-256 in hexadecimal; the folder above a record is named after the first two
+digits. Names are digests because a request ID may identify a person, and because some file systems
+are not case-sensitive. ``locks`` and ``pace`` need a local file system: if the storage is remote,
+they are in the folder ``faceid`` in Prefect's home. If ``FACEID_LOCKS`` names a Redis server, locks
+and times are kept on that server instead.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from pathlib import Path
 from prefect.settings import PREFECT_HOME
 
 RECORDS, OPEN, CACHE, BATCHES = "records", "open", "cache", "batches"
+"""Names of the folders of documents and result lines."""
 
 
 def record_name(service: str, account: str, request_id: str) -> str:
@@ -30,32 +32,41 @@ def record_name(service: str, account: str, request_id: str) -> str:
 
 
 def open_name(service: str, account: str, request_id: str) -> str:
-    """Return the name that marks a request as open, so the sweeper need not read every record."""
+    """Return the name of the document that marks a request as open.
+
+    Because of these documents, the sweep need not read every record.
+    """
     return f"{OPEN}/{_of_request(service, account, request_id)}"
 
 
 def step_name(*parts: object) -> str:
-    """Return the cache key of a step, a digest of the given parts."""
+    """Return the cache key of a step: the digest of what identifies the step."""
     return digest("\n".join(map(str, parts)))
 
 
 def cached_step_name(key: str) -> str:
-    """Return the name of the document for a cache key."""
+    """Return the name of the document that has the result for a cache key."""
     return f"{CACHE}/{key}"
 
 
 def locks_folder(local: Path | None) -> Path:
-    """Return the folder for locks. ``local`` is the storage's folder, ``None`` if it is remote."""
+    """Return the folder for lock files.
+
+    ``local`` is the folder of the storage; ``None`` if the storage is remote.
+    """
     return _machine_folder(local) / "locks"
 
 
 def pace_folder(local: Path | None) -> Path:
-    """Return the pacing folder. ``local`` is the storage's folder, ``None`` if it is remote."""
+    """Return the folder for the files of pacers.
+
+    ``local`` is the folder of the storage; ``None`` if the storage is remote.
+    """
     return _machine_folder(local) / "pace"
 
 
 def digest(text: str) -> str:
-    """Return the SHA-256 digest of a text in hexadecimal."""
+    """Return the SHA-256 digest of a text: 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

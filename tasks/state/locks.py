@@ -1,9 +1,9 @@
 """Locks that let only one run at a time work on a request, across processes and machines.
 
-On one machine a lock is a file with ``flock``: the kernel releases it when the process ends,
-however it ends. Where several machines share the storage, ``FACEID_LOCKS`` names a Redis server.
-There a lock is a lease of ``LEASE_SECONDS`` that its holder renews, so a killed holder delays the
-next one by half a minute at most.
+On one machine a lock is a file that is locked with ``flock``: the kernel releases the lock when the
+process ends, in whatever way. Where several machines share the storage, ``FACEID_LOCKS`` names a
+Redis server. A lock on that server is a lease of ``LEASE_SECONDS`` that its holder renews, so a
+holder that is killed delays the next one by half a minute at most.
 """
 
 import asyncio
@@ -21,12 +21,13 @@ from faceid.errors import InvalidInput, StorageError
 from tasks.state.file_locks import release_file_lock, try_file_lock
 
 Waiting = Callable[[], Awaitable[None]]
+"""Called once if a lock is not free immediately. It may raise an error instead of waiting."""
 
 POLL_SECONDS = 0.2
 """Interval at which a waiting run checks whether the lock is free."""
 
 LEASE_SECONDS = 30.0
-"""How long a lock in Redis is held without renewal."""
+"""How long a lock on the Redis server is held without renewal."""
 
 REDIS_SECONDS = 5.0
 """Timeout of a connection to the Redis server, and of each answer from it."""
@@ -36,7 +37,7 @@ REDIS_SECONDS = 5.0
 async def acquire_lock(
     locks: str, folder: Path, name: str, waiting: Waiting
 ) -> AsyncGenerator[None]:
-    """Hold the lock ``name``, waiting for it if necessary.
+    """Hold the lock ``name`` within the context, waiting for the lock if necessary.
 
     ``locks`` is ``FACEID_LOCKS``: empty for files in ``folder``, or a ``redis://`` URL. ``waiting``
     is called once if the lock is not free immediately; it may raise an error instead of waiting.
@@ -100,7 +101,7 @@ async def _redis_lock(url: str, name: str, waiting: Waiting) -> AsyncGenerator[N
 
 
 def locks_unavailable(error: RedisError) -> StorageError:
-    """Return the error to raise if Redis does not answer."""
+    """Return the ``StorageError`` to raise if a call to the Redis server has failed."""
     return StorageError(
         "LocksUnavailable",
         f"FACEID_LOCKS cannot be reached ({type(error).__name__})",
@@ -110,7 +111,10 @@ def locks_unavailable(error: RedisError) -> StorageError:
 
 @contextlib.asynccontextmanager
 async def _renewed(lock: Any) -> AsyncGenerator[None]:
-    """Keep the lease renewed. A holder that loses it is stopped with a ``StorageError``."""
+    """Keep the lease of a lock renewed within the context, and release the lock on exit.
+
+    If the lease is lost, the current task is cancelled, and ``StorageError`` is raised.
+    """
     holder = asyncio.current_task()
     assert holder is not None
     renewal = asyncio.create_task(_renew(lock, holder))
@@ -122,18 +126,18 @@ async def _renewed(lock: Any) -> AsyncGenerator[None]:
         holder.uncancel()
         raise StorageError(
             "LockLost",
-            "the request's lock ran out while it was held",
+            "the request's lock expired while it was held",
             advice="Deliver the same request again: it continues where it stopped.",
         ) from None
     finally:
         renewal.cancel()
-        # An error here must not hide the result: a lock that is not released expires by itself.
+        # An error here must not hide the result. A lock that is not released expires by itself.
         with contextlib.suppress(RedisError):
             await lock.release()
 
 
 async def _renew(lock: Any, holder: "asyncio.Task[Any]") -> None:
-    """Renew until the lease is lost or may be lost soon, and then cancel the holder."""
+    """Renew the lease until it is lost, or may be lost soon, and then cancel the holder's task."""
     clock = asyncio.get_running_loop().time
     renewed_at = clock()
     while clock() - renewed_at < LEASE_SECONDS * 2 / 3:

@@ -1,8 +1,8 @@
-"""Pacers that share the rate of an account and action among all processes that use it.
+"""Pacers that share the rate of an account and action among all processes that use them.
 
 On one machine the rate is shared through a file beside the locks. Where several machines share the
-storage, ``FACEID_LOCKS`` names a Redis server, and the rate is shared through that: a script does
-the same calculation as ``faceid.pacing``, with the server's clock.
+storage, ``FACEID_LOCKS`` names a Redis server, and the rate is shared through that server: a script
+makes the same calculation as ``faceid.pacing``, with the server's clock.
 """
 
 import hashlib
@@ -37,9 +37,9 @@ def open_pacers(
 ) -> Callable[[str], Pacer | None]:
     """Return a function that returns the pacer of an action, or ``None`` if its rate is unknown.
 
-    Pacers with ``priority`` go before those without, which batches use. The function raises
-    ``InvalidInput`` if ``FACEID_LOCKS`` is invalid, and ``StorageError`` if the folder for the
-    files cannot be created.
+    Pacers with ``priority`` are served before those without, which batches use. The returned
+    function raises ``InvalidInput`` if ``FACEID_LOCKS`` is invalid, and ``StorageError`` if the
+    folder for the pacers' files cannot be created.
     """
     folder = layout.pace_folder(storage.folder)
 
@@ -54,7 +54,9 @@ def open_pacers(
         try:
             make_private_folder(folder)
         except OSError as error:
-            raise StorageError("StorageUnavailable", f"cannot pace ({error.strerror})") from None
+            raise StorageError(
+                "StorageUnavailable", f"cannot pace calls ({error.strerror})"
+            ) from None
         return SharedPacer(
             rate, folder / hashlib.sha256(name.encode()).hexdigest(), priority=priority
         )
@@ -116,13 +118,14 @@ return {{text(now), '0'}}
 class RedisPacer(Pacer):
     """Shares a rate among all machines that use the same Redis server.
 
-    Raises ``InvalidInput`` if the URL is invalid, and ``StorageError`` if the server cannot be
-    reached.
+    ``rate`` is in starts per second, and ``name`` identifies what is paced. The constructor raises
+    ``InvalidInput`` if the URL is invalid; the other methods raise ``StorageError`` if the server
+    cannot be reached.
     """
 
     def __init__(self, rate: float, url: str, name: str, *, priority: bool = False) -> None:
         super().__init__(rate, priority=priority)
-        # This does not connect yet; the first command does.
+        # This does not connect; the first command does.
         try:
             self._redis = Redis.from_url(
                 url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
@@ -139,16 +142,19 @@ class RedisPacer(Pacer):
 
     async def _ask(self) -> tuple[float, float]:
         now, wait = await self._run(self._way)
-        # The script rounds to microseconds; one more makes sure that the call is due by then.
+        # The script rounds to microseconds. One more is added, so that the start is due after the
+        # wait.
         return float(now), float(wait) and float(wait) + 1e-6
 
     async def _move(self, start: float, lag: float) -> None:
         await self._run("late", f"{start:.6f}", f"{start + lag:.6f}")
 
     async def throttled(self) -> None:
+        """Report that the service refused a call because of its rate limit."""
         await self._run("slow down")
 
     async def close(self) -> None:
+        """Close the connection to the server."""
         await self._redis.aclose()
 
     async def _run(self, what: str, *more: str) -> list[bytes]:

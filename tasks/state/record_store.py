@@ -22,14 +22,14 @@ from tasks.state.storage import Storage
 
 
 def request_digest(validated: ValidatedRequest) -> str:
-    """Return the digest of a request with its file locations, but without the files' contents."""
+    """Return a digest of a request and the locations of its files, but not of their contents."""
     return _digest(
         [validated.action.name, validated.request.region, validated.locations, validated.parameters]
     )
 
 
 def input_digest(checked: CheckedRequest) -> str:
-    """Return the digest of a request with its files' contents, but without their locations."""
+    """Return a digest of a request and the contents of its files, but not of their locations."""
     files = {file.field: file.md5 for file in checked.files}
     return _digest([checked.target_action, checked.region, files, checked.parameters])
 
@@ -44,7 +44,7 @@ class Overtaken(StorageError):
     default_advice = "Deliver the same request again: it continues from what is stored."
 
     def __init__(self) -> None:
-        super().__init__("Overtaken", "another run has taken this request on")
+        super().__init__("Overtaken", "another run has claimed this request")
 
 
 class RecordStore:
@@ -52,15 +52,21 @@ class RecordStore:
 
     def __init__(self, storage: Storage, service: Service, account: str) -> None:
         self.storage = storage
+        """The storage that has the records."""
         self.service: Service = service
+        """The service that the requests are delivered to."""
         self.account = account
+        """The account that the requests are delivered with."""
 
     def name(self, request_id: str) -> str:
         """Return the name of the request's record in the storage."""
         return layout.record_name(self.service, self.account, request_id)
 
     async def load(self, request_id: str) -> Record | None:
-        """Return the record, or ``None``. Raises ``StorageError`` if it cannot be read."""
+        """Return the record of a request; ``None`` if there is none.
+
+        Raises ``StorageError`` if the record cannot be read.
+        """
         return await anyio.to_thread.run_sync(self._load, self.name(request_id), request_id)
 
     async def save(self, record: Record) -> None:
@@ -112,11 +118,17 @@ class RecordStore:
         return layout.open_name(self.service, self.account, request_id)
 
     def close(self, request_id: str) -> None:
-        """Remove a request from the list of open requests, where a crash left it. Blocks."""
+        """Remove the mark of an open request that a crash has left behind. Blocks.
+
+        Raises ``StorageError`` if it cannot be removed.
+        """
         self.storage.remove(self._open_name(request_id))
 
     def all(self) -> Iterator[Record]:
-        """Yield all records, to search for one by something other than its request ID. Blocks."""
+        """Yield all records, for searches by something other than the request ID. Blocks.
+
+        Raises ``StorageError`` if a record cannot be read.
+        """
         for name in self.storage.names(f"{layout.RECORDS}/{self.service}/{self.account}"):
             if (record := self._load(name)) is not None:
                 yield record
@@ -128,7 +140,7 @@ class RecordStore:
         try:
             record = Record.model_validate(found.content)
         except ValidationError:
-            raise StorageError("DamagedDocument", f"{name} is no record") from None
+            raise StorageError("DamagedDocument", f"{name} is not a record") from None
         if request_id is not None and record.request_id != request_id:
             raise StorageError("MisplacedDocument", f"{name} is another request's record")
         record.stored_as(found.version)
@@ -136,7 +148,11 @@ class RecordStore:
 
 
 def open_requests(storage: Storage, service: Service) -> Iterator[tuple[str, str]]:
-    """Yield the account and request ID of each request that is, or recently was, open. Blocks."""
+    """Yield the account and the request ID of each request that is marked as open. Blocks.
+
+    After a crash, a request may be marked although it is finished. Raises ``StorageError`` if the
+    storage cannot be read.
+    """
     for name in storage.names(f"{layout.OPEN}/{service}"):
         content = storage.read(name)
         if content is not None:

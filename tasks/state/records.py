@@ -1,12 +1,13 @@
 """The record of a request: what is known about it across runs, crashes and repeated triggers.
 
-The record protects the call of the target action, which may be billed. The intent to call is stored
-durably before the call, and the answer is stored durably after it. A run that finds an intent
-without an answer therefore knows that the outcome of a call is unknown. Prefect's cache cannot
-provide this: it treats every read error as a miss, and discards failed writes.
+The record prevents the call of the target action, which may be billed, from being repeated. The
+intent to call is stored durably before the call, and the answer is stored durably after the call. A
+run that finds an intent without an answer therefore knows that the outcome of a call is unknown.
+Prefect's cache cannot provide this, because it treats every read error as a cache miss and ignores
+failed writes.
 
-Only the methods of a record change it. Each is named after an event in the request's life, and
-raises ``IllegalTransition`` if the event cannot happen in the record's state.
+Only the methods of a record change it. Each method is named after an event in the life of a
+request, and raises ``IllegalTransition`` if the event cannot happen in the record's state.
 ``tasks.state.record_store`` reads and writes records.
 """
 
@@ -32,6 +33,7 @@ RecordState = Literal[
     "failed",
     "done",
 ]
+"""The states of a record, which ``Record`` describes."""
 
 _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
@@ -39,11 +41,15 @@ _Method = Callable[Concatenate["Record", _Params], _Result]
 
 
 class IllegalTransition(RuntimeError):
-    """A method of a record was called in a state that does not allow it: a programming error."""
+    """Raised if a method of a record is called in a state that does not allow it.
+
+    This is a programming error.
+    """
 
 
 ALLOWED: dict[str, frozenset[RecordState]] = {}
-"""States in which a method of ``Record`` may be called. Other methods are always allowed."""
+"""Maps methods of ``Record`` to the states in which they may be called. Methods that are not listed
+may be called in any state."""
 
 
 def _from(*states: RecordState) -> Callable[[_Method[_Params, _Result]], _Method[_Params, _Result]]:
@@ -73,17 +79,21 @@ class Intent(_Part, frozen=True):
     window: int
     """Number of the window in which the call is made."""
     at: datetime
-    """When the intent was formed."""
+    """When the intent was stored (UTC)."""
 
 
 class Origin(_Part, frozen=True):
-    """The deployment and parameters of a run, from which a run in its place can be started."""
+    """The deployment and parameters of a run, from which a follow-up can be started."""
 
     deployment: str
-    """``flow/deployment``. The ID is not used because a new server database would change it."""
+    """Name of the deployment, as ``<flow>/<deployment>``. Its ID would change with a new database
+    of the Prefect server."""
     parameters: dict[str, Any] = Field(repr=False)
+    """The parameters of the flow run."""
     job_variables: dict[str, Any] | None = Field(default=None, repr=False)
+    """The job variables of the flow run, if it has any."""
     work_queue: str | None = None
+    """The work queue of the flow run, if it has one."""
 
 
 class FollowUp(_Part, frozen=True):
@@ -92,28 +102,32 @@ class FollowUp(_Part, frozen=True):
     attempt: int
     """Number of the follow-up among all follow-ups of the request, from 1."""
     previous: str
-    """ID of the flow run that this run follows or replaces."""
+    """ID of the flow run that the follow-up continues or replaces."""
     due: datetime
+    """When the follow-up is to start (UTC)."""
     flow_run_id: str | None = None
-    """ID of the flow run; ``None`` until Prefect has scheduled it."""
+    """ID of the follow-up's flow run; ``None`` until Prefect has scheduled it."""
 
 
 class Backoff(_Part, frozen=True):
-    """The number of successive setbacks of a request, such as outages and runs that died."""
+    """The successive setbacks of a request, such as outages and runs that died."""
 
     since: datetime
-    """When the first of the setbacks happened."""
+    """When the first of the setbacks happened (UTC)."""
     count: int = 0
+    """Number of setbacks since then, including the first."""
 
 
 class RunEntry(_Part, frozen=True):
     """A flow run that claimed the request."""
 
     flow_run_id: str
+    """ID of the flow run."""
     window: int
-    """Number of the window in which the run ended; until it ends, of the one in which it began."""
+    """Number of the window in which the run ended or, until it ends, in which it began."""
     outcome: RunEnd | None = None
-    """``None`` while the run is at work, or if it died and the sweeper has not noticed yet."""
+    """How the run ended; ``None`` while it is at work, or if it died and the sweep has not noticed
+    it yet."""
 
 
 @dataclass
@@ -131,18 +145,18 @@ class Record(BaseModel, frozen=True):
 
     - ``new``: no run has claimed the request yet.
     - ``at work``: a run has claimed the request, and may still be at work on it.
-    - ``calling``: the same, and a call has been sent whose answer is not stored (yet).
-    - ``answered``: the same, and the answer is stored; the files it points to are being saved.
+    - ``calling``: as ``at work``, and a call has been or will be sent whose answer is not stored.
+    - ``answered``: as ``at work``, and the answer is stored; its files are being saved.
     - ``waiting``: the request is left to a later run.
-    - ``crashed``: the last run died, and no other is planned yet.
-    - ``cancelled``: a person cancelled the request's run.
+    - ``crashed``: the last run died, and no follow-up is planned yet.
+    - ``cancelled``: somebody cancelled the request's run or its follow-up.
     - ``failed``: the last run ended without a verdict.
     - ``done``: the last run ended with the stored verdict.
 
-    What may happen in which state:
+    The following table lists the events, the states in which they may happen, and the next state:
 
     ========================= ================================================= =================
-    what happens              in the states                                     then
+    event                     allowed in the states                             next state
     ========================= ================================================= =================
     ``claim``                 any                                               at work, calling
                                                                                 or done
@@ -163,54 +177,68 @@ class Record(BaseModel, frozen=True):
     ``cancel``                at work, calling, answered, waiting               cancelled
     ========================= ================================================= =================
 
-    ``restate`` and ``note`` are always allowed. A run that takes another input needs a request
-    without a standing intent, whatever its state.
+    ``restate`` and ``note`` are always allowed. In addition, ``take_input`` requires that there is
+    no intent and no verdict.
     """
 
     request_id: str
+    """The caller's ID for the request."""
     target_action: str
+    """Name of the action that judges the files."""
     region: str
+    """Region in which the files are uploaded and the action is called."""
     generation: str = Field(default_factory=lambda: uuid4().hex)
-    """Random ID. After a request is forgotten it gets a new one, so that old cached steps no longer
-    match."""
+    """Random ID of this record. If the request is forgotten and delivered again, its new record has
+    another generation, so that old cached steps no longer match."""
     request_digest: str = Field(validation_alias=AliasChoices("request_digest", "form_digest"))
-    """Digest of the request with its file locations. If unchanged, the files need not be read."""
+    """Digest of the request and the locations of its files. If a request has the same digest, its
+    files need not be read to know that its input is the same."""
     input_digest: str
     """Digest of the request and the contents of its files."""
     fence: int = 0
-    """Incremented with every claim, so that an overtaken run cannot save the record."""
+    """Number of claims so far. A run whose fence is lower than the stored one has been overtaken,
+    and cannot save the record."""
     window: int = 0
     """Number of the window that is open or being opened; 0 before the first window."""
     calls: int = 0
-    """Number of target-action calls that were sent and not throttled, including unanswered ones."""
+    """Number of calls of the target action. Calls that were not answered count, throttled calls do
+    not."""
     tencent_request_ids: tuple[str, ...] = ()
+    """The service's IDs of the calls for the request, oldest first."""
     intent: Intent | None = None
+    """The intent of a call that has neither been answered nor refused."""
     reply: Reply | None = None
     """The complete answer of the target action."""
     verdict: Verdict | None = None
+    """The verdict in the answer."""
     outcome: RunEnd | None = None
-    """How the last run ended; ``None`` while it is at work, or if its death was not noticed yet."""
+    """How the last run ended; ``None`` while it is at work, or if it died and the sweep has not
+    noticed it yet."""
     error: ResultError | None = None
+    """Why the last run failed."""
     runs: tuple[RunEntry, ...] = ()
     """The runs that claimed the request, oldest first."""
     origin: Origin | None = None
-    """Origin of the last run; ``None`` if it has no deployment for a follow-up."""
+    """Deployment and parameters of the last run; ``None`` if it has no deployment."""
     follow_up: FollowUp | None = None
+    """The planned or scheduled follow-up."""
     attempt: int = 0
     """Number of follow-ups planned so far for this request."""
     backoff: Backoff | None = Field(
         default=None, validation_alias=AliasChoices("backoff", "setbacks")
     )
+    """The successive setbacks, if there are any. They are removed when the request ends."""
     saved_files: tuple[str, ...] = Field(default=(), repr=False)
     """Paths of the saved files of the answer, including those that are about to be saved."""
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    """When the record was last written (UTC)."""
     _stored: _Stored = PrivateAttr(default_factory=_Stored)
 
     # Properties.
 
     @property
     def state(self) -> RecordState:
-        """The state of the record, derived from its other fields."""
+        """The state of the record, derived from its fields."""
         match self.outcome:
             case None if not self.runs:
                 return "new"
@@ -234,9 +262,10 @@ class Record(BaseModel, frozen=True):
 
     @property
     def waits_since(self) -> datetime | None:
-        """Time of the first setback or due time of the follow-up, whichever is earlier.
+        """Time since when the request has been waiting for a later run (UTC).
 
-        ``None`` if the request does not wait for a later run, or has neither.
+        This is the time of its first setback or the time at which its follow-up is due, whichever
+        is earlier. ``None`` if the request is not waiting, or has neither.
         """
         if self.outcome != "rerequested":
             return None
@@ -247,10 +276,10 @@ class Record(BaseModel, frozen=True):
     # Events, in the order of a request's life.
 
     def claim(self, flow_run_id: str, origin: Origin | None) -> bool:
-        """Enter a run that claims the request.
+        """Add a run that claims the request.
 
-        Returns:
-            Whether the run is the follow-up that was scheduled for the request.
+        Returns whether the run is the follow-up that was scheduled for the request. If the request
+        has its verdict, the run ends with the verdict at once.
         """
         is_follow_up = self.follow_up is not None and self.follow_up.flow_run_id == flow_run_id
         self._set(
@@ -266,12 +295,12 @@ class Record(BaseModel, frozen=True):
         return is_follow_up
 
     def restate(self, request_digest: str) -> None:
-        """Store a new digest for the same input, for example if its files have been moved."""
+        """Set a new request digest for the same input, for example if its files have been moved."""
         self._set(request_digest=request_digest)
 
     @_from("new", "at work", "waiting", "crashed", "cancelled", "failed")
     def take_input(self, target_action: str, region: str, input_digest: str) -> None:
-        """Replace the input by another one, which gets a new window.
+        """Replace the input by a different one, and begin a new window for it.
 
         Raises ``IllegalTransition`` if there is a call without an answer, or a verdict.
         """
@@ -286,12 +315,12 @@ class Record(BaseModel, frozen=True):
 
     @_from("at work", "calling")
     def open_window(self) -> None:
-        """Begin the next window, because the current one is over or its URLs were refused."""
+        """Begin the next window, because the current window is over or its URLs were refused."""
         self._set(window=self.window + 1)
 
     @_from("at work", "calling")
     def intend_call(self) -> None:
-        """Store the intent to call the target action, and count the call as sent."""
+        """Set the intent to call the target action, and count the call as sent."""
         self._set(
             intent=Intent(window=self.window, at=datetime.now(UTC)),
             calls=self.calls + 1,
@@ -299,20 +328,23 @@ class Record(BaseModel, frozen=True):
 
     @_from("calling")
     def withdraw_call(self, before: Intent | None) -> None:
-        """Undo ``intend_call``, because nothing was sent. ``before`` is the previous intent."""
+        """Undo ``intend_call``, because no call was sent.
+
+        ``before`` is the intent that the record had before.
+        """
         self._set(intent=before, calls=self.calls - 1)
 
     @_from("calling")
     def refuse_call(self, *, reached_action: bool) -> None:
-        """Remove the intent, because the call was refused or not sent and will not be answered.
+        """Remove the intent, because the call was refused or was not sent.
 
-        ``reached_action`` is whether the action received the call; otherwise it is not counted.
+        ``reached_action`` is whether the action received the call. If not, the call is not counted.
         """
         self._set(intent=None, calls=self.calls - (not reached_action))
 
     @_from("calling")
     def answer(self, reply: Reply, verdict: Verdict, *, ends_run: bool) -> None:
-        """Store the answer and its verdict. With ``ends_run`` the run ends with the verdict."""
+        """Set the answer and its verdict. With ``ends_run``, the run ends with the verdict."""
         self.note(reply.tencent_request_id)
         self._set(intent=None, reply=reply, verdict=verdict)
         if ends_run:
@@ -331,20 +363,20 @@ class Record(BaseModel, frozen=True):
 
     @_from("at work", "calling", "waiting", "crashed")
     def fail(self, outcome: RunEnd, error: ResultError) -> None:
-        """End the request without a verdict: its run failed, or it is given up."""
+        """End the request without a verdict, because its run failed or the request is given up."""
         self._end(outcome, error)
 
     @_from("at work", "calling", "waiting", "crashed")
     def back_off(self) -> None:
-        """Count a setback, such as an outage or a run that died."""
+        """Count a setback of the request, such as an outage or a run that died."""
         before = self.backoff or Backoff(since=datetime.now(UTC))
         self._set(backoff=Backoff(since=before.since, count=before.count + 1))
 
     @_from("at work", "calling", "waiting", "crashed")
     def defer(self, *, to_next_window: bool = False) -> None:
-        """End the run, and leave the request to the planned follow-up, if there is one.
+        """End the run, and leave the request to the planned follow-up or to a later command.
 
-        With ``to_next_window`` the later run begins the next window.
+        With ``to_next_window``, the later run begins with the next window.
         """
         self._end("rerequested")
         if to_next_window:
@@ -354,8 +386,8 @@ class Record(BaseModel, frozen=True):
     def plan_follow_up(self, due: datetime, previous: str | None = None) -> None:
         """End the run, and plan a follow-up if the last run has a deployment.
 
-        ``previous`` is the ID of the run that the follow-up replaces; by default, of the last run
-        that claimed the request.
+        ``due`` is when the follow-up is to start. ``previous`` is the ID of the flow run that the
+        follow-up continues or replaces; by default, the last run that claimed the request.
         """
         follow_up = None
         if self.origin is not None:
@@ -367,23 +399,23 @@ class Record(BaseModel, frozen=True):
 
     @_from("waiting")
     def follow_up_scheduled(self, flow_run_id: str) -> None:
-        """Store the ID of the flow run that Prefect scheduled as the follow-up."""
+        """Set the ID of the flow run that Prefect has scheduled as the follow-up."""
         assert self.follow_up is not None
         self._set(follow_up=self.follow_up.model_copy(update={"flow_run_id": flow_run_id}))
 
     @_from("at work", "calling", "answered")
     def crash(self) -> None:
-        """End the run as crashed: it died without recording an outcome."""
+        """End the run as crashed, because it died before it could record an outcome."""
         self._end("crashed")
 
     @_from("at work", "calling", "answered", "waiting")
     def cancel(self) -> None:
-        """End the request as cancelled: somebody cancelled its run or its follow-up."""
+        """End the request as cancelled, because somebody cancelled its run or its follow-up."""
         self._set(follow_up=None)
         self._end("cancelled")
 
     def note(self, tencent_request_id: str | None) -> None:
-        """Add a Tencent request ID unless it is ``None``, empty or already present."""
+        """Add a Tencent request ID, unless it is ``None``, empty or already present."""
         if tencent_request_id and tencent_request_id not in self.tencent_request_ids:
             self._set(tencent_request_ids=(*self.tencent_request_ids, tencent_request_id))
 
@@ -400,7 +432,7 @@ class Record(BaseModel, frozen=True):
         return self._stored.was_open
 
     def touch(self) -> None:
-        """Set ``updated_at`` before the record is written."""
+        """Set ``updated_at`` to now, before the record is written."""
         self._set(updated_at=datetime.now(UTC))
 
     def stored_as(self, version: str) -> None:
@@ -422,5 +454,6 @@ class Record(BaseModel, frozen=True):
             self._set(backoff=None)
 
     def _set(self, **fields: Any) -> None:
-        # The only place that changes a record: the model is frozen, so attributes cannot be set.
+        # This is the only place that changes a record. The model is frozen, so that attributes
+        # cannot be set elsewhere.
         vars(self).update(fields)

@@ -1,13 +1,13 @@
 """Encrypted documents under ``FACEID_STORAGE``: records of requests and cached steps.
 
-A document is JSON, encrypted by Fernet with the newest of the ``FACEID_DATA_KEY`` keys and
-decrypted with any of them. Its name is encrypted with it, so that a document in the place of
-another is detected. Reading is strict: only a missing file means that there is no document. Any
-other problem is a ``StorageError``, and never leads to a document being overwritten.
+A document is JSON that is encrypted with Fernet, with the newest key of ``FACEID_DATA_KEY``; it may
+be decrypted with any of these keys. The document's name is encrypted with it, so that a document in
+the place of another one is detected. Reading is strict: only if a file does not exist, there is no
+document. Any other problem raises ``StorageError`` and never leads to a document being overwritten.
 
-Local folders are created with mode 0700 and files with 0600. A document is written whole or not at
-all, and is on disk before ``write`` returns. The storage may be any other fsspec file system with
-atomic writes of single objects, such as an object store.
+Local folders are created with mode 0700, and files with mode 0600. A document is written whole or
+not at all, and is on disk before ``write`` returns. The storage may also be a remote fsspec file
+system that writes single objects atomically, such as an object store.
 """
 
 import contextlib
@@ -27,21 +27,24 @@ from tasks.state.documents import Conflict, Documents, open_documents
 from tasks.state.private_files import write_private_file
 
 FORMAT: Final = 1
-"""Version of the document format, raised when a new version would misread old documents."""
+"""Number of the document format. A new version of this project that would misread old documents has
+a higher number."""
 
 GUARDED_FORMAT: Final = 2
 """Version of documents that only ``replace`` may write over. Releases before 0.3, which would write
 over them unconditionally, refuse them."""
 
 KEY_FILE = "data.key"
+"""Name of the file with the key of an emulator's storage."""
 
 _KEY = re.compile("[A-Za-z0-9_-]{43}=")
 
 
 class Storage:
-    """Stores documents by name, a relative path. Methods block: call them in a thread.
+    """Stores documents by name, which is a relative path.
 
-    Raises ``InvalidInput`` if there is no file system for the URL.
+    All methods block: call them in a worker thread. The constructor raises ``InvalidInput`` if no
+    installed package supports the scheme of ``url``.
     """
 
     def __init__(self, url: str, keys: MultiFernet) -> None:
@@ -68,7 +71,7 @@ class Storage:
                     "StorageUnavailable", f"cannot read {name} (no such bucket)"
                 ) from None
             return None
-        except Exception as error:  # file systems raise errors of any kind
+        except Exception as error:  # every file system has its own exceptions
             raise _failed("read", name, error) from None
         return Loaded(self._open(name, found.content), found.version)
 
@@ -100,8 +103,8 @@ class Storage:
     def write(self, name: str, content: dict[str, Any], *, durable: bool = True) -> None:
         """Write a document, whatever is stored under its name.
 
-        With ``durable`` it is on disk when this returns. If this raises ``StorageError``, the
-        previous document is unchanged.
+        With ``durable``, a document on this machine survives a power cut when this returns. Raises
+        ``StorageError`` if the document cannot be written; the previous one is then unchanged.
         """
         try:
             self._documents.write(name, self._seal(name, content, FORMAT), durable=durable)
@@ -175,7 +178,7 @@ def _failed(what: str, name: str, error: Exception) -> StorageError:
 
 
 def _is_of_bucket(error: FileNotFoundError) -> bool:
-    """Return whether the bucket itself is missing, which differs from a missing document."""
+    """Return whether the bucket is missing, and not only a document in it."""
     reply: dict[str, Any] = getattr(error.__cause__, "response", {})
     return reply.get("Error", {}).get("Code") == "NoSuchBucket"
 
@@ -190,12 +193,15 @@ def _open_documents(url: str) -> Documents:
 
 
 def storage_url(settings: DeliverySettings) -> str:
-    """Return the location of the storage: ``FACEID_STORAGE``, or a folder in Prefect's home."""
+    """Return the path or URL of the storage: ``FACEID_STORAGE``, or a folder in Prefect's home."""
     return settings.storage or str(PREFECT_HOME.value() / "faceid")
 
 
 def open_storage(settings: DeliverySettings) -> Storage:
-    """Open the storage. Raises ``InvalidInput`` if it or its key is misconfigured."""
+    """Return the storage of these settings.
+
+    Raises ``InvalidInput`` if the storage or its key is misconfigured.
+    """
     url = storage_url(settings)
     return _open_storage(url, settings.data_key.get_secret_value(), settings.service)
 
@@ -216,7 +222,8 @@ def _open_storage(url: str, data_key: str, service: str) -> Storage:
 
 def _parse_keys(text: str, where: str = "FACEID_DATA_KEY") -> MultiFernet:
     keys = [key.strip() for key in text.split(",") if key.strip()]
-    # Fernet would ignore whatever follows a key, such as a semicolon and another key.
+    # The pattern is checked because Fernet would ignore whatever follows a key, such as a semicolon
+    # and another key.
     if not keys or not all(_KEY.fullmatch(key) for key in keys):
         raise InvalidInput(
             "Configuration", f"{where}: must be Fernet keys, newest first, comma-separated"
@@ -225,9 +232,10 @@ def _parse_keys(text: str, where: str = "FACEID_DATA_KEY") -> MultiFernet:
 
 
 def _own_key(url: str) -> str:
-    """Return the key for an emulator's documents, which is created in the storage on first use.
+    """Return the key of an emulator's storage, which is created there when it is first used.
 
-    Two processes may create one at the same time: the first to put it in place wins.
+    If two processes create the key at the same time, the first that puts it in place wins. Raises
+    ``InvalidInput`` if the storage is remote, or if the key cannot be read or written.
     """
     folder = _open_documents(url).folder
     if folder is None:

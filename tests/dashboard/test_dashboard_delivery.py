@@ -36,13 +36,13 @@ def test_a_wrong_form_says_so_beside_each_field_and_makes_no_run(
     page.goto(stack.page_of("deliver") + "/run")
     page.set_viewport_size({"width": 1400, "height": 3400})
     for description in (
-        "Your own key for this request: a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -",
-        "The action that judges the files.",
+        "Your own ID for this request: a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -",
+        "The action to call.",
         "JPG, PNG. For VideoLivenessCompare, DetectReflectLivenessAndCompare, LivenessCompare, "
         "CheckIdCardInformation, IdCardOCRVerification.",
         "4 digits for LIP, 1,2 or 2,1 for ACTION, nothing for SILENT. For VideoLivenessCompare, "
         "LivenessCompare.",
-        "Name of a tencent-credentials block; empty: the worker's environment.",
+        "Name of a tencent-credentials block. If empty, the worker's environment is used.",
     ):
         expect(page.get_by_text(description, exact=True)).to_be_visible()
     shoot("form-of-deliver")

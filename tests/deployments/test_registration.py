@@ -132,7 +132,7 @@ async def test_what_people_changed_in_the_dashboard_stays(client: PrefectClient)
     found = await client.read_deployment(deliver)
     assert [entry.schedule for entry in found.schedules] == [daily]
     assert found.paused
-    assert found.description == "One request, from its files to its verdict."
+    assert found.description == "Delivers one request, from its files to its verdict."
     (schedule,) = (await client.read_deployment(sweep)).schedules
     assert not schedule.active
     queue = await client.read_work_queue_by_name("batches", work_pool_name="faceid")

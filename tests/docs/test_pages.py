@@ -105,6 +105,8 @@ def session(tmp_path: Path) -> Iterator[Session]:
             },
             "HOME": str(home),
             "PATH": f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}",
+            # The environment's editable install may point to another checkout.
+            "PYTHONPATH": str(folder),
             "COLUMNS": "80",
         },
     )

@@ -162,7 +162,7 @@ async def test_what_waits_for_more_than_an_hour_is_told_by_each_sweep(
     an_hour_ago = datetime.now(UTC) - timedelta(minutes=61)
     backoff = Backoff(since=an_hour_ago, count=record.backoff.count)
     await records().save(record.model_copy(update={"backoff": backoff}))
-    assert await swept() == "1 waiting, 1 waiting for long"
+    assert await swept() == "1 waiting, 1 waiting for a long time"
 
     async def look() -> list[Event] | None:
         query = {"filter": {"event": {"name": ["faceid.requests.waiting"]}}}

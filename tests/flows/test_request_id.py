@@ -104,7 +104,7 @@ async def test_another_input_after_a_verdict_is_a_conflict(
     state, second, run = await run_deliver(**other)
     assert state.is_failed()
     assert state.message is not None
-    assert state.message.startswith("invalid-input: RequestIdConflict: request r-1 stands for")
+    assert state.message.startswith("invalid-input: RequestIdConflict: request r-1 already")
     assert "it has its verdict" in state.message
     assert second.error is not None
     assert (second.error.kind, second.error.code) == ("conflict", "RequestIdConflict")

@@ -117,7 +117,7 @@ async def test_a_record_that_cannot_be_read_does_not_hinder_the_others(
     await worker.taken(run := await other.trigger())
     await set_state(run, Crashed())
     damaged.write_bytes(b"{}")
-    assert await swept() == "1 not looked after, 1 scheduled"
+    assert await swept() == "1 not checked, 1 scheduled"
     assert damaged.read_bytes() == b"{}"
     damaged.write_bytes(content)
     assert await swept() == "1 marked Crashed, 1 scheduled"

@@ -146,7 +146,7 @@ async def test_a_holder_that_lost_its_lease_does_not_go_on(
             await asyncio.sleep(30)
             went_on = True
 
-    with pytest.raises(StorageError, match="lock ran out") as raised:
+    with pytest.raises(StorageError, match="lock expired") as raised:
         await work()
     assert raised.value.code == "LockLost"
     assert not went_on
