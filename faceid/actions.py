@@ -101,7 +101,18 @@ class AnswerFile(_Data):
 
 
 class TargetAction(_Data):
-    """A target action of the API."""
+    """A target action of the API.
+
+    Example::
+
+        action = TargetAction(
+            name="DetectMask",
+            resources=(ResourceField(name="ImageUrl", formats=("JPG", "PNG")),),
+            parameters=(Parameter(name="Mode", required=True, values=("FAST", "STRICT")),),
+            regions=("ap-singapore",),
+            reading=Reading(passed=("NoMask",)),
+        )
+    """
 
     name: str
     resources: tuple[ResourceField, ...]
@@ -300,6 +311,15 @@ def load_actions(path: Path) -> dict[str, TargetAction]:
     The file contains a list of objects with the fields of ``TargetAction``. An action with a name
     of the built-in table replaces that one. Raises ``InvalidInput``, with the path of the file and
     the position of the error, if it cannot be read or is invalid.
+
+    Example::
+
+        path = Path("actions.json")
+        path.write_text(
+            '[{"name": "DetectMask", "resources": [{"name": "ImageUrl"}],'
+            ' "regions": ["ap-singapore"], "reading": {"passed": ["NoMask"]}}]'
+        )
+        action = load_actions(path)["DetectMask"]
     """
     try:
         added = TypeAdapter(list[TargetAction]).validate_json(path.read_bytes())

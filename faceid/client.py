@@ -36,7 +36,7 @@ from faceid.errors import (
 )
 from faceid.files.resources import open_location
 from faceid.http import CHUNK, DEFAULT_TIMEOUTS, ConnectionPool, HttpReply, Timeouts, Transport
-from faceid.models import Credentials, Reply, ResourceFile, UploadTicket
+from faceid.models import Credentials, Reply, ResourceFile, Service, UploadTicket
 from faceid.pacing import Pacer
 from faceid.redaction import protect
 from faceid.replies import read_reply, read_store_refusal, read_ticket
@@ -52,6 +52,19 @@ class FaceIdClient:
     is called when the credentials are refused, because a key was rotated or a temporary token has
     expired, and returns the current ones. With ``fail_fast_on_auth``, an account that was refused
     on the first call is not tried again, so that a batch does not send every request in vain.
+
+    Example::
+
+        key = Credentials(
+            secret_id=os.environ["TENCENTCLOUD_SECRET_ID"],
+            secret_key=SecretStr(os.environ["TENCENTCLOUD_SECRET_KEY"]),
+        )
+        pacers = {"CreateUploadUrl": Pacer(20), "VideoLivenessCompare": Pacer(20)}
+        async with FaceIdClient(os.environ["FACEID_ENDPOINT"], key, pacers=pacers.get) as client:
+            ticket = await client.create_upload_url(
+                "VideoLivenessCompare", "ap-singapore", "ImageUrl"
+            )
+            print(ticket.expires_at - client.server_now())
     """
 
     def __init__(
@@ -67,7 +80,7 @@ class FaceIdClient:
     ) -> None:
         self.endpoint = base_url(endpoint)
         self.host = urlsplit(endpoint).netloc
-        self.service = service_of(endpoint)
+        self.service: Service = service_of(endpoint)
         self._pacers = pacers
         self._renew = renew
         self._paced: dict[str, Pacer | None] = {}

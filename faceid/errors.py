@@ -62,6 +62,19 @@ class FaceIdError(Exception):
     ``code`` is the service's error code, or one of ours if the service gave none. ``host`` is the
     server's name and port. ``advice`` tells a person what to do; if it is not given, it is that of
     the code or of the class.
+
+    Example::
+
+        async with FaceIdClient.from_environment() as client:
+            try:
+                await client.verify(
+                    "VideoLivenessCompare",
+                    "ap-singapore",
+                    files={"ImageUrl": "id-photo.jpg", "VideoUrl": "nowhere.mp4"},
+                    parameters={"LivenessType": "SILENT"},
+                )
+            except FaceIdError as error:
+                print(error.code, error.kind, error.next_step.value, error.advice)
     """
 
     kind: ClassVar[ErrorKind] = "unavailable"
