@@ -101,6 +101,8 @@ def session(tmp_path: Path) -> Iterator[Session]:
                 if not name.startswith(("FACEID_", "PREFECT_", "TENCENTCLOUD_", "VIRTUAL_ENV"))
             },
             "HOME": str(home),
+            # What is run is this copy, also where several checkouts share an environment.
+            "PYTHONPATH": str(folder),
             "PATH": f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}",
             "COLUMNS": "80",
         },
@@ -110,7 +112,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 
 def clone(folder: Path) -> None:
-    """Copy the checkout's files, with their times, and the environment that is installed."""
+    """Copy the checkout's files, and link to the environment that is installed."""
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -121,8 +123,12 @@ def clone(folder: Path) -> None:
     for name in tracked:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+            shutil.copy(ROOT / name, folder / name)
     (folder / ".venv").symlink_to(Path(sys.prefix))
+    # To make, the environment is up to date, whenever these files were checked out: the tests do
+    # not install into an environment that others use.
+    for name in ("pyproject.toml", "requirements.lock", "requirements-dev.lock"):
+        os.utime(folder / name, (0, 0))
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
