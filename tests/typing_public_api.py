@@ -175,6 +175,8 @@ def what_to_do(error: FaceIdError) -> str:
     match error.next_step:
         case NextStep.RETRY | NextStep.WAIT:
             return "try again"
+        case NextStep.DECIDE:
+            return "look at the bill"
         case NextStep.NEW_WINDOW | NextStep.NEW_URL_ONCE | NextStep.CHECK_RESOURCE:
             return "upload again"
         case NextStep.MEND_INPUT | NextStep.MEND_ACCOUNT | NextStep.GIVE_UP:
