@@ -111,7 +111,18 @@ class AnswerFile(_Data):
 
 
 class TargetAction(_Data):
-    """A target action of the API."""
+    """A target action of the API.
+
+    Example::
+
+        action = TargetAction(
+            name="DetectMask",
+            resources=(ResourceField(name="ImageUrl", formats=("JPG", "PNG")),),
+            parameters=(Parameter(name="Mode", required=True, values=("FAST", "STRICT")),),
+            regions=("ap-singapore",),
+            reading=Reading(passed=("NoMask",)),
+        )
+    """
 
     name: str
     """Name of the action in the API, such as ``VideoLivenessCompare``."""
@@ -321,6 +332,15 @@ def load_actions(path: Path) -> dict[str, TargetAction]:
     The file contains a list of objects with the fields of ``TargetAction``. An action that has the
     name of a built-in one replaces it. Raises ``InvalidInput``, with the path of the file and the
     position of the error, if the file cannot be read or is invalid.
+
+    Example::
+
+        path = Path("actions.json")
+        path.write_text(
+            '[{"name": "DetectMask", "resources": [{"name": "ImageUrl"}],'
+            ' "regions": ["ap-singapore"], "reading": {"passed": ["NoMask"]}}]'
+        )
+        action = load_actions(path)["DetectMask"]
     """
     try:
         added = TypeAdapter(list[TargetAction]).validate_json(path.read_bytes())

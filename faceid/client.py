@@ -21,7 +21,14 @@ import anyio.to_thread
 import orjson
 from pydantic import SecretStr
 
-from faceid.actions import API_VERSION, CREATE_UPLOAD_URL, SERVICE, TargetAction
+from faceid.actions import (
+    API_VERSION,
+    CREATE_UPLOAD_URL,
+    SERVICE,
+    TARGET_ACTIONS,
+    TargetAction,
+    find_action,
+)
 from faceid.errors import (
     AccountError,
     ClockSkewed,
@@ -36,7 +43,7 @@ from faceid.errors import (
 )
 from faceid.files.resources import open_location
 from faceid.http import CHUNK, DEFAULT_TIMEOUTS, ConnectionPool, HttpReply, Timeouts, Transport
-from faceid.models import Credentials, Reply, ResourceFile, UploadTicket
+from faceid.models import Credentials, Reply, ResourceFile, Service, UploadTicket
 from faceid.pacing import Pacer
 from faceid.redaction import protect
 from faceid.replies import read_reply, read_store_refusal, read_ticket
@@ -53,6 +60,21 @@ class FaceIdClient:
     if the service refuses those in use, because a key may have been rotated or a temporary token
     may have expired. With ``fail_fast_on_auth``, all calls fail at once after the service has
     refused the account on the first one, so that a batch does not send every request in vain.
+    ``transport`` carries the requests in place of the network, such as an ``httpx.MockTransport``
+    in tests. ``actions`` is the table of target actions for ``verify``.
+
+    Example::
+
+        key = Credentials(
+            secret_id=os.environ["TENCENTCLOUD_SECRET_ID"],
+            secret_key=SecretStr(os.environ["TENCENTCLOUD_SECRET_KEY"]),
+        )
+        pacers = {"CreateUploadUrl": Pacer(20), "VideoLivenessCompare": Pacer(20)}
+        async with FaceIdClient(os.environ["FACEID_ENDPOINT"], key, pacers=pacers.get) as client:
+            ticket = await client.create_upload_url(
+                "VideoLivenessCompare", "ap-singapore", "ImageUrl"
+            )
+            print(ticket.expires_at - client.server_now())
     """
 
     def __init__(
@@ -65,10 +87,12 @@ class FaceIdClient:
         fail_fast_on_auth: bool = False,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         transport: Transport | None = None,
+        actions: Mapping[str, TargetAction] = TARGET_ACTIONS,
     ) -> None:
         self.endpoint = base_url(endpoint)
         self.host = urlsplit(endpoint).netloc
-        self.service = service_of(endpoint)
+        self.service: Service = service_of(endpoint)
+        self._actions = actions
         self._pacers = pacers
         self._renew = renew
         self._paced: dict[str, Pacer | None] = {}
@@ -87,7 +111,7 @@ class FaceIdClient:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Return a client for the endpoint, key and rates of the environment's settings.
+        """Return a client for the endpoint, key, rates and actions of the environment's settings.
 
         Calls are paced within this process. Raises ``InvalidInput`` if there is no key, or if a
         setting is wrong.
@@ -98,7 +122,12 @@ class FaceIdClient:
             rate = settings.rate(action)
             return None if rate is None else Pacer(rate)
 
-        return cls(settings.endpoint, settings.credentials(), pacers=pacer)
+        return cls(
+            settings.endpoint,
+            settings.credentials(),
+            pacers=pacer,
+            actions=settings.target_actions(),
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,7 +153,7 @@ class FaceIdClient:
     ) -> Verification:
         """Upload files, call a target action with them, and return its verdict.
 
-        ``action`` is the name of an action in ``TARGET_ACTIONS``, or one of your own. ``files``
+        ``action`` is the name of an action in the client's table, or one of your own. ``files``
         maps the action's resource fields (``ImageUrl``, …) to local paths or fsspec URLs;
         ``parameters`` are its other parameters, as text. MD5s are computed. All of them are checked
         before anything is sent.
@@ -146,6 +175,8 @@ class FaceIdClient:
                 )
             print(found.verdict.passed, found.verdict.similarity)
         """
+        if isinstance(action, str):
+            action = find_action(action, self._actions)
         return await verify(self, action, region, files, parameters or {})
 
     def server_now(self) -> datetime:

@@ -51,6 +51,7 @@ class NextStep(StrEnum):
     SIGN_AGAIN = "sign again with the server's time"
     RENEW_CREDENTIALS = "read the credentials again, once"
     RETRY = "try again with increasing delays"
+    DECIDE = "try again, unless a target action was called: that may have been billed"
     WAIT = "wait for the rate window, then try again"
     CHECK_RESOURCE = "check the window and the upload, then open a new window or try again"
     NEW_WINDOW = "fresh ticket, fresh upload"
@@ -65,6 +66,19 @@ class FaceIdError(Exception):
     what is wrong. ``tencent_request_id`` identifies the call that failed, and ``host`` is the name
     and port of the server; each is ``None`` if it is not known. ``advice`` tells a person what to
     do; by default it is the advice for the code or, if there is none, for the class.
+
+    Example::
+
+        async with FaceIdClient.from_environment() as client:
+            try:
+                await client.verify(
+                    "VideoLivenessCompare",
+                    "ap-singapore",
+                    files={"ImageUrl": "id-photo.jpg", "VideoUrl": "nowhere.mp4"},
+                    parameters={"LivenessType": "SILENT"},
+                )
+            except FaceIdError as error:
+                print(error.code, error.kind, error.next_step.value, error.advice)
     """
 
     kind: ClassVar[ErrorKind] = "unavailable"
@@ -165,6 +179,8 @@ class RateLimited(ServiceUnavailable):
 
 class NoAnswer(ServiceUnavailable):
     """A call was sent, but no readable answer came. It is unknown whether it was executed."""
+
+    next_step = NextStep.DECIDE
 
 
 class ResourceUnreadable(ServiceUnavailable):

@@ -135,7 +135,17 @@ def buffer_size(rate: float) -> int:
 
 
 class Pacer:
-    """Paces the calls of one process, in the order in which they ask."""
+    """Paces the calls of one process, in the order in which they ask.
+
+    ``FaceIdClient`` asks its pacers itself.
+
+    Example::
+
+        pacer = Pacer(20)
+        for number in range(3):
+            await pacer.acquire()
+            print(f"call {number} may start")
+    """
 
     def __init__(
         self,

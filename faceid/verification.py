@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 from attrs import field, frozen
 
-from faceid.actions import TARGET_ACTIONS, TargetAction
+from faceid.actions import TargetAction
 from faceid.files.roots import Roots
 from faceid.models import EXPIRY_MARGIN, Reply, Request, ResourceFile, Upload, Verdict
 from faceid.replies import read_verdict
@@ -36,35 +36,30 @@ class Verification:
 
 async def verify(
     client: "FaceIdClient",
-    action: str | TargetAction,
+    action: TargetAction,
     region: str,
     files: Mapping[str, str | Path],
     parameters: Mapping[str, str],
 ) -> Verification:
     """Verify files with a target action: see ``FaceIdClient.verify``."""
-    if isinstance(action, TargetAction):
-        actions = {action.name: action}
-        name = action.name
-    else:
-        actions, name = TARGET_ACTIONS, action
     # The program that calls this names the files, so any location is accepted.
-    validator = RequestValidator(actions, Roots.of(("/",)), from_manifest=True)
+    validator = RequestValidator({action.name: action}, Roots.of(("/",)), from_manifest=True)
     validated = validator.check(
         Request(
             request_id="verify",
-            target_action=name,
+            target_action=action.name,
             region=region,
             resources={field: str(location) for field, location in files.items()},
             action_parameters=dict(parameters),
         )
     )
     checked = await anyio.to_thread.run_sync(check_files, validated)
-    uploads = await _upload_all(client, name, region, checked.files)
+    uploads = await _upload_all(client, action.name, region, checked.files)
     for upload in uploads:
         upload.ticket.require_open(client.server_now(), EXPIRY_MARGIN)
-    fields = call_fields(validated.action, checked.parameters, uploads)
-    answer = await client.call(name, region, fields)
-    return Verification(read_verdict(validated.action, answer), answer, uploads)
+    fields = call_fields(action, checked.parameters, uploads)
+    answer = await client.call(action.name, region, fields)
+    return Verification(read_verdict(action, answer), answer, uploads)
 
 
 async def _upload_all(

@@ -22,7 +22,7 @@ further retries. The list is kept short because Prefect includes it in each of a
 MAX_RETRIES = 50
 """Maximum number of retries of a step, whatever ``FACEID_WAIT_IN_RUN`` is."""
 
-_WORTH_RETRYING = {NextStep.RETRY, NextStep.WAIT, NextStep.CHECK_RESOURCE}
+_WORTH_RETRYING = {NextStep.RETRY, NextStep.DECIDE, NextStep.WAIT, NextStep.CHECK_RESOURCE}
 
 
 def is_passing(error: object) -> bool:

@@ -5,6 +5,7 @@ How a block is run depends on its language:
 - ``console``: lines that begin with ``$`` are run in one bash session per page, in a folder that
   looks like a fresh clone after ``make install``. The lines that follow a command are its output,
   with stdout and stderr mixed. ``...`` stands for any text within a line, and alone for any lines.
+  A command continues on the next line after a backslash and within quotes.
 - ``python``: a program that must end without an error, in the same folder and environment.
 - ``json``, ``yaml``, ``toml``: must parse.
 - Anything else is shown only.
@@ -18,6 +19,7 @@ A comment before a block changes that::
 """
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +67,8 @@ class Block:
     def commands(self) -> list[Command]:
         """Return the commands of a ``console`` block."""
         found: list[tuple[str, list[str]]] = []
-        continued = False
         for line in self.text.splitlines():
-            if continued:
+            if found and not _is_complete(found[-1][0]):
                 found[-1] = (f"{found[-1][0]}\n{line}", [])
             elif line.startswith("$ "):
                 found.append((line[2:], []))
@@ -75,7 +76,6 @@ class Block:
                 found[-1][1].append(line)
             else:
                 raise ValueError(f"line {self.line}: output before the first command")
-            continued = (continued or line.startswith("$ ")) and line.endswith("\\")
         return [Command(line, tuple(output)) for line, output in found]
 
 
@@ -94,6 +94,15 @@ def blocks(page: Path) -> Iterator[Block]:
         lines = [line[indent:] for line in found["text"].splitlines()]
         number = text.count("\n", 0, found.start("language")) + 1
         yield Block(found["language"], "\n".join(lines) + "\n", found["how"] or "", number)
+
+
+def _is_complete(command: str) -> bool:
+    """Return whether a command ends here: it leaves no quote open, and ends with no backslash."""
+    try:
+        shlex.split(command, comments=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _pattern(output: tuple[str, ...]) -> str:

@@ -170,7 +170,13 @@ def _tree(root: type[FaceIdError]) -> list[type[FaceIdError]]:
 
 def test_only_what_time_can_mend_is_retried():
     """Kinds and next steps are consistent: what the caller must fix is never retried."""
-    retried = {NextStep.RETRY, NextStep.WAIT, NextStep.CHECK_RESOURCE, NextStep.NEW_URL_ONCE}
+    retried = {
+        NextStep.RETRY,
+        NextStep.DECIDE,
+        NextStep.WAIT,
+        NextStep.CHECK_RESOURCE,
+        NextStep.NEW_URL_ONCE,
+    }
     for kind in _tree(FaceIdError):
         if kind.__module__ == errors.__name__ and kind.next_step in retried:
             assert kind.kind == "unavailable"

@@ -125,10 +125,10 @@ async def test_wrong_input_is_refused_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("op", "fault", "error", "next_step"),
     [
-        ("CreateUploadUrl", "http:502", ServiceUnavailable, NextStep.RETRY),
+        ("CreateUploadUrl", "http:502", ServiceUnavailable, NextStep.DECIDE),
         ("PutObject", "http:503", ServiceUnavailable, NextStep.RETRY),
         ("PutObject", "expire-now", WindowOver, NextStep.NEW_WINDOW),
-        (ACTION, "commit-then-reset", NoAnswer, NextStep.RETRY),
+        (ACTION, "commit-then-reset", NoAnswer, NextStep.DECIDE),
     ],
 )
 async def test_a_failure_is_raised_and_nothing_is_tried_again(
