@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 from urllib.parse import urlsplit
 
 import anyio.to_thread
@@ -50,6 +50,16 @@ from faceid.replies import read_reply, read_store_refusal, read_ticket
 from faceid.settings import FaceIdSettings, base_url, service_of
 from faceid.signing import sign_request
 from faceid.verification import Verification, verify
+
+
+class Departure(Protocol):
+    """What has to be done, and to hold, for a call to leave."""
+
+    async def prepare(self) -> None:
+        """Called when it is the call's turn, before anything of it is sent; may raise an error."""
+
+    async def confirm(self) -> None:
+        """Called directly before the call leaves. If it raises an error, the call is not sent."""
 
 
 class FaceIdClient:
@@ -276,17 +286,31 @@ class FaceIdClient:
         if self._clock_offset is None:
             await self._exchange("GET", self.endpoint + "/", headers={}, content=b"")
 
-    async def call(self, target_action: str, region: str, fields: Mapping[str, Any]) -> Reply:
+    async def call(
+        self,
+        target_action: str,
+        region: str,
+        fields: Mapping[str, Any],
+        departure: Departure | None = None,
+    ) -> Reply:
         """Call a target action and return its answer.
+
+        ``departure`` is told when the call is about to leave, and may keep it back.
 
         ``fields`` are the parameters of the call, including the URLs of the resources. The call may
         be billed, so repeating it is the caller's decision. Raises ``NoAnswer`` if the call was
         sent and may have been executed, and otherwise the ``FaceIdError`` that corresponds to the
         service's error code.
         """
-        return await self._post(target_action, region, fields)
+        return await self._post(target_action, region, fields, departure)
 
-    async def _post(self, action: str, region: str, fields: Mapping[str, Any]) -> Reply:
+    async def _post(
+        self,
+        action: str,
+        region: str,
+        fields: Mapping[str, Any],
+        departure: Departure | None = None,
+    ) -> Reply:
         """Send a call, one at a time until a call has ended without a refusal of the account.
 
         A wrong key is therefore refused once, and not for every concurrent call.
@@ -298,13 +322,15 @@ class FaceIdClient:
                 if self._refusal is not None and (told_meanwhile or self._fail_fast_on_auth):
                     raise self._refusal
                 if not self._was_accepted:
-                    return await self._try_first(action, region, fields)
-        return await self._send(action, region, fields)
+                    return await self._try_first(action, region, fields, departure)
+        return await self._send(action, region, fields, departure)
 
-    async def _try_first(self, action: str, region: str, fields: Mapping[str, Any]) -> Reply:
+    async def _try_first(
+        self, action: str, region: str, fields: Mapping[str, Any], departure: Departure | None
+    ) -> Reply:
         self._refusal = None
         try:
-            reply = await self._send(action, region, fields)
+            reply = await self._send(action, region, fields, departure)
         except AccountError as refusal:
             self._refusal = refusal
             raise
@@ -316,17 +342,18 @@ class FaceIdClient:
         self._was_accepted = True
         return reply
 
-    async def _send(self, action: str, region: str, fields: Mapping[str, Any]) -> Reply:
+    async def _send(
+        self, action: str, region: str, fields: Mapping[str, Any], departure: Departure | None
+    ) -> Reply:
         body = orjson.dumps(fields)
         renewed = False
         signed_again = False
         pacer = self._pacer(action)
         while True:
-            content = (
-                body
-                if pacer is None
-                else _paced(body, pacer, await pacer.acquire(), time.monotonic())
-            )
+            start = await pacer.acquire() if pacer else 0.0
+            if departure:
+                await departure.prepare()
+            content = _departing(body, departure, pacer, start, time.monotonic())
             used, renewals = self._credentials, self._renewals
             try:
                 answer = await self._exchange(
@@ -410,13 +437,19 @@ class FaceIdClient:
         self._clock_offset = (server + timedelta(seconds=0.5)).timestamp() - time.time()
 
 
-async def _paced(body: bytes, pacer: Pacer, start: float, given: float) -> AsyncIterator[bytes]:
-    """Yield the body, after telling the pacer how long the call took to reach the network.
+async def _departing(
+    body: bytes, departure: Departure | None, pacer: Pacer | None, start: float, given: float
+) -> AsyncIterator[bytes]:
+    """Yield the body of a call, once its headers have left and nothing keeps it back.
 
-    ``start`` is the start that the pacer gave, and ``given`` the monotonic time at which it did.
+    ``start`` is what ``pacer.acquire`` returned, and ``given`` the time at which it returned.
+    Without its body a call is not executed, so this is the last moment to keep it back.
     """
-    with suppress(StorageError):  # the next `acquire` will raise the same error
-        await pacer.departed(start, time.monotonic() - given)
+    if pacer:
+        with suppress(StorageError):  # the next `acquire` raises it again
+            await pacer.departed(start, time.monotonic() - given)
+    if departure:
+        await departure.confirm()
     yield body
 
 

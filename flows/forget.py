@@ -49,7 +49,7 @@ Age = Annotated[str, Field(json_schema_extra={"pattern": AGE_PATTERN})]
 
 # The fields of a record that are kept together with the verdict: those of the result line, and
 # those by which the same input is recognized.
-_RESULT_LINE = {"request_id", "target_action", "verdict", "window", "calls", "tencent_request_ids"}
+_RESULT_LINE = {"request_id", "target_action", "verdict", "window", "tencent_request_ids"}
 _IDENTITY = {"region", "request_digest", "input_digest", "generation", "fence", "updated_at"}
 
 
@@ -320,7 +320,8 @@ def verdict_alone(record: Record) -> Record | None:
     """
     if record.verdict is None:
         return None
-    return Record(**record.model_dump(include=_RESULT_LINE | _IDENTITY), outcome="verdict")
+    kept = record.model_dump(include=_RESULT_LINE | _IDENTITY)
+    return Record(**kept, calls_before=record.calls, outcome="verdict")
 
 
 def moment(older_than: str) -> datetime:

@@ -25,6 +25,7 @@ from faceid.verification import call_fields
 from tasks.cache import UNCACHED
 from tasks.delivery import Delivery
 from tasks.retries import RETRIES
+from tasks.state.answers import keep_answer
 
 
 @task(
@@ -57,27 +58,52 @@ async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> V
     assert window is not None
     for upload in window.uploads:
         delivery.require_open(upload.ticket)
-    await _intend(delivery)
     reply, verdict = await _call(delivery, window)
     # If the run has files to save, it does not end with the answer.
     record.answer(reply, verdict, ends_run=not delivery.wants_files)
-    await delivery.save()
+    kept = await keep_answer(delivery.store, record, delivery.settings.wait_in_run)
+    if kept is not record:
+        delivery.record = kept
+        return _cached(kept.verdict)
     return verdict
 
 
-async def _intend(delivery: Delivery) -> None:
-    """Store the intent to call the action.
+def _cached(verdict: Verdict | None) -> Verdict:
+    # Prefect's types expect a value here. Only a state makes the dashboard show `Cached`.
+    message = "The verdict was stored by another run."
+    return cast("Verdict", Completed(name="Cached", message=message, data=verdict))
 
-    If it cannot be stored, it is withdrawn, and ``StorageError`` is raised.
-    """
-    record = delivery.record
-    before = record.intent
-    record.intend_call()
-    try:
-        await delivery.save()
-    except StorageError:
-        record.withdraw_call(before)
-        raise
+
+class _Departure:
+    """Stores the intent to call when it is the call's turn, and lets the call leave under lock."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.before = delivery.record.intent
+        self.is_intended = False
+        self.was_kept_back = False
+        self._delivery = delivery
+
+    async def prepare(self) -> None:
+        """Store the intent, once for all times that the call is signed.
+
+        If it cannot be stored, it is withdrawn, and ``StorageError`` is raised.
+        """
+        if self.is_intended:
+            return
+        record = self._delivery.record
+        record.intend_call()
+        try:
+            await self._delivery.save()
+        except StorageError:
+            record.withdraw_call(self.before)
+            raise
+        self.is_intended = True
+
+    async def confirm(self) -> None:
+        """Raise ``StorageError`` unless the request's lock is held at this moment."""
+        self.was_kept_back = True
+        await self._delivery.lease.confirm()
+        self.was_kept_back = False
 
 
 async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]:
@@ -86,13 +112,15 @@ async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]
     If the call fails, what is known about the call is saved in the record before the error is
     raised.
     """
-    record = delivery.record
+    record, departure = delivery.record, _Departure(delivery)
     try:
-        reply = await delivery.client.call(
-            delivery.action.name,
-            delivery.request.region,
-            call_fields(delivery.action, delivery.request.parameters, window.uploads),
-        )
+        with delivery.lease.not_to_be_cut_off():
+            reply = await delivery.client.call(
+                delivery.action.name,
+                delivery.request.region,
+                call_fields(delivery.action, delivery.request.parameters, window.uploads),
+                departure,
+            )
         return reply, read_verdict(delivery.action, reply)
     except NoAnswer as error:
         # The intent is kept, because the service may have carried out the call.
@@ -102,8 +130,11 @@ async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]
             raise OutcomeUnknown(error.code, error.message, host=error.host) from None
         raise
     except FaceIdError as error:
-        is_throttled = isinstance(error, RateLimited)
-        record.refuse_call(reached_action=not is_throttled and bool(error.tencent_request_id))
+        if not departure.is_intended:
+            raise
+        was_throttled = isinstance(error, RateLimited)
+        was_sent = not departure.was_kept_back and bool(error.tencent_request_id)
+        record.refuse_call(reached_action=was_sent and not was_throttled, before=departure.before)
         delivery.note(error)
         await delivery.save()
         if isinstance(error, ResourceUnreadable):

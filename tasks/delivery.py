@@ -48,6 +48,7 @@ class Delivery:
         self.record = taken.record
         """The record of the request, which this run has claimed."""
         self.is_follow_up = taken.is_follow_up
+        self.lease = taken.lease
         """Whether this run is the follow-up that was scheduled for the request."""
         self.on_unknown_outcome: OnUnknownOutcome = on_unknown_outcome
         """What to do if a call was sent and its answer was lost."""
@@ -103,6 +104,14 @@ class Delivery:
         """
         found = answer.tencent_request_id if isinstance(answer, FaceIdError) else answer
         self.record.note(found)
+
+    async def finds_verdict(self) -> bool:
+        """Return whether another run has stored the verdict, and go on with its record if so."""
+        stored = await self.store.load(self.record.request_id)
+        if stored is None or stored.verdict is None:
+            return False
+        self.record = stored
+        return True
 
     async def save(self) -> None:
         """Write the record to the storage.

@@ -28,7 +28,7 @@ from tasks.request_upload_url import request_upload_url
 from tasks.save_files import save_files
 from tasks.settings import DeliverySettings
 from tasks.state.claims import CurrentRun, claim_request
-from tasks.state.record_store import RecordStore
+from tasks.state.record_store import Overtaken, RecordStore
 from tasks.state.records import Record
 from tasks.upload_resource import upload_resource
 
@@ -59,11 +59,10 @@ async def deliver_request(
 
     A ``FaceIdError`` is not raised, but returned as part of the outcome.
     """
-    record: Record | None = None
+    delivery: Delivery | None = None
     unsaved: FaceIdError | None = None
     try:
         async with claim_request(validated, store, settings, run) as taken:
-            record = taken.record
             delivery = Delivery(
                 validated.action,
                 client,
@@ -78,10 +77,14 @@ async def deliver_request(
             if options.folder:
                 unsaved = await to_files(delivery, verdict, options.folder)
     except DeliveryDeferred as deferred:
-        return DeliveryOutcome(record, deferred=deferred)
+        return DeliveryOutcome(_record(delivery), deferred=deferred)
     except FaceIdError as error:
-        return DeliveryOutcome(record, failure=error)
-    return DeliveryOutcome(record, unsaved=unsaved)
+        return DeliveryOutcome(_record(delivery), failure=error)
+    return DeliveryOutcome(_record(delivery), unsaved=unsaved)
+
+
+def _record(delivery: Delivery | None) -> Record | None:
+    return delivery and delivery.record
 
 
 async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
@@ -91,6 +94,16 @@ async def to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
     outcome is stored in the record. Raises ``DeliveryDeferred`` if the request is left to a later
     run, and ``FaceIdError`` if the delivery failed.
     """
+    try:
+        return await _to_verdict(delivery, max_windows)
+    except Overtaken:
+        # Another run has the request in hand, or has brought it to its verdict already.
+        if not await delivery.finds_verdict():
+            raise
+        return await call_target_action(delivery, None)
+
+
+async def _to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
     record = delivery.record
     url_was_refused = False
     while True:

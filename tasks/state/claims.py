@@ -18,7 +18,7 @@ from faceid.models import CheckedRequest
 from faceid.validation import ValidatedRequest, check_files
 from tasks.settings import DeliverySettings
 from tasks.state import layout
-from tasks.state.locks import Waiting, acquire_lock
+from tasks.state.locks import Lease, Waiting, acquire_lock
 from tasks.state.record_store import RecordStore, input_digest, request_digest
 from tasks.state.records import Origin, Record
 
@@ -43,6 +43,8 @@ class Claim(NamedTuple):
     longer needed."""
     is_follow_up: bool
     """Whether the run is the follow-up that was scheduled for the request."""
+    lease: Lease
+    """The request's lock, which the run holds."""
 
 
 class _Input:
@@ -84,7 +86,7 @@ async def has_verdict(validated: ValidatedRequest, store: RecordStore) -> bool:
 
 def request_lock(
     store: RecordStore, settings: DeliverySettings, request_id: str, waiting: Waiting
-) -> contextlib.AbstractAsyncContextManager[None]:
+) -> contextlib.AbstractAsyncContextManager[Lease]:
     """Return an async context manager that holds the request's lock.
 
     ``waiting`` is called once if the lock is not free immediately; it may raise an error instead of
@@ -134,7 +136,7 @@ async def claim_request(
         if record is not None and not await given.is_that_of(record):
             raise _conflict(request_id, "a run is at work on it")
 
-    async with request_lock(store, settings, request_id, waiting):
+    async with request_lock(store, settings, request_id, waiting) as lease:
         record = await store.load(request_id)
         if record is not None and record.verdict is not None:
             if not await given.is_that_of(record):
@@ -145,7 +147,7 @@ async def claim_request(
             record = _continued(record, given, checked)
         is_follow_up = record.claim(run.flow_run_id, run.origin)
         await store.save(record)
-        yield Claim(record, checked, is_follow_up)
+        yield Claim(record, checked, is_follow_up, lease)
 
 
 def _continued(record: Record | None, given: _Input, checked: CheckedRequest) -> Record:

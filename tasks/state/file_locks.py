@@ -24,12 +24,20 @@ def try_file_lock(path: Path) -> int | None:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(handle).st_ino == path.stat().st_ino:
+        if is_held(path, handle):
             return handle
-    except (BlockingIOError, FileNotFoundError):
-        pass  # it is held, or its holder has just removed the file
+    except BlockingIOError:
+        pass
     os.close(handle)
     return None
+
+
+def is_held(path: Path, handle: int) -> bool:
+    """Return whether the file that is locked is still the one with this path."""
+    try:
+        return os.fstat(handle).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 def release_file_lock(path: Path, handle: int) -> None:

@@ -9,16 +9,17 @@ holder that is killed delays the next one by half a minute at most.
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import LockError, RedisError
 
 from faceid.errors import InvalidInput, StorageError
-from tasks.state.file_locks import release_file_lock, try_file_lock
+from tasks.state.file_locks import is_held, release_file_lock, try_file_lock
 
 Waiting = Callable[[], Awaitable[None]]
 """Called once if a lock is not free immediately. It may raise an error instead of waiting."""
@@ -29,14 +30,34 @@ POLL_SECONDS = 0.2
 LEASE_SECONDS = 30.0
 """How long a lock on the Redis server is held without renewal."""
 
+LEASE_LEFT = 5.0
+"""Seconds that a lease must have left when it is confirmed."""
+
 REDIS_SECONDS = 5.0
 """Timeout of a connection to the Redis server, and of each answer from it."""
+
+
+class Lease(Protocol):
+    """A lock that is held, as far as its holder knows."""
+
+    async def confirm(self) -> None:
+        """Ask the lock's keeper whether it is still held, for some seconds at least.
+
+        The keeper is the kernel for a file, and otherwise the Redis server. Raises ``StorageError``
+        if it is not, or if the answer took too long to be of use. The clock counts the time for
+        which the process, or the machine, was stopped.
+        """
+        ...
+
+    def not_to_be_cut_off(self) -> contextlib.AbstractContextManager[None]:
+        """Within this context the holder is not cancelled if the lease is lost."""
+        ...
 
 
 @contextlib.asynccontextmanager
 async def acquire_lock(
     locks: str, folder: Path, name: str, waiting: Waiting
-) -> AsyncGenerator[None]:
+) -> AsyncGenerator[Lease]:
     """Hold the lock ``name`` within the context, waiting for the lock if necessary.
 
     ``locks`` is ``FACEID_LOCKS``: empty for files in ``folder``, or a ``redis://`` URL. ``waiting``
@@ -47,11 +68,12 @@ async def acquire_lock(
     """
     if locks:
         check_locks(locks)
-        async with _redis_lock(locks, f"faceid:lock:{name}", waiting):
-            yield
+        async with _redis_lock(locks, f"faceid:lock:{name}", waiting) as lease:
+            yield lease
     else:
-        async with _file_lock(folder / hashlib.sha256(name.encode()).hexdigest(), waiting):
-            yield
+        path = folder / hashlib.sha256(name.encode()).hexdigest()
+        async with _file_lock(path, waiting) as lease:
+            yield lease
 
 
 def check_locks(locks: str) -> None:
@@ -61,16 +83,30 @@ def check_locks(locks: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _file_lock(path: Path, waiting: Waiting) -> AsyncGenerator[None]:
+async def _file_lock(path: Path, waiting: Waiting) -> AsyncGenerator[Lease]:
     handle = _try(path)
     if handle is None:
         await waiting()
         while (handle := _try(path)) is None:  # noqa: ASYNC110 - another process may hold it
             await asyncio.sleep(POLL_SECONDS)
     try:
-        yield
+        yield _FileLease(path, handle)
     finally:
         release_file_lock(path, handle)
+
+
+class _FileLease:
+    def __init__(self, path: Path, handle: int) -> None:
+        self._path, self._handle = path, handle
+
+    async def confirm(self) -> None:
+        # The kernel keeps the lock as long as the process has the file open. But somebody may have
+        # removed the file, and others then lock another one of the same name.
+        if not is_held(self._path, self._handle):
+            raise _lost()
+
+    def not_to_be_cut_off(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 def _try(path: Path) -> int | None:
@@ -81,7 +117,7 @@ def _try(path: Path) -> int | None:
 
 
 @contextlib.asynccontextmanager
-async def _redis_lock(url: str, name: str, waiting: Waiting) -> AsyncGenerator[None]:
+async def _redis_lock(url: str, name: str, waiting: Waiting) -> AsyncGenerator[Lease]:
     try:
         server = Redis.from_url(
             url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
@@ -94,8 +130,8 @@ async def _redis_lock(url: str, name: str, waiting: Waiting) -> AsyncGenerator[N
             if not await lock.acquire(blocking=False):
                 await waiting()
                 await lock.acquire()
-            async with _renewed(lock):
-                yield
+            async with _renewed(_RedisLease(redis, lock)) as lease:
+                yield lease
     except RedisError as error:
         raise locks_unavailable(error) from None
 
@@ -109,44 +145,81 @@ def locks_unavailable(error: RedisError) -> StorageError:
     )
 
 
-@contextlib.asynccontextmanager
-async def _renewed(lock: Any) -> AsyncGenerator[None]:
-    """Keep the lease of a lock renewed within the context, and release the lock on exit.
+def _lost() -> StorageError:
+    return StorageError(
+        "LockLost",
+        "the request's lock ran out while it was held",
+        advice="Deliver the same request again: it continues where it stopped.",
+    )
 
-    If the lease is lost, the current task is cancelled, and ``StorageError`` is raised.
-    """
+
+class _RedisLease:
+    def __init__(self, redis: Redis, lock: Any) -> None:
+        self.lock = lock
+        self._redis = redis
+        self._is_protected = False
+        self.is_lost = False
+
+    async def confirm(self) -> None:
+        asked = _clock()
+        try:
+            token = await self._redis.get(self.lock.name)
+            left = await self._redis.pttl(self.lock.name)
+        except RedisError as error:
+            raise locks_unavailable(error) from None
+        if token != self.lock.local.token or left / 1000 - (_clock() - asked) < LEASE_LEFT:
+            raise _lost()
+
+    @contextlib.contextmanager
+    def not_to_be_cut_off(self) -> Generator[None]:
+        self._is_protected = True
+        try:
+            yield
+        finally:
+            self._is_protected = False
+
+    def lose(self, holder: "asyncio.Task[Any]") -> None:
+        """Cancel the holder, unless what it does must not be cut off."""
+        self.is_lost = True
+        if not self._is_protected:
+            holder.cancel()
+
+
+def _clock() -> float:
+    """Return seconds on a clock that goes on while the machine is suspended, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+@contextlib.asynccontextmanager
+async def _renewed(lease: _RedisLease) -> AsyncGenerator[Lease]:
+    """Keep the lease renewed. A holder that loses it is stopped with a ``StorageError``."""
     holder = asyncio.current_task()
     assert holder is not None
-    renewal = asyncio.create_task(_renew(lock, holder))
+    renewal = asyncio.create_task(_renew(lease, holder))
     try:
-        yield
+        yield lease
     except asyncio.CancelledError:
-        if not renewal.done():  # the cancellation came from somebody else
+        if not lease.is_lost:  # the cancellation came from somebody else
             raise
         holder.uncancel()
-        raise StorageError(
-            "LockLost",
-            "the request's lock expired while it was held",
-            advice="Deliver the same request again: it continues where it stopped.",
-        ) from None
+        raise _lost() from None
     finally:
         renewal.cancel()
-        # An error here must not hide the result. A lock that is not released expires by itself.
+        # An error here must not hide the result: a lock that is not released expires by itself.
         with contextlib.suppress(RedisError):
-            await lock.release()
+            await lease.lock.release()
 
 
-async def _renew(lock: Any, holder: "asyncio.Task[Any]") -> None:
-    """Renew the lease until it is lost, or may be lost soon, and then cancel the holder's task."""
-    clock = asyncio.get_running_loop().time
-    renewed_at = clock()
-    while clock() - renewed_at < LEASE_SECONDS * 2 / 3:
+async def _renew(lease: _RedisLease, holder: "asyncio.Task[Any]") -> None:
+    """Renew until the lease is lost or may be lost soon, and then cancel the holder."""
+    renewed_at = _clock()
+    while _clock() - renewed_at < LEASE_SECONDS * 2 / 3:
         await asyncio.sleep(LEASE_SECONDS / 6)
         try:
-            await lock.reacquire()
-            renewed_at = clock()
+            await lease.lock.reacquire()
+            renewed_at = _clock()
         except LockError:
             break
         except RedisError:
             continue  # the server may be back in time
-    holder.cancel()
+    lease.lose(holder)

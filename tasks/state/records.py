@@ -128,6 +128,8 @@ class RunEntry(_Part, frozen=True):
     outcome: RunEnd | None = None
     """How the run ended; ``None`` while it is at work, or if it died and the sweep has not noticed
     it yet."""
+    calls: int = 0
+    """Number of calls of the target action that the run has sent, as ``Record.calls`` counts."""
 
 
 @dataclass
@@ -164,7 +166,7 @@ class Record(BaseModel, frozen=True):
     ``open_window``           at work, calling                                  the same
     ``intend_call``           at work, calling                                  calling
     ``withdraw_call``         calling                                           at work, calling
-    ``refuse_call``           calling                                           at work
+    ``refuse_call``           calling                                           at work, calling
     ``answer``                calling                                           answered or done
     ``save_file``             answered, done                                    the same
     ``finish``                answered, done                                    done
@@ -177,8 +179,8 @@ class Record(BaseModel, frozen=True):
     ``cancel``                at work, calling, answered, waiting               cancelled
     ========================= ================================================= =================
 
-    ``restate`` and ``note`` are always allowed. In addition, ``take_input`` requires that there is
-    no intent and no verdict.
+    ``restate``, ``note`` and ``take_over`` are always allowed. In addition, ``take_input`` requires
+    that there is no intent and no verdict.
     """
 
     request_id: str
@@ -200,9 +202,8 @@ class Record(BaseModel, frozen=True):
     and cannot save the record."""
     window: int = 0
     """Number of the window that is open or being opened; 0 before the first window."""
-    calls: int = 0
-    """Number of calls of the target action. Calls that were not answered count, throttled calls do
-    not."""
+    calls_before: int = Field(default=0, validation_alias=AliasChoices("calls_before", "calls"))
+    """Number of calls by runs that are not in ``runs``, or whose entry does not count them."""
     tencent_request_ids: tuple[str, ...] = ()
     """The service's IDs of the calls for the request, oldest first."""
     intent: Intent | None = None
@@ -254,6 +255,15 @@ class Record(BaseModel, frozen=True):
                 return self.outcome
             case _:
                 return "failed"
+
+    @property
+    def calls(self) -> int:
+        """Number of calls of the target action over the request's whole life.
+
+        Calls that were not answered count, throttled calls do not. They are counted per run, so
+        that records of runs that overtook one another can be merged.
+        """
+        return self.calls_before + sum(run.calls for run in self.runs)
 
     @property
     def is_open(self) -> bool:
@@ -321,10 +331,8 @@ class Record(BaseModel, frozen=True):
     @_from("at work", "calling")
     def intend_call(self) -> None:
         """Set the intent to call the target action, and count the call as sent."""
-        self._set(
-            intent=Intent(window=self.window, at=datetime.now(UTC)),
-            calls=self.calls + 1,
-        )
+        self._set(intent=Intent(window=self.window, at=datetime.now(UTC)))
+        self._count(1)
 
     @_from("calling")
     def withdraw_call(self, before: Intent | None) -> None:
@@ -332,15 +340,20 @@ class Record(BaseModel, frozen=True):
 
         ``before`` is the intent that the record had before.
         """
-        self._set(intent=before, calls=self.calls - 1)
+        self._set(intent=before)
+        self._count(-1)
 
     @_from("calling")
-    def refuse_call(self, *, reached_action: bool) -> None:
+    def refuse_call(self, *, reached_action: bool, before: Intent | None = None) -> None:
         """Remove the intent, because the call was refused or was not sent.
 
         ``reached_action`` is whether the action received the call. If not, the call is not counted.
+        ``before`` is the intent that the record had before: an earlier call may still have an
+        answer that is unknown.
         """
-        self._set(intent=None, calls=self.calls - (not reached_action))
+        self._set(intent=before)
+        if not reached_action:
+            self._count(-1)
 
     @_from("calling")
     def answer(self, reply: Reply, verdict: Verdict, *, ends_run: bool) -> None:
@@ -349,6 +362,25 @@ class Record(BaseModel, frozen=True):
         self._set(intent=None, reply=reply, verdict=verdict)
         if ends_run:
             self._end("verdict")
+
+    def take_over(self, overtaken: "Record") -> None:
+        """Take what a run knows that this record's run has overtaken: its calls, and its answer.
+
+        The first stored verdict stands. ``overtaken`` is that run's own version of the record.
+        """
+        entry = overtaken.runs[-1]
+        known = [run.flow_run_id for run in self.runs]
+        if entry.flow_run_id in known:
+            last = len(known) - 1 - known[::-1].index(entry.flow_run_id)
+            self._set(runs=(*self.runs[:last], entry, *self.runs[last + 1 :]))
+        else:
+            self._set(runs=(entry, *self.runs))
+        for tencent_request_id in overtaken.tencent_request_ids:
+            self.note(tencent_request_id)
+        if self.verdict is None:
+            self._set(intent=None, reply=overtaken.reply, verdict=overtaken.verdict)
+            if self.outcome is not None:
+                self._set(outcome="verdict", error=None, follow_up=None, backoff=None)
 
     @_from("answered", "done")
     def save_file(self, path: str) -> None:
@@ -452,6 +484,12 @@ class Record(BaseModel, frozen=True):
             self._set(runs=(*self.runs[:-1], ended))
         if outcome not in ("rerequested", "crashed"):
             self._set(backoff=None)
+
+    def _count(self, calls: int) -> None:
+        """Add to the number of calls of the last run."""
+        last = self.runs[-1]
+        counted = last.model_copy(update={"calls": last.calls + calls})
+        self._set(runs=(*self.runs[:-1], counted))
 
     def _set(self, **fields: Any) -> None:
         # This is the only place that changes a record. The model is frozen, so that attributes
