@@ -66,7 +66,7 @@ def test_without_a_server_the_storage_is_enough(faceid: Faceid, started: Callabl
         code, out, err = faceid("results", run)
     assert code == 0
     assert len(out.splitlines()) == 2
-    assert "FACEID_STORAGE alone" in err
+    assert "only in FACEID_STORAGE" in err
 
 
 def test_the_lines_are_those_of_the_last_run_of_a_chain(

@@ -175,7 +175,7 @@ async def test_who_is_told_learns_what_is_the_matter_and_no_parameter(
     await run_deliver(request_id=f"r-{uuid4().hex[:12]}")
     (told,) = await listener.got("/alerts")
     assert told.body["subject"] == "faceid: account refused"
-    assert "arrears" in told.body["body"]
+    assert "payments are overdue" in told.body["body"]
     assert "ResourceUnavailable.InArrears: " in told.body["body"]
     assert "alder" not in str(told.body)
 
