@@ -15,6 +15,7 @@ process, so a process that dies leaves nothing to clean up.
 
 import asyncio
 import fcntl
+import logging
 import math
 import mmap
 import os
@@ -51,20 +52,38 @@ THROTTLED = 1.0
 # Positions of the values in the buffer of `Slots`: the index of the oldest start, the time when the
 # next start is due, the time before which only callers with priority may start, the slow-down
 # factor, the time when it was set, and the first of the times of the last starts.
-_HEAD, _DUE, _URGENT, _FACTOR, _SLOWED_AT, _TIMES = range(6)
+CAPACITY = 1024
+"""How many starts are kept: a rate of more calls per second than this is paced in shorter spans."""
+
+RATE_MEMORY = 60.0
+"""Seconds for which the rate of a slower user of the same state counts after its last start."""
+
+_LAYOUT = 2.0
+"""Marks a buffer with the layout below. Any other content is discarded."""
+_MARK, _HEAD, _DUE, _URGENT, _FACTOR, _SLOWED_AT, _RATE, _RATE_SEEN, _TIMES = range(9)
+
+BUFFER_SIZE = 8 * (_TIMES + CAPACITY)
+"""Size in bytes of the buffer of ``Slots``."""
+
+logger = logging.getLogger(__name__)
 
 
 class Slots:
     """The times of the last starts and of the next one, as floats in a buffer.
 
-    ``rate`` is in starts per second. ``buffer`` has ``buffer_size(rate)`` bytes, which are all zero
-    at first. All times are in seconds, on the clock of ``time.monotonic``.
+    ``rate`` is in starts per second. ``buffer`` has ``BUFFER_SIZE`` bytes; content that is no state
+    of a pacer is discarded. All times are in seconds, on the clock of ``time.monotonic``.
+
+    Users with different rates may share a buffer: then the slowest of them counts for all.
     """
 
     def __init__(self, rate: float, buffer: bytearray | mmap.mmap) -> None:
-        self._limit = starts_in_a_span(rate)
-        self._span = self._limit / rate * (1 + GUARD)
+        self.rate = rate
+        """The rate that counts: the own one, or that of a slower user."""
+        self._own_rate = rate
         self._cells = memoryview(buffer).cast("d")
+        if self._cells[_MARK] != _LAYOUT:
+            self._reset()
 
     def wait(self, now: float, *, priority: bool) -> float:
         """Take the next start and return 0, or return the seconds to wait before asking again.
@@ -73,13 +92,13 @@ class Slots:
         reserved for that caller.
         """
         cells = self._cells
-        factor = self._factor(now)
-        span = self._span * factor
-        spacing = span / self._limit
-        if cells[_DUE] > now + 10 + 3 * span:
-            # The machine was restarted, and its monotonic clock began again.
-            cells[:] = memoryview(bytes(cells.nbytes)).cast("d")
-        oldest = cells[_TIMES + int(cells[_HEAD])]
+        if not self._is_plausible(now):
+            self._reset()
+        self.rate = self._slowest_rate(now)
+        limit = starts_in_a_span(self.rate)
+        span = span_of(self.rate) * self._factor(now)
+        spacing = span / limit
+        oldest = cells[_TIMES + (int(cells[_HEAD]) - limit) % CAPACITY]
         start = max(cells[_DUE], oldest + span if oldest else 0.0)
         if not priority:
             start = max(start, cells[_URGENT])
@@ -88,14 +107,43 @@ class Slots:
         if start > now:
             return start - now
         cells[_TIMES + int(cells[_HEAD])] = now
-        cells[_HEAD] = (int(cells[_HEAD]) + 1) % self._limit
+        cells[_HEAD] = (int(cells[_HEAD]) + 1) % CAPACITY
         was_late = now - cells[_DUE] <= CATCH_UP
         cells[_DUE] = (cells[_DUE] if was_late else now) + spacing
         return 0.0
 
+    def _is_plausible(self, now: float) -> bool:
+        """Return whether the state can be one of this clock.
+
+        It is not if the machine was restarted, because its monotonic clock then began again, or if
+        the file is damaged. (Comparisons with NaN are false.)
+        """
+        head, last = self._cells[_HEAD], now + 10 + 3 * span_of(self._own_rate) * SLOWEST
+        times = (*self._cells[_DUE : _URGENT + 1], self._cells[_SLOWED_AT], self._cells[_RATE_SEEN])
+        newest = self._cells[_TIMES + (int(head) - 1) % CAPACITY] if 0 <= head < CAPACITY else -1.0
+        return (
+            all(0 <= time <= last for time in (*times, newest))
+            and 0 <= self._cells[_FACTOR] <= SLOWEST
+            and head == int(head)
+        )
+
+    def _slowest_rate(self, now: float) -> float:
+        """Return the rate that counts, and remember the own one if that is it."""
+        slowest, seen = self._cells[_RATE], self._cells[_RATE_SEEN]
+        if 0 < slowest < self._own_rate and now - seen <= RATE_MEMORY:
+            return slowest
+        self._cells[_RATE], self._cells[_RATE_SEEN] = self._own_rate, now
+        return self._own_rate
+
+    def _reset(self) -> None:
+        self._cells[:] = memoryview(bytes(self._cells.nbytes)).cast("d")
+        self._cells[_MARK] = _LAYOUT
+
     def move(self, start: float, to: float) -> None:
         """Move the start at the time ``start`` to the later time at which its call left."""
-        for place in range(_TIMES, len(self._cells)):
+        head = int(self._cells[_HEAD])
+        for back in range(1, CAPACITY + 1):  # it is one of the latest
+            place = _TIMES + (head - back) % CAPACITY
             if self._cells[place] == start:
                 self._cells[place] = to
                 return
@@ -122,16 +170,16 @@ class Slots:
 
 
 def starts_in_a_span(rate: float) -> int:
-    """Return how many starts a pacer keeps: those of one second, but at least one.
+    """Return how many starts are compared: those of one second, but at least one.
 
     ``rate`` is in starts per second.
     """
-    return max(1, math.floor(rate))
+    return min(max(1, math.floor(rate)), CAPACITY)
 
 
-def buffer_size(rate: float) -> int:
-    """Return the size in bytes of the buffer of ``Slots`` for a rate in starts per second."""
-    return 8 * (_TIMES + starts_in_a_span(rate))
+def span_of(rate: float) -> float:
+    """Return the time in seconds within which so many starts may lie at most."""
+    return starts_in_a_span(rate) / rate * (1 + GUARD)
 
 
 class Pacer:
@@ -169,7 +217,8 @@ class Pacer:
         # One caller of a process asks at a time, so that a pacer with priority in another process
         # competes with few others.
         self._turn = asyncio.Lock()
-        self._buffer = bytearray(buffer_size(rate))
+        self._buffer = bytearray(BUFFER_SIZE)
+        self._is_told = False
 
     async def acquire(self) -> float:
         """Wait until the next start is due, take it and return its time.
@@ -212,7 +261,20 @@ class Pacer:
         with self._slots() as slots:
             # The clock is read while the file is locked, so that the starts are in order.
             now = self._now()
-            return now, slots.wait(now, priority=self._priority)
+            wait = slots.wait(now, priority=self._priority)
+            self._tell(slots.rate)
+            return now, wait
+
+    def _tell(self, rate: float) -> None:
+        """Log, once, that another user of the same state has a lower rate."""
+        if rate < self._rate and not self._is_told:
+            self._is_told = True
+            logger.warning(
+                "paced at %g calls per second and not at %g: another process has the lower rate "
+                "for the same account and action",
+                rate,
+                self._rate,
+            )
 
     @contextmanager
     def _slots(self) -> Generator[Slots]:
@@ -255,13 +317,12 @@ class SharedPacer(Pacer):
 
     def _mapped(self, handle: int) -> mmap.mmap:
         """Return the file mapped into memory, with an exclusive lock until the file is closed."""
-        size = buffer_size(self._rate)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if os.fstat(handle).st_size != size:
-                os.ftruncate(handle, 0)  # a new file, or one for another rate
-                os.ftruncate(handle, size)
-            return mmap.mmap(handle, size)
+            if os.fstat(handle).st_size != BUFFER_SIZE:
+                os.ftruncate(handle, 0)  # a new file, or one of an earlier version
+                os.ftruncate(handle, BUFFER_SIZE)
+            return mmap.mmap(handle, BUFFER_SIZE)
         except OSError as error:
             raise StorageError(
                 "StorageUnavailable", f"cannot pace calls ({error.strerror})"

@@ -148,7 +148,7 @@ def locks_unavailable(error: RedisError) -> StorageError:
 def _lost() -> StorageError:
     return StorageError(
         "LockLost",
-        "the request's lock ran out while it was held",
+        "the request's lock expired while it was held",
         advice="Deliver the same request again: it continues where it stopped.",
     )
 

@@ -14,8 +14,10 @@ from redis.exceptions import RedisError
 
 from faceid.errors import InvalidInput, StorageError
 from faceid.pacing import (
+    CAPACITY,
     CATCH_UP,
     GUARD,
+    RATE_MEMORY,
     RECOVERY,
     SLOWER,
     SLOWER_ONCE,
@@ -23,7 +25,6 @@ from faceid.pacing import (
     THROTTLED,
     Pacer,
     SharedPacer,
-    starts_in_a_span,
 )
 from tasks.settings import DeliverySettings
 from tasks.state import layout
@@ -67,11 +68,20 @@ def open_pacers(
 _SCRIPT = f"""
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local limit, span = tonumber(ARGV[1]), tonumber(ARGV[2])
+local rate = tonumber(ARGV[1])
 local due, urgent, factor, slowed_at = 0, 0, 1, 0
-local kept = redis.call('HMGET', KEYS[1], 'due', 'urgent', 'factor', 'slowed_at')
+local kept = redis.call('HMGET', KEYS[1], 'due', 'urgent', 'factor', 'slowed_at', 'rate', 'seen')
+if (tonumber(kept[1]) or 0) > now + 10 + 12 then
+  kept = {{}}  -- the server's clock has been set back, as after a failover
+  redis.call('DEL', KEYS[1], KEYS[2])
+end
 due, urgent = tonumber(kept[1]) or due, tonumber(kept[2]) or urgent
 factor, slowed_at = tonumber(kept[3]) or factor, tonumber(kept[4]) or slowed_at
+local slowest, seen = tonumber(kept[5]) or 0, tonumber(kept[6]) or 0
+local is_slowest = not (slowest > 0 and slowest < rate and now - seen <= {RATE_MEMORY})
+if not is_slowest then rate = slowest end
+local limit = math.min(math.max(1, math.floor(rate)), {CAPACITY})
+local span = limit / rate * {1 + GUARD}
 factor = 1 + math.max(0, factor - 1) * math.max(0, 1 - (now - slowed_at) / {RECOVERY})
 
 local function keep(...)
@@ -80,38 +90,39 @@ local function keep(...)
 end
 local function text(number) return string.format('%.6f', number) end
 
-if ARGV[3] == 'slow down' then
+if ARGV[2] == 'slow down' then
   if now - slowed_at >= {THROTTLED} then
     local slower = {SLOWER_ONCE}
     if factor > 1 then slower = math.min(factor * {SLOWER}, {SLOWEST}) end
     keep('factor', text(slower), 'slowed_at', text(now))
   end
   keep('due', text(math.max(due, now + {THROTTLED})))
-  return {{text(now), '0'}}
+  return {{text(now), '0', tostring(rate)}}
 end
 
-if ARGV[3] == 'late' then
-  local place = redis.call('LPOS', KEYS[2], ARGV[4])
-  if place then redis.call('LSET', KEYS[2], place, ARGV[5]) end
-  return {{text(now), '0'}}
+if ARGV[2] == 'late' then
+  local place = redis.call('LPOS', KEYS[2], ARGV[3])
+  if place then redis.call('LSET', KEYS[2], place, ARGV[4]) end
+  return {{text(now), '0', tostring(rate)}}
 end
 
 span = span * factor
 local oldest = tonumber(redis.call('LINDEX', KEYS[2], limit - 1) or nil)
 local start = due
 if oldest then start = math.max(start, oldest + span) end
-if ARGV[3] == 'priority' then
+if ARGV[2] == 'priority' then
   if start > now then keep('urgent', text(start + span / limit / 2)) end
 else
   start = math.max(start, urgent)
 end
-if start > now then return {{text(now), text(start - now)}} end
+if is_slowest then keep('rate', tostring(rate), 'seen', text(now)) end
+if start > now then return {{text(now), text(start - now), tostring(rate)}} end
 redis.call('LPUSH', KEYS[2], text(now))
-redis.call('LTRIM', KEYS[2], 0, limit - 1)
+redis.call('LTRIM', KEYS[2], 0, {CAPACITY - 1})
 redis.call('PEXPIRE', KEYS[2], math.ceil(8000 * span))
 if now - due > {CATCH_UP} then due = now end
 keep('due', text(due + span / limit))
-return {{text(now), '0'}}
+return {{text(now), '0', tostring(rate)}}
 """
 
 
@@ -136,12 +147,11 @@ class RedisPacer(Pacer):
         self._script = cast("Callable[..., Awaitable[list[bytes]]]", script)
         # The braces put both keys into the same slot of a Redis cluster.
         self._keys = [f"{{{name}}}:state", f"{{{name}}}:starts"]
-        limit = starts_in_a_span(rate)
-        self._numbers = [limit, limit / rate * (1 + GUARD)]
         self._way = "priority" if priority else "after"
 
     async def _ask(self) -> tuple[float, float]:
-        now, wait = await self._run(self._way)
+        now, wait, rate = await self._run(self._way)
+        self._tell(float(rate))
         # The script rounds to microseconds. One more is added, so that the start is due after the
         # wait.
         return float(now), float(wait) and float(wait) + 1e-6
@@ -159,6 +169,6 @@ class RedisPacer(Pacer):
 
     async def _run(self, what: str, *more: str) -> list[bytes]:
         try:
-            return await self._script(keys=self._keys, args=[*self._numbers, what, *more])
+            return await self._script(keys=self._keys, args=[self._rate, what, *more])
         except RedisError as error:
             raise locks_unavailable(error) from None

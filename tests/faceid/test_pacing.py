@@ -1,6 +1,7 @@
 """No second contains more starts than the rate, whoever requests them and whenever."""
 
 import asyncio
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faceid.errors import StorageError
-from faceid.pacing import LATE, Pacer, SharedPacer, Slots, buffer_size
+from faceid.pacing import BUFFER_SIZE, LATE, RATE_MEMORY, Pacer, SharedPacer, Slots
 
 
 class Clock:
@@ -115,7 +116,7 @@ async def test_throttled_again_and_again_it_still_goes_on():
 
 
 def test_who_goes_first_waits_for_one_start_only():
-    slots, now = Slots(20, bytearray(buffer_size(20))), 1000.0
+    slots, now = Slots(20, bytearray(BUFFER_SIZE)), 1000.0
     waits: list[float] = []
     asked_at: float | None = None
     for step in range(4000):  # steps of 5 ms; a batch asks in each, a single run rarely
@@ -132,7 +133,7 @@ def test_who_goes_first_waits_for_one_start_only():
 
 @given(st.lists(st.sampled_from([0, 0, 0, 0.004, 0.03, 0.2, 0.9]), min_size=60, max_size=60))
 def test_what_counts_is_when_a_call_leaves(lags: list[float]):
-    slots, departed = Slots(20, bytearray(buffer_size(20))), list[float]()
+    slots, departed = Slots(20, bytearray(BUFFER_SIZE)), list[float]()
     to_leave: list[tuple[float, float]] = []
     now = 1000.0
     while len(departed) < len(lags):
@@ -159,7 +160,7 @@ async def test_a_call_that_left_at_once_moves_nothing(tmp_path: Path):
 
 
 def test_a_clock_that_began_anew_hinders_nothing():
-    slots = Slots(20, bytearray(buffer_size(20)))
+    slots = Slots(20, bytearray(BUFFER_SIZE))
     while slots.wait(500_000, priority=False) == 0:
         pass
     assert slots.wait(20, priority=False) == 0
@@ -209,12 +210,66 @@ def test_processes_share_one_rate(tmp_path: Path):
     assert most_in_a_second(starts) <= 20
 
 
-async def test_a_file_that_was_made_for_another_rate_is_made_anew(tmp_path: Path):
+@given(
+    rates=st.lists(st.sampled_from([1, 2.5, 5, 19, 20, 25, 100]), min_size=2, max_size=4),
+    seconds=st.integers(2, 8),
+)
+def test_of_different_rates_the_slowest_counts(rates: list[float], seconds: int):
+    """Whatever rates the users of one state have, and however they take turns."""
+    buffer = bytearray(BUFFER_SIZE)
+    starts: list[float] = []
+    for step in range(seconds * 400):
+        now = 1000 + step * 0.0025
+        slots = Slots(rates[step % len(rates)], buffer)
+        if slots.wait(now, priority=False) == 0:
+            starts.append(now)
+        slots.release()
+    # Until the slowest has asked for the first time, the others cannot know of it.
+    starts = [start for start in starts if start >= 1000 + len(rates) * 0.0025]
+    assert most_in_a_second(starts) <= max(1, min(rates)) + 1
+    assert len(starts) >= 0.9 * (seconds - 2) * min(rates)
+
+
+async def test_a_slower_user_is_told_of_and_forgotten_after_a_while(
+    caplog: pytest.LogCaptureFixture,
+):
+    clock = Clock()
+    fast, slow = (Pacer(rate, now=clock.now, sleep=clock.sleep) for rate in (20, 5))
+    slow._buffer = fast._buffer  # pyright: ignore[reportPrivateUsage]  # as in one file
+    await slow.acquire()
+    for _ in range(10):
+        await fast.acquire()
+    assert 9 / (clock.time - 1000) == pytest.approx(5, rel=0.15)
+    assert caplog.text.count("paced at 5 calls per second and not at 20") == 1
+    await clock.sleep(RATE_MEMORY + 1)
+    began = clock.time
+    for _ in range(40):
+        await fast.acquire()
+    assert 39 / (clock.time - began) == pytest.approx(20, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        b"\0" * 200,
+        b"\xff" * BUFFER_SIZE,
+        struct.pack("9d", 2.0, 7.5, 0, 0, 1, 0, 20, 0, 0).ljust(BUFFER_SIZE, b"\0"),
+        struct.pack("9d", 2.0, 0, float("nan"), 0, 1, 0, 20, 0, 0).ljust(BUFFER_SIZE, b"\0"),
+        struct.pack("9d", 2.0, 0, 1e300, 0, 1, 0, 20, 0, 0).ljust(BUFFER_SIZE, b"\0"),
+        struct.pack("9d", 2.0, 1, 0, 0, 1, 0, 20, 0, 1e300).ljust(BUFFER_SIZE, b"\0"),
+    ],
+)
+async def test_a_file_of_garbage_is_begun_anew(tmp_path: Path, content: bytes):
     path = tmp_path / "pace"
-    for rate in (1, 20, 5):
-        assert await SharedPacer(rate, path).acquire() > 0
-        assert path.stat().st_size == buffer_size(rate)
-        assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(content)
+    path.chmod(0o600)
+    async with asyncio.timeout(5):
+        starts = [await SharedPacer(20, path).acquire() for _ in range(5)]
+    assert starts == sorted(starts)
+    assert path.stat().st_size == BUFFER_SIZE
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 async def test_what_cannot_be_shared_is_told(tmp_path: Path):

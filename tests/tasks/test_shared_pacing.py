@@ -141,3 +141,32 @@ async def test_what_redis_keeps_is_forgotten_by_itself(name: str):
         assert len(keys) == 2
         for key in keys:
             assert 0 < await redis.pttl(key) <= 130_000
+
+
+@pytest.mark.services
+async def test_of_machines_with_different_rates_the_slower_counts(
+    name: str, caplog: pytest.LogCaptureFixture
+):
+    fast, slow = RedisPacer(20, REDIS, name), RedisPacer(5, REDIS, name)
+    await slow.acquire()
+    starts = [await fast.acquire() for _ in range(6)]
+    assert 5 / (starts[-1] - starts[0]) == pytest.approx(5, rel=0.2)
+    assert caplog.text.count("paced at 5 calls per second and not at 20") == 1
+    for pacer in (fast, slow):
+        await pacer.close()
+
+
+@pytest.mark.services
+async def test_a_server_whose_clock_was_set_back_keeps_nobody_waiting(name: str):
+    pacer = RedisPacer(20, REDIS, name)
+    now = await pacer.acquire()
+    async with Redis.from_url(REDIS) as redis:
+        # What it had kept an hour from now, before its clock was set back.
+        state = f"{{{name}}}:state"
+        for field in ("due", "slowed_at", "seen"):
+            await redis.hset(state, field, str(now + 3600))  # pyright: ignore[reportGeneralTypeIssues]
+        await redis.lpush(f"{{{name}}}:starts", str(now + 3600))  # pyright: ignore[reportGeneralTypeIssues]
+    async with asyncio.timeout(5):
+        starts = [await pacer.acquire() for _ in range(3)]
+    assert starts == sorted(starts)
+    await pacer.close()
