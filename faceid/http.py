@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from faceid import __version__
-from faceid.errors import NoAnswer, ServiceUnavailable
+from faceid.errors import InvalidInput, NoAnswer, ServiceUnavailable
 
 CHUNK = 256 * 1024
 """Size in bytes of the chunks in which files are uploaded and downloaded."""
@@ -81,12 +81,13 @@ class ConnectionPool:
         """Send a request and return the whole reply, whatever its status.
 
         A redirect is returned like any other reply, and is not followed. Raises ``NoAnswer`` if the
-        exchange failed but may have reached the server, and ``ServiceUnavailable`` if no connection
-        was made.
+        exchange failed but may have reached the server, ``ServiceUnavailable`` if no connection was
+        made, and ``InvalidInput`` if the request cannot be sent as HTTP.
         """
-        with _our_errors(url):
+        body = content if isinstance(content, bytes) else _Body(content)
+        with _our_errors(url, body):
             async with self._client() as client:
-                reply = await client.request(method, url, headers=headers, content=content)
+                reply = await client.request(method, url, headers=headers, content=body)
                 return HttpReply(reply.status_code, reply.headers, reply.content)
 
     @asynccontextmanager
@@ -136,24 +137,55 @@ class ConnectionPool:
         )
 
 
+# What the HTTP library refuses before a byte has left. The error of a header's encoding is not one
+# of its own.
+_REFUSED_HERE = (
+    httpx.InvalidURL,
+    httpx.LocalProtocolError,
+    httpx.UnsupportedProtocol,
+    UnicodeEncodeError,
+)
+
+
 @lru_cache(maxsize=1)
 def _tls() -> ssl.SSLContext:
     # Loading the certificates takes tens of milliseconds, and a process opens many clients.
     return httpx.create_ssl_context()
 
 
+class _Body:
+    """A body that is sent in chunks, and whether the first of them was asked for."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self.is_begun = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.is_begun = True
+        async for chunk in self._chunks:
+            yield chunk
+
+
 @contextmanager
-def _our_errors(url: str) -> Generator[None]:
-    """Turn httpx's errors into ``NoAnswer`` or, if nothing was sent, ``ServiceUnavailable``."""
+def _our_errors(url: str, body: bytes | _Body = b"") -> Generator[None]:
+    """Turn httpx's errors into our own.
+
+    Raises ``InvalidInput`` if httpx refused to send anything, ``ServiceUnavailable`` if no
+    connection was made, and otherwise ``NoAnswer``.
+    """
+    host = urlsplit(url).netloc
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-        name, reached = type(error).__name__, False
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-        name, reached = type(error).__name__, True
-    else:
-        return
-    host = urlsplit(url).netloc
-    if reached:
+        raise ServiceUnavailable(type(error).__name__, "cannot connect", host=host) from None
+    except (*_REFUSED_HERE, httpx.HTTPError, httpx.StreamError) as error:
+        name = type(error).__name__
+        is_begun = isinstance(body, _Body) and body.is_begun
+        if isinstance(error, _REFUSED_HERE) and not is_begun:
+            raise InvalidInput(
+                "CannotSend",
+                f"nothing was sent: this request is no valid HTTP ({name})",
+                host=host,
+                advice="Check the key, the token and the endpoint for stray characters.",
+            ) from None
         raise NoAnswer(name, "no answer came", host=host) from None
-    raise ServiceUnavailable(name, "cannot connect", host=host) from None

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from attrs import frozen
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from faceid.errors import KEY_NAMES, ErrorKind, FaceIdError, WindowOver
 
@@ -46,6 +46,21 @@ class _Shape(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def check_key_part(value: Any) -> Any:
+    """Return a secret ID, secret key or token without blanks and line breaks at its ends.
+
+    Raises ``ValueError``, without the value, if it has characters that cannot be sent in a header.
+    """
+    is_secret = isinstance(value, SecretStr)
+    text = value.get_secret_value() if is_secret else value
+    if not isinstance(text, str):
+        return value
+    text = text.strip()
+    if not all(" " < character <= "~" for character in text):
+        raise ValueError("must consist of printable ASCII characters, without blanks")
+    return SecretStr(text) if is_secret else text
+
+
 class Credentials(_Shape):
     """An API key of the account."""
 
@@ -57,6 +72,10 @@ class Credentials(_Shape):
     names: dict[str, str] = KEY_NAMES
     """What to call ``secret_id``, ``secret_key`` and ``token`` in advice to a person, such as the
     variables that they were read from."""
+
+    _no_stray_characters = field_validator("secret_id", "secret_key", "token", mode="before")(
+        check_key_part
+    )
 
 
 class Request(_Shape):

@@ -32,7 +32,7 @@ from faceid.actions import (
 )
 from faceid.errors import KEY_NAMES, InvalidInput
 from faceid.files.roots import Roots
-from faceid.models import EXPIRY_MARGIN, Credentials, Service
+from faceid.models import EXPIRY_MARGIN, Credentials, Service, check_key_part
 
 ACCOUNT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Regular expression for names of accounts."""
@@ -109,6 +109,10 @@ class FaceIdSettings(BaseSettings):
     """Whether the settings are those of a deployment's run: see ``deployed``."""
     _key_names: dict[str, str] = PrivateAttr(
         {name: f"TENCENTCLOUD_{name.upper()}" for name in KEY_NAMES}
+    )
+
+    _no_stray_characters = field_validator("secret_id", "secret_key", "token", mode="before")(
+        check_key_part
     )
 
     @field_validator("resource_roots", mode="before")

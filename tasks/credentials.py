@@ -22,7 +22,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from faceid.actions import UPLOAD_REGIONS
 from faceid.client import FaceIdClient
 from faceid.errors import AccountError, InvalidInput, RateLimited, ServiceUnavailable
-from faceid.models import Credentials, Service
+from faceid.models import Credentials, Service, check_key_part
 from faceid.pacing import Pacer
 from faceid.settings import ACCOUNT_PATTERN, base_url, service_of
 from tasks.settings import DeliverySettings
@@ -88,6 +88,10 @@ class TencentCredentials(Block):
     def _what_is_left_empty_is_not_given(cls, value: Any, info: ValidationInfo) -> Any:
         field = cls.model_fields[str(info.field_name)]
         return value or field.default
+
+    _no_stray_characters = field_validator("secret_id", "secret_key", "token", mode="before")(
+        check_key_part
+    )
 
     @field_validator("endpoint")
     @classmethod

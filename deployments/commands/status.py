@@ -76,14 +76,14 @@ def _status(record: Record, *, at_work: bool) -> dict[str, Any]:
         state = "outcome-unknown"
     else:
         state = "interrupted"  # the request's run died; the next run continues
-    fields = "request_id target_action region calls verdict error tencent_request_ids updated_at"
-    shown = record.model_dump(mode="json", include=set(fields.split()))
+    fields = "request_id target_action region verdict error tencent_request_ids updated_at"
+    shown = record.model_dump(mode="json", include=set(fields.split())) | {"calls": record.calls}
     follow_up = record.follow_up and record.follow_up.model_dump(mode="json")
     return {
         "state": state,
         "windows": record.window,
         **shown,
-        "flow_runs": [run.model_dump(mode="json") for run in record.runs],
+        "flow_runs": [run.model_dump(mode="json", exclude={"calls"}) for run in record.runs],
         "next": follow_up,
     }
 

@@ -24,7 +24,7 @@ from faceid.errors import (
     ServiceUnavailable,
     WindowOver,
 )
-from faceid.http import Timeouts
+from faceid.http import ConnectionPool, Timeouts
 from faceid.models import Credentials, ResourceFile, UploadTicket
 from faceid.pacing import Pacer
 from faceid.samples import copy_samples
@@ -226,6 +226,22 @@ async def test_a_server_that_is_not_there_was_not_reached(unused_tcp_port: int):
         with pytest.raises(ServiceUnavailable, match="ConnectError: cannot connect") as raised:
             await ticket_of(client)
     assert not isinstance(raised.value, NoAnswer)
+
+
+@pytest.mark.parametrize("header", ["a\r\nX-Other: b", "a\n", "ü"])
+async def test_what_cannot_be_sent_as_http_is_known_as_not_sent(
+    faceid_emulator: Emulator, header: str
+):
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{}"
+
+    pool = ConnectionPool(Timeouts())
+    headers = {"X-TC-Token": header, "Content-Length": "2"}
+    with pytest.raises(InvalidInput, match="CannotSend: nothing was sent") as raised:
+        await pool.exchange("POST", faceid_emulator.url, headers=headers, content=body())
+    assert header not in str(raised.value)
+    assert faceid_emulator.requests() == []
+    await pool.close()
 
 
 @pytest.mark.parametrize(

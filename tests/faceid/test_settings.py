@@ -107,3 +107,21 @@ def test_missing_credentials_are_an_error_never_a_fallback(
         monkeypatch.setenv(name, value)
     with pytest.raises(InvalidInput, match=f"{missing} is not set"):
         FaceIdSettings.load().credentials()
+
+
+@pytest.mark.parametrize("name", ["SECRET_ID", "SECRET_KEY", "TOKEN"])
+def test_blanks_at_the_ends_of_a_key_are_stripped_and_stray_characters_named(
+    monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.setenv("TENCENTCLOUD_SECRET_ID", "AKID1")
+    monkeypatch.setenv("TENCENTCLOUD_SECRET_KEY", "key1")
+    monkeypatch.setenv(f"TENCENTCLOUD_{name}", " value-1\r\n")
+    key = FaceIdSettings.load().credentials()
+    given = {"SECRET_ID": key.secret_id, "SECRET_KEY": key.secret_key.get_secret_value()}
+    given["TOKEN"] = key.token.get_secret_value() if key.token else ""
+    assert given[name] == "value-1"
+    for stray in ("val\nue", "välue", "val ue", "value\x7f", "val\u200bue"):
+        monkeypatch.setenv(f"TENCENTCLOUD_{name}", stray)
+        with pytest.raises(InvalidInput, match=f"TENCENTCLOUD_{name}: .*printable ASCII") as raised:
+            FaceIdSettings.load()
+        assert stray not in str(raised.value)

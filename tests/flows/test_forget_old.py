@@ -74,7 +74,7 @@ async def test_the_verdict_alone_can_be_kept(
     assert kept.tencent_request_ids == before.tencent_request_ids
     assert (kept.outcome, kept.generation) == ("verdict", before.generation)
     assert set(kept.model_dump(exclude_defaults=True)) == {
-        *("request_id", "target_action", "region", "verdict", "outcome", "window", "calls"),
+        *("request_id", "target_action", "region", "verdict", "outcome", "window", "calls_before"),
         *("tencent_request_ids", "request_digest", "input_digest", "generation", "fence"),
         "updated_at",
     }

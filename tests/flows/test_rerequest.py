@@ -196,7 +196,9 @@ async def test_a_key_whose_run_has_ended_counts_as_not_scheduled(
     # Restore the record as it was before the follow-up, as from a backup.
     before: dict[str, Any] = {"follow_up": None, "attempt": 0, "window": 1}
     before |= {"fence": 100, "verdict": None, "reply": None}
-    await records().save(record.model_copy(update=before))
+    restored = record.model_copy(update=before)
+    restored.takes_the_place_of(await record_of(worker.request_id))
+    await records().save(restored)
     emulator.add_fault(ACTION, "expire-now")
     second, _ = next_run(await worker.deliver())
     assert second != first
