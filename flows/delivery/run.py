@@ -79,8 +79,19 @@ async def deliver_request(
     except DeliveryDeferred as deferred:
         return DeliveryOutcome(_record(delivery), deferred=deferred)
     except FaceIdError as error:
-        return DeliveryOutcome(_record(delivery), failure=error)
+        if delivery is None or not await _was_overtaken(delivery, error):
+            return DeliveryOutcome(_record(delivery), failure=error)
+        await call_target_action(delivery, None)  # shows the verdict as Cached
     return DeliveryOutcome(_record(delivery), unsaved=unsaved)
+
+
+async def _was_overtaken(delivery: Delivery, error: FaceIdError) -> bool:
+    """Return whether a run that lost its lock has been overtaken by one that got the verdict."""
+    if not isinstance(error, StorageError):
+        return False
+    with suppress(StorageError):  # the error to report is the first one
+        return await delivery.finds_verdict()
+    return False
 
 
 def _record(delivery: Delivery | None) -> Record | None:
