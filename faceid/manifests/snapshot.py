@@ -18,7 +18,8 @@ from attrs import frozen
 from pydantic import ValidationError
 
 from faceid.errors import InvalidInput, StorageError
-from faceid.manifests.reading import BadLine, Entry, find_manifests, name_of, read_manifest
+from faceid.manifests.finding import find_manifests
+from faceid.manifests.reading import BadLine, Entry, name_of, read_manifest
 from faceid.models import Request
 from faceid.settings import FaceIdSettings
 from faceid.validation import RequestValidator

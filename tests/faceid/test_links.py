@@ -16,7 +16,8 @@ from faceid.emulator import Emulator
 from faceid.errors import InvalidInput
 from faceid.files.resources import measure, open_location
 from faceid.files.roots import Roots
-from faceid.manifests.reading import Entry, find_manifests, read_manifest
+from faceid.manifests.finding import find_manifests
+from faceid.manifests.reading import Entry, read_manifest
 from faceid.models import Credentials
 from faceid.samples import copy_samples
 from tests.faceid.manifests import HEADER, ROW, validator

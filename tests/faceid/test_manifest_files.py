@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from faceid.errors import InvalidInput
 from faceid.files.roots import Roots
-from faceid.manifests.reading import Entry, find_manifests, read_manifest
+from faceid.manifests.finding import find_manifests
+from faceid.manifests.reading import Entry, read_manifest
 from tests.faceid.manifests import HEADER, LINE, ROW, read, shown, validator
 
 

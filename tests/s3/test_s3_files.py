@@ -15,7 +15,7 @@ from faceid.emulator import Emulator
 from faceid.errors import InvalidInput, StorageError
 from faceid.files.resources import measure
 from faceid.files.roots import Roots
-from faceid.manifests.reading import find_manifests
+from faceid.manifests.finding import find_manifests
 from tasks.settings import DeliverySettings
 from tasks.state.documents import Conflict, open_documents
 from tasks.state.record_store import RecordStore
