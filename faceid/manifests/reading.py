@@ -115,7 +115,9 @@ def _resolve(roots: Roots, location: str) -> str:
     try:
         return roots.resolve("manifest", location)
     except InvalidInput as error:
-        raise InvalidInput("InvalidManifest", error.message) from None
+        refused = InvalidInput("InvalidManifest", error.message)
+        refused.location = error.location
+        raise refused from None
 
 
 def _matches(folder: str, pattern: str) -> list[str]:
@@ -130,7 +132,7 @@ def _matches(folder: str, pattern: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise _unusable(f"the folder cannot be listed ({error.strerror})") from None
+        raise _unusable(f"the folder cannot be listed ({error.strerror})", folder) from None
     # File systems return paths without the URL's scheme, and some also without its host. Both are
     # added again.
     start = (folder + pattern).removesuffix(path)
@@ -165,15 +167,17 @@ def _check_is_file(location: str) -> None:
         else:
             is_file = S_ISREG(Path(location).stat().st_mode)
     except FileNotFoundError:
-        raise _unusable("there is no such file") from None
+        raise _unusable("there is no such file", location) from None
     except OSError as error:
-        raise _unusable(f"the file cannot be read ({error.strerror})") from None
+        raise _unusable(f"the file cannot be read ({error.strerror})", location) from None
     if not is_file:
-        raise _unusable("is not a regular file")
+        raise _unusable("is not a regular file", location)
 
 
-def _unusable(reason: str) -> InvalidInput:
-    return InvalidInput("InvalidManifest", f"manifest: {reason}")
+def _unusable(reason: str, location: str = "") -> InvalidInput:
+    error = InvalidInput("InvalidManifest", f"manifest: {reason}")
+    error.location = location
+    return error
 
 
 def name_of(location: str) -> str:
