@@ -129,9 +129,9 @@ def run(tokens: Sequence[str] | None = None) -> NoReturn:
         elsewhere = isinstance(error, UnknownCommandError) and app.help_epilogue
         fail(" ".join(f"{error} {elsewhere or ''}".split()))
     except InvalidInput as error:
-        fail(str(error))
+        fail(one_line(error))
     except FaceIdError as error:
-        fail(str(error), code=1)
+        fail(one_line(error), code=1)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
@@ -139,6 +139,15 @@ def run(tokens: Sequence[str] | None = None) -> NoReturn:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def one_line(error: FaceIdError) -> str:
+    """Return the error in one line, with the location of the file that it is about.
+
+    Only a command may show the location: see ``InvalidInput.location``.
+    """
+    location = error.location if isinstance(error, InvalidInput) else ""
+    return redaction.redact(f"{error}: {location}" if location else str(error))
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -127,6 +127,12 @@ class InvalidInput(FaceIdError):
 
     kind = "input"
     next_step = NextStep.MEND_INPUT
+    location: str = ""
+    """Absolute path or URL of the file that the error is about, if there is one.
+
+    It is not part of the message, because paths must not get into logs. A command may show it to
+    the person who gave it; a URL may contain a secret, which ``redact`` removes.
+    """
 
 
 class RequestIdConflict(InvalidInput):

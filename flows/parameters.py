@@ -27,12 +27,18 @@ _END = r"$(?!\n)"
 
 # Anybody who has a URL with a query or a password can read the file, and Prefect's database stores
 # parameters in clear text. The pattern recognizes the same URLs as `faceid.files.roots`.
+#
+# Prefect's message for a value that is refused depends on the keyword. That of `not` would show the
+# pattern, and quote the URL with its secret; that of `const` shows only the text below.
 _NO_LINK: Schema = {
-    "not": {
-        "description": "a link with a query or a password",
+    "if": {
         "type": "string",
         "pattern": r"^(?!(file|local)://)(?=.*://)(.*?://[^/?#]*@|[^#]*\?)",
-    }
+    },
+    "then": {
+        "const": "a location that is not a link with a query or a password, which only a manifest "
+        "may contain"
+    },
 }
 
 

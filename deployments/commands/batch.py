@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from deployments.commands.delivery_flags import DEFAULT_FLAGS, DeliveryFlags
 from deployments.commands.local_run import local_run
 from faceid.actions import CREATE_UPLOAD_URL
-from faceid.command import Exit, stderr
+from faceid.command import Exit, one_line, stderr
 from faceid.errors import FaceIdError, InvalidInput, StorageError
 from faceid.manifests.snapshot import BadManifest, ManifestSnapshot, take_snapshot
 from faceid.models import DeliveryResult
@@ -107,7 +107,8 @@ def _estimate(snapshot: ManifestSnapshot, settings: DeliverySettings) -> None:
     calls = {CREATE_UPLOAD_URL: snapshot.resources, **snapshot.per_action}
     minutes = max(count / (settings.rate(action) or 20) / 60 for action, count in calls.items())
     counts = ", ".join(f"{count:,} {action}" for action, count in calls.items())
-    stderr.print(f"{snapshot.count:,} requests: {counts}; {minutes:.1f} minutes at the API's rates")
+    time_needed = "less than a minute" if minutes < 1 else f"{minutes:,.1f} minutes"
+    stderr.print(f"{snapshot.count:,} requests: {counts}; {time_needed} at the API's rates")
 
 
 async def _check_all(snapshot: ManifestSnapshot, settings: DeliverySettings) -> int:
@@ -124,7 +125,7 @@ async def _check_all(snapshot: ManifestSnapshot, settings: DeliverySettings) -> 
                 check_files(validated)
         except FaceIdError as error:
             wrong += 1
-            stderr.print(f"faceid: {request.request_id}: {error}", markup=False)
+            stderr.print(f"faceid: {request.request_id}: {one_line(error)}", markup=False)
     verdicts = f", {done:,} have their verdict" if done else ""
     stderr.print(
         f"{snapshot.count - wrong - done:,} requests can be sent, {wrong:,} cannot{verdicts}"

@@ -3,9 +3,10 @@
 import json
 import os
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from cyclopts import Parameter
 from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
@@ -51,8 +52,10 @@ def up(
         File to write once everything is ready, with a JSON object that contains the addresses.
     """
     service = _which_service(own_emulator=emulator, live=live)
-    with suppress(KeyboardInterrupt):  # Ctrl-C is the normal way to stop the stack
+    try:
         run_stack(claim_port(port), service, own_emulator=emulator, ready_file=ready_file)
+    except KeyboardInterrupt:  # Ctrl-C is the normal way to stop the stack
+        stderr.print("stopped")
 
 
 def _which_service(*, own_emulator: bool, live: bool) -> Service:
@@ -139,13 +142,21 @@ def run_stack(port: int, service: Service, *, own_emulator: bool, ready_file: Pa
                     ),
                 },
             )
-        while True:
-            for part in parts:
-                if part is emulated:
-                    part.check()
-                else:
-                    part.keep_alive()
-            time.sleep(0.5)
+        try:
+            _keep_alive(parts, emulated)
+        except KeyboardInterrupt:
+            stderr.print("stopping ...")
+            raise
+
+
+def _keep_alive(parts: Sequence[Child], emulated: Child | None) -> NoReturn:
+    while True:
+        for part in parts:
+            if part is emulated:
+                part.check()
+            else:
+                part.keep_alive()
+        time.sleep(0.5)
 
 
 def _say_how_to_trigger(

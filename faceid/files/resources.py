@@ -112,34 +112,34 @@ def measure(field: ResourceField, location: str) -> ResourceFile:
     try:
         if "://" not in location and not Path(location).is_file():
             what = "is not a regular file" if Path(location).exists() else "there is no such file"
-            raise _refused(f"resource {field.name}", what)
+            raise _refused(field, what, location)
         with open_location(location) as handle:
             return _measure(field, location, handle)
     except FileNotFoundError:
-        raise _refused(f"resource {field.name}", "there is no such file") from None
+        raise _refused(field, "there is no such file", location) from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise _refused(f"resource {field.name}", f"the file cannot be read ({reason})") from None
+        raise _refused(field, f"the file cannot be read ({reason})", location) from None
 
 
 def _measure(field: ResourceField, location: str, handle: IO[bytes]) -> ResourceFile:
     digest = hashlib.md5(usedforsecurity=False)
-    what = f"resource {field.name}"
     size = 0
     limit = field.max_bytes
     while chunk := handle.read(CHUNK):
         if size == 0 and field.formats and format_of(chunk) not in field.formats:
-            raise _refused(what, f"the file is not {' or '.join(field.formats)}")
+            raise _refused(field, f"the file is not {' or '.join(field.formats)}", location)
         digest.update(chunk)
         size += len(chunk)
         if limit is not None and size > limit:
             raise _refused(
-                what,
+                field,
                 f"the file is larger than {limit:,} bytes "
                 f"({field.max_base64_bytes:,} after base64, the API's limit)",
+                location,
             )
     if size == 0:
-        raise _refused(what, "the file is empty")
+        raise _refused(field, "the file is empty", location)
     return ResourceFile(field=field.name, location=location, size=size, md5=digest.hexdigest())
 
 
@@ -161,5 +161,7 @@ def format_of(head: bytes) -> Format | None:
     return None
 
 
-def _refused(what: str, reason: str) -> InvalidInput:
-    return InvalidInput("InvalidResource", f"{what}: {reason}")
+def _refused(field: ResourceField, reason: str, location: str) -> InvalidInput:
+    error = InvalidInput("InvalidResource", f"resource {field.name}: {reason}")
+    error.location = location
+    return error

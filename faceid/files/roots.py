@@ -99,7 +99,11 @@ class Roots:
         if not location or "\0" in location:
             raise _refused(what, "the location is empty")
         if not self.folders and not self.urls:
-            raise _refused(what, "FACEID_RESOURCE_ROOTS, which says what runs may read, is not set")
+            raise _refused(
+                what,
+                "FACEID_RESOURCE_ROOTS, which says what runs may read, is not set in the worker's "
+                "environment",
+            )
         if "::" in location or (separator and scheme.lower() in WRAPPERS):
             raise _refused(what, "a location inside another file is not accepted")
         if separator and scheme.lower() not in ("file", "local"):
@@ -132,7 +136,7 @@ class Roots:
         if not links and (parts.query or parts.username is not None):
             raise _refused(what, "a link with a query or a password is not accepted here")
         if not self.any_url and not any(_is_below(location, root) for root in self.urls):
-            raise _refused(what, "the location is outside FACEID_RESOURCE_ROOTS")
+            raise _refused(what, "the location is outside FACEID_RESOURCE_ROOTS", location)
         return location
 
     def _local(self, what: str, path: str) -> str:
@@ -143,7 +147,7 @@ class Roots:
             # No file can have such a name.
             raise _refused(what, "the location is not a valid path") from None
         if not any(_is_in(resolved, folder) for folder in self.folders):
-            raise _refused(what, f"the file lies outside {self.what_else}")
+            raise _refused(what, f"the file lies outside {self.what_else}", resolved)
         return resolved
 
 
@@ -185,5 +189,7 @@ def _join(base: str, location: str) -> str:
     return f"{scheme}://{host}{normpath(f'/./{folder}/{path}')}{mark}{query}"
 
 
-def _refused(what: str, reason: str) -> InvalidInput:
-    return InvalidInput("InvalidResource", f"{what}: {reason}")
+def _refused(what: str, reason: str, location: str = "") -> InvalidInput:
+    error = InvalidInput("InvalidResource", f"{what}: {reason}")
+    error.location = location
+    return error

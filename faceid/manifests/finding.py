@@ -48,7 +48,9 @@ def _resolve(roots: Roots, location: str) -> str:
     try:
         return roots.resolve("manifest", location)
     except InvalidInput as error:
-        raise InvalidInput("InvalidManifest", error.message) from None
+        refused = InvalidInput("InvalidManifest", error.message)
+        refused.location = error.location
+        raise refused from None
 
 
 def _matches(folder: str, pattern: str) -> list[str]:
@@ -63,7 +65,7 @@ def _matches(folder: str, pattern: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise unusable(f"the folder cannot be listed ({error.strerror})") from None
+        raise unusable(f"the folder cannot be listed ({error.strerror})", folder) from None
     # File systems return paths without the URL's scheme, and some also without its host. Both are
     # added again.
     start = (folder + pattern).removesuffix(path)
@@ -98,13 +100,15 @@ def _check_is_file(location: str) -> None:
         else:
             is_file = S_ISREG(Path(location).stat().st_mode)
     except FileNotFoundError:
-        raise unusable("there is no such file") from None
+        raise unusable("there is no such file", location) from None
     except OSError as error:
-        raise unusable(f"the file cannot be read ({error.strerror})") from None
+        raise unusable(f"the file cannot be read ({error.strerror})", location) from None
     if not is_file:
-        raise unusable("is not a regular file")
+        raise unusable("is not a regular file", location)
 
 
-def unusable(reason: str) -> InvalidInput:
+def unusable(reason: str, location: str = "") -> InvalidInput:
     """Return the error for a manifest that cannot be read at all, with the reason."""
-    return InvalidInput("InvalidManifest", f"manifest: {reason}")
+    error = InvalidInput("InvalidManifest", f"manifest: {reason}")
+    error.location = location
+    return error

@@ -214,8 +214,7 @@ def _open_storage(url: str, data_key: str, service: str) -> Storage:
         raise InvalidInput(
             "Configuration",
             "FACEID_DATA_KEY is not set: the live service's answers are stored encrypted; create a "
-            "key with: python -c 'from cryptography.fernet import Fernet; "
-            "print(Fernet.generate_key().decode())'",
+            "key with: head -c 32 /dev/urandom | base64 | tr '+/' '-_'",
         )
     return Storage(url, _parse_keys(_own_key(url), f"{KEY_FILE} in FACEID_STORAGE"))
 

@@ -81,17 +81,38 @@ def test_a_negative_verdict_can_be_asked_for(
 
 
 def test_check_opens_everything_and_sends_nothing(
-    faceid: Faceid, emulator: Emulator, manifest: Callable[..., str]
+    faceid: Faceid, emulator: Emulator, manifest: Callable[..., str], samples: Path
 ):
     code, out, err = faceid("batch", manifest(3), "--check")
     assert (code, out) == (0, "")
-    assert "minutes at the API's rates" in err
+    assert "; less than a minute at the API's rates" in err
     assert "3 requests can be sent, 0 cannot" in err
     wrong = {"resources": REQUEST["resources"] | {"ImageUrl": "none.jpg"}}
     code, _, err = faceid("batch", manifest(3, p_1=wrong), "--check")
     assert code == 1
-    assert "p-1: InvalidResource: resource ImageUrl: there is no such file" in err
+    missing = samples / "none.jpg"
+    assert f"p-1: InvalidResource: resource ImageUrl: there is no such file: {missing}\n" in err
     assert emulator.requests() == []
+
+
+def test_check_says_how_long_the_batch_will_take(
+    faceid: Faceid,
+    emulator: Emulator,
+    manifest: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    path = manifest(3)
+    monkeypatch.setenv("FACEID_RATES", '{"VideoLivenessCompare": 0.02}')
+    assert "; 2.5 minutes at the API's rates" in faceid("batch", path, "--check").err
+
+
+def test_a_manifest_that_is_not_there_is_told_with_its_path(
+    faceid: Faceid, emulator: Emulator, samples: Path
+):
+    code, _, err = faceid("batch", "none.jsonl")
+    assert code == 2
+    missing = samples / "none.jsonl"
+    assert err == f"faceid: InvalidManifest: manifest: there is no such file: {missing}\n"
 
 
 def test_check_opens_no_file_of_a_request_that_has_its_verdict(

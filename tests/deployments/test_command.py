@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from deployments.commands.deliver import exit_code
+from faceid.command import one_line
 from faceid.emulator import Emulator
+from faceid.errors import InvalidInput
 from faceid.models import DeliveryResult, ResultError, Verdict
 from tests.deployments.command_line import Ended, deliver_tokens
 
@@ -48,6 +50,24 @@ def test_bad_input_gets_one_line_and_nothing_is_sent(
     assert message in err
     assert err.count("\n") == 1
     assert emulator.requests() == []
+
+
+def test_a_file_that_is_not_there_is_told_with_its_path(
+    faceid: Callable[..., Ended], emulator: Emulator
+):
+    code, _, err = faceid(*deliver_tokens(resource=["ImageUrl=none.jpg", "VideoUrl=alder.mp4"]))
+    assert code == 2
+    missing = Path("none.jpg").absolute()
+    assert err == (
+        f"faceid: InvalidResource: resource ImageUrl: there is no such file: {missing}\n"
+    )
+
+
+def test_a_secret_in_the_location_of_a_file_is_not_shown(monkeypatch: pytest.MonkeyPatch):
+    error = InvalidInput("InvalidResource", "resource ImageUrl: there is no such file")
+    error.location = "s3://me:topsecret@bucket/none.jpg?q-signature=topsecret"
+    assert one_line(error).startswith("InvalidResource: resource ImageUrl: there is no such file: ")
+    assert "topsecret" not in one_line(error)
 
 
 def test_missing_credentials_get_one_line(

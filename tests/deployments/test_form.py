@@ -150,6 +150,8 @@ def test_a_wrong_request_is_refused_by_its_field(
     said = one.refuses(REQUEST | changes)
     assert f"Validation failed for field '{field}'." in said
     assert reason in said
+    # Neither the link nor the pattern that recognizes it.
+    assert "://" not in said
 
 
 @pytest.mark.parametrize("name", ["request_id", "target_action", "region", "resources"])

@@ -214,6 +214,13 @@ def test_two_deployed_runs_of_a_request_make_one_set_of_calls(
     assert calls["VideoLivenessCompare"] == 1
 
 
+def test_up_says_that_it_stops(samples: Path, tmp_path: Path):
+    log = tmp_path / "up.log"
+    with log.open("wb") as output, running_up(samples, output=output):
+        pass
+    assert log.read_text().splitlines()[-2:] == ["stopping ...", "stopped"]
+
+
 def test_up_ends_in_order_with_a_run_at_work(up: Callable[[], dict[str, str]]):
     ready = up()
     with httpx.Client(base_url=ready["api_url"], timeout=30) as api:

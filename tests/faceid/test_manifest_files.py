@@ -131,6 +131,14 @@ def test_what_is_no_manifest_is_refused(folder: Path, remote: Any, location: str
     assert "Zq7x" not in str(refused.value)
 
 
+def test_an_error_has_the_path_beside_its_message(folder: Path):
+    for location in ("none.csv", "../none.csv"):
+        with pytest.raises(InvalidInput) as refused:
+            find_manifests(location, Roots.of([]))
+        assert refused.value.location == str((folder / location).resolve())
+        assert str(folder) not in str(refused.value)
+
+
 def test_roots_hold_for_manifests_and_for_what_they_match(folder: Path):
     touch("in/a.csv", "in/sub/b.csv", "other/c.csv")
     Path("in/d.csv").symlink_to("sub/b.csv")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -76,6 +77,14 @@ def test_errors_of_other_file_systems_show_no_url(location: str, reason: str):
     with pytest.raises(OSError, match=reason) as plain, open_location(location + SECRET) as file:
         file.read()
     assert "topsecret" not in repr(plain.value)
+
+
+def test_an_error_has_the_path_beside_its_message(tmp_path: Path):
+    location = str(tmp_path / "none.jpg")
+    with pytest.raises(InvalidInput) as refused:
+        measure(ResourceField(name="ImageUrl"), location)
+    assert refused.value.location == location
+    assert str(tmp_path) not in repr(refused.value) + str(refused.value)
 
 
 def test_a_remote_file_that_is_not_there_is_told_as_a_local_one():
