@@ -96,8 +96,9 @@ clean: ## remove .venv and the files that tools have left behind
 # separate package, which the lock alone does not pin: pip would look for its newest version.
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --require-hashes -r requirements.lock -c requirements.lock
-	$(PIP) install --no-deps --no-build-isolation --editable '.[flows]'
+	@echo "installing about 120 packages into $(VENV), which takes one to two minutes ..."
+	@$(PIP) install --require-hashes -r requirements.lock -c requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable '.[flows]'
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed

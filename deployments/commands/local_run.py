@@ -31,7 +31,10 @@ def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     with ExitStack() as stack:
         if not PREFECT_API_URL.value():
-            stderr.print("PREFECT_API_URL is not set: recording on a temporary Prefect server")
+            stderr.print(
+                "PREFECT_API_URL is not set: starting a temporary Prefect server, which takes "
+                "some seconds"
+            )
             api_url = stack.enter_context(temporary_prefect_server(os.environ))
             auth = PREFECT_SERVER_API_AUTH_STRING.value()
             stack.enter_context(

@@ -161,7 +161,10 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         reason = error.strerror or str(error)
-        raise CannotListen(f"cannot listen on {host} port {port}: {reason}") from None
+        raise CannotListen(
+            f"cannot listen on {host} port {port}: {reason}; choose another with --port, 0 for a "
+            "free one"
+        ) from None
 
 
 def serve(options: EmulatorOptions, ready_file: Path | None = None) -> None:
