@@ -22,6 +22,7 @@ NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 ORIGIN = Origin(deployment="deliver/default", parameters={"request_id": "r-1"})
 REPLY = Reply(tencent_request_id="t-1", fields={"Result": "Success"})
 VERDICT = Verdict(passed=True, result="Success")
+REFUSED = Verdict(passed=False, result="FailedOperation.CompareLowSimilarity")
 ERROR = ResultError(code="ImageDecodeFailed", message="no image", kind="input")
 
 
@@ -199,3 +200,37 @@ def test_a_record_of_before_the_renaming_is_read():
     assert record.request_digest == "a"
     assert record.backoff
     assert (record.backoff.since, record.backoff.count) == (NOW, 2)
+
+
+def copy_of(record: Record) -> Record:
+    """Return the record as another run loads it."""
+    return Record.model_validate(record.model_dump())
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_record_takes_what_an_overtaken_run_knows(state: RecordState):
+    overtaken = calling()
+    record = IN_STATE[state]()
+    if state != "new":
+        record.claim("run-2", ORIGIN)
+        record = copy_of(record)
+    before = copy_of(record)
+    overtaken.answer(REPLY.model_copy(update={"tencent_request_id": "t-9"}), REFUSED, ends_run=True)
+    record.take_over(overtaken)
+    # The first stored verdict stands, with its answer; every call and its ID counts once.
+    assert record.verdict == (before.verdict or REFUSED)
+    assert record.reply == (before.reply or overtaken.reply)
+    assert record.intent is None
+    assert {"t-9", *before.tencent_request_ids} == set(record.tencent_request_ids)
+    others = [run.calls for run in before.runs if run.flow_run_id != "run-1"]
+    assert record.calls == 1 + sum(others)
+    record.take_over(overtaken)
+    assert record.calls == 1 + sum(others)
+
+
+def test_records_of_before_keep_their_calls():
+    old = at_work().model_dump() | {"calls": 3}
+    del old["calls_before"]
+    record = Record.model_validate(old)
+    record.intend_call()
+    assert (record.calls, copy_of(record).calls) == (4, 4)
