@@ -238,18 +238,18 @@ class _Sweep:
             error = ResultError(code="RunsDied", message=message, kind="unavailable")
             record.fail("unavailable", error)
             await store.save(record)
-            self._announce(record)
+            self._announce(store, record)
             return "given up"
         return await self._schedule(store, record, due, dead)
 
-    def _announce(self, record: Record) -> None:
+    def _announce(self, store: RecordStore, record: Record) -> None:
         """Emit the event about a failed request whose last run died and could not emit it."""
         ending = DeliveryOutcome(record, failed_before=True)
         result = result_of(
             ending,
             request_id=record.request_id,
             target_action=record.target_action,
-            service=self.settings.service,
+            service=store.service,
             started_at=datetime.now(UTC),
         )
         last_run = record.runs[-1].flow_run_id
