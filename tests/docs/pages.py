@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 _BLOCK = re.compile(
-    r"^(?:<!-- run: (?P<how>[^\n]*?) -->\n+)?(?P<indent> *)```(?P<language>\w*)\n"
+    r"^(?: *<!-- run: (?P<how>[^\n]*?) -->\n+)?(?P<indent> *)```(?P<language>\w*)\n"
     r"(?P<text>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
 )

@@ -1,8 +1,10 @@
 """How the console blocks of a page are taken apart."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.docs.pages import Block, Command
+from tests.docs.pages import Block, Command, blocks
 
 
 def commands(text: str) -> list[Command]:
@@ -38,3 +40,10 @@ def test_a_command_continues_after_a_backslash_and_within_quotes(command: str):
 )
 def test_dots_stand_for_anything(shown: tuple[str, ...], printed: str, fits: bool):
     assert Command("true", shown).shows(printed) is fits
+
+
+def test_a_block_of_a_list_has_its_comment_too(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text("1. Do:\n\n   <!-- run: no, why -->\n   ```console\n   $ false\n   ```\n")
+    (block,) = blocks(page)
+    assert (block.how, block.text) == ("no, why", "$ false\n")
