@@ -77,7 +77,9 @@ def _status(record: Record, *, at_work: bool) -> dict[str, Any]:
     else:
         state = "interrupted"  # the request's run died; the next run continues
     fields = "request_id target_action region verdict error tencent_request_ids updated_at"
-    shown = record.model_dump(mode="json", include=set(fields.split())) | {"calls": record.calls}
+    stored = record.model_dump(mode="json", include=set(fields.split()))
+    first = {name: stored[name] for name in ("request_id", "target_action", "region")}
+    shown = {**first, "calls": record.calls, **stored}
     follow_up = record.follow_up and record.follow_up.model_dump(mode="json")
     return {
         "state": state,
