@@ -63,7 +63,7 @@ def test_a_wrong_form_says_so_beside_each_field_and_makes_no_run(
     page.get_by_role("button", name="Submit").click()
     for message in (
         re.compile("^'my request' does not match"),
-        re.compile("should not be valid under {'description': 'a link with a query or a password'"),
+        re.compile("^'a location that is not a link with a query or a password, .*' was expected"),
         "'VideoUrl' is a required property",
         "'LiveDataUrl' is not one of ['ImageUrl', 'VideoUrl']",
         "'ValidateData' is a required property",
