@@ -31,7 +31,7 @@ FORMAT: Final = 1
 a higher number."""
 
 GUARDED_FORMAT: Final = 2
-"""Version of documents that only ``replace`` may write over. Releases before 0.3, which would write
+"""Version of documents that only ``replace`` may write over. Versions before 0.2, which would write
 over them unconditionally, refuse them."""
 
 KEY_FILE = "data.key"
