@@ -47,10 +47,7 @@ async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> V
     """
     record = delivery.record
     if record.verdict is not None:
-        # A state is returned, because only a state makes the dashboard show `Cached`. Prefect's
-        # types expect a value.
-        message = "The verdict was stored by an earlier run."
-        return cast("Verdict", Completed(name="Cached", message=message, data=record.verdict))
+        return _cached(record.verdict)
     if record.intent is not None and delivery.on_unknown_outcome == "stop":
         raise OutcomeUnknown(
             "OutcomeUnknown", f"the call of {record.intent.at:%Y-%m-%d %H:%M:%S} UTC has no answer"
@@ -69,7 +66,8 @@ async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> V
 
 
 def _cached(verdict: Verdict | None) -> Verdict:
-    # Prefect's types expect a value here. Only a state makes the dashboard show `Cached`.
+    # A state is returned, because only a state makes the dashboard show `Cached`. Prefect's types
+    # expect a value.
     message = "The verdict was stored by another run."
     return cast("Verdict", Completed(name="Cached", message=message, data=verdict))
 

@@ -156,7 +156,7 @@ class Objects(_Listed):
         version = self._version(name)
         return Stored(cast("bytes", self._files.cat_file(self._path(name))), version)
 
-    def write(self, name: str, content: bytes, *, durable: bool) -> None:  # noqa: ARG002 - it is
+    def write(self, name: str, content: bytes, *, durable: bool) -> None:  # noqa: ARG002 - an object store always is
         self._files.pipe_file(self._path(name), content)
 
     def replace(
@@ -165,7 +165,7 @@ class Objects(_Listed):
         content: bytes,
         version: str | None,
         *,
-        durable: bool,  # noqa: ARG002 - it is
+        durable: bool,  # noqa: ARG002 - an object store always is
     ) -> str:
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         try:

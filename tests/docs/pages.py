@@ -20,6 +20,7 @@ A comment before a block changes that::
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,13 @@ class Block:
             else:
                 raise ValueError(f"line {self.line}: output before the first command")
         return [Command(line, tuple(output)) for line, output in found]
+
+
+def files() -> list[str]:
+    """Return the paths of the project's files, relative to ``ROOT``."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return listed.stdout.splitlines()
 
 
 def pages() -> list[Path]:

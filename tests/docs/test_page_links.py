@@ -1,13 +1,12 @@
 """Links of README and docs lead somewhere: files that exist, and headings that are there."""
 
 import re
-import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
-from tests.docs.pages import ROOT, pages
+from tests.docs.pages import ROOT, files, pages
 
 _LINK = re.compile(
     r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)|^\[[^\]]+\]: (?P<reference>\S+)", re.MULTILINE
@@ -30,13 +29,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path):
-    tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
+    tracked = files()
     folders = {str(parent) for name in tracked for parent in Path(name).parents}
     for link in links(page):
         if "://" in link or link.startswith("mailto:"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.docs.pages import ROOT, Block, Command, blocks, pages
+from tests.docs.pages import ROOT, Block, Command, blocks, files, pages
 from tests.waiting import until
 
 BACKGROUND_SECONDS = 90.0
@@ -116,14 +116,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 def clone(folder: Path) -> None:
     """Copy the checkout's files, and link to the environment that is installed."""
-    tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    for name in tracked:
+    for name in files():
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
