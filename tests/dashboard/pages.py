@@ -24,9 +24,16 @@ def fill(page: Page, field: str, text: str) -> None:
 
 
 def choose(page: Page, field: str, value: str) -> None:
-    """Choose a value from the list of a field."""
-    page.get_by_role("button", name=f"Select {field}", exact=True).click()
+    """Choose a value from the list of a field, and wait until the list has closed.
+
+    When a list has closed, the dashboard moves the focus back to its button. A list that was opened
+    before that loses the focus, and closes at once.
+    """
+    button = page.get_by_role("button", name=f"Select {field}", exact=True)
+    button.click()
     page.get_by_role("option", name=value, exact=True).click()
+    expect(page.get_by_role("option")).to_have_count(0)
+    expect(button).to_be_focused()
 
 
 def click(page: Page, button: Locator, call: str) -> int:
