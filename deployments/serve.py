@@ -18,6 +18,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
 from prefect.states import Scheduled
 
+from deployments import grace
 from deployments.registration.register import register
 from faceid import redaction
 from flows.upkeep.dead_runs import silence
@@ -68,6 +69,7 @@ async def serve(*, limit: int = 4, ready_file: Path | None = None) -> None:
         File to write once runs can be triggered.
     """
     redaction.install()
+    grace.install()
     runner = _Runner(name="faceid", limit=limit, pause_on_shutdown=False)
     registered = await register(pool=False)
     for name, deployment_id in registered.deployments.items():

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from deployments.grace import run_seconds
 from deployments.settings_files import SERVER_SETTINGS, WORKER_SETTINGS
 from faceid.command import stderr
 from faceid.errors import FaceIdError, InvalidInput
@@ -28,7 +29,8 @@ START_SECONDS = 120.0
 """Seconds within which a child must be ready. A Prefect server first migrates its database."""
 
 STOP_SECONDS = 15.0
-"""Seconds within which a child must end after SIGTERM. It is then killed."""
+"""Seconds within which a child must end after SIGTERM, in addition to the time that its runs have.
+It is then killed."""
 
 MAX_RESTARTS = 5
 """Number of times that a child may be restarted within ``RESTARTS_SECONDS``."""
@@ -54,7 +56,8 @@ class Child:
 
     ``name`` is used in messages. The output of the process is appended to the file ``log``; if that
     is ``None``, its stderr is the stderr of this process, and its stdout is discarded. ``ready`` is
-    a file that is not empty, or a URL that answers, once the process is ready.
+    a file that is not empty, or a URL that answers, once the process is ready. ``stop_seconds`` is
+    the time that it has to end.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Child:
         environment: Mapping[str, str],
         log: Path | None,
         ready: Path | str,
+        stop_seconds: float = STOP_SECONDS,
     ) -> None:
         self.name = name
         """Name of the process in messages, such as ``the worker``."""
@@ -71,6 +75,7 @@ class Child:
         self._environment = dict(environment)
         self._log = log
         self._ready = ready
+        self._stop_seconds = stop_seconds
         self._restarts: list[float] = []
         self.process = self._start()
         """The running process, or the last one."""
@@ -139,11 +144,11 @@ class Child:
             # next call restarts it, and counts that like any other restart.
 
     def stop(self) -> None:
-        """Terminate the process, and kill its process group after ``STOP_SECONDS``."""
+        """Terminate the process, and kill its process group after ``stop_seconds``."""
         if self.process.poll() is None:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_SECONDS)
+                self.process.wait(self._stop_seconds)
         # This kills the process if it has ignored SIGTERM, and what it has left behind in its
         # group.
         with contextlib.suppress(ProcessLookupError):
@@ -158,13 +163,14 @@ def child(
     environment: Mapping[str, str],
     log: Path | None,
     ready: Path | str,
+    stop_seconds: float = STOP_SECONDS,
 ) -> Generator[Child]:
     """Start a child process, yield it once it is ready, and stop it on exit.
 
     The arguments are those of ``Child``. Raises ``StackError`` if the process does not become
     ready.
     """
-    started = Child(name, command, environment, log, ready)
+    started = Child(name, command, environment, log, ready, stop_seconds)
     try:
         started.wait_until_ready()
         yield started
@@ -188,8 +194,8 @@ def orphans_ended(parts: Sequence[Child]) -> Generator[None]:
         yield
     finally:
         ours = {part.process.pid for part in parts}
-        for end in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + STOP_SECONDS
+        for end, seconds in ((signal.SIGTERM, run_seconds()), (signal.SIGKILL, STOP_SECONDS)):
+            deadline = time.monotonic() + seconds
             for orphan in _living_children(ours):
                 os.kill(orphan, end)
             while _living_children(ours) and time.monotonic() < deadline:
@@ -349,5 +355,6 @@ def worker(
         # A key for Prefect Cloud must not be sent to this server.
         variables.pop("PREFECT_API_KEY", None)
         command = ["deployments.serve", "--limit", str(limit), "--ready-file", str(ready)]
-        with child("the worker", command, variables, log, ready) as process:
+        seconds = run_seconds() + STOP_SECONDS
+        with child("the worker", command, variables, log, ready, seconds) as process:
             yield process

@@ -2,10 +2,10 @@
 
 When Prefect's process worker is terminated, for example because its container is restarted, it
 kills its runs at once: calls that may be billed are cut off, and their answers are lost. This
-worker instead takes no more runs and waits for those that it has. It sends SIGTERM to batches at
-once, which then let their requests in flight finish (``flows.batch.shutdown``). Other runs get
-``DRAIN_SECONDS`` to finish before they are sent SIGTERM. The process manager decides how long the
-worker may take before it is killed.
+worker instead takes no more runs and waits for those that it has. It sends SIGTERM to deliveries
+and batches at once, which then let their calls in flight come home (``flows.delivery.shutdown``).
+Other runs get ``run_seconds`` to finish before they are sent SIGTERM. The process manager decides
+how long the worker may take before it is killed.
 """
 
 import os
@@ -20,13 +20,13 @@ from prefect.cli import app
 from prefect.client.schemas.objects import FlowRun
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
+from deployments import grace
 from faceid import redaction
-from flows.batch.shutdown import DRAIN_SECONDS
 
 FLOW_NAME = "prefect.io/flow-name"
 """Label of a run's configuration with the name of its flow."""
-DRAINS = "deliver-batch"
-"""The flow whose runs are sent SIGTERM at once, because they might otherwise take hours."""
+DRAINING = ("deliver", "deliver-batch")
+"""The flows whose runs are sent SIGTERM at once, because they then end gently by themselves."""
 
 
 class _Process(TaskStatus[int]):
@@ -78,7 +78,7 @@ with warnings.catch_warnings():
             task_status: TaskStatus[int] | None = None,
         ) -> ProcessWorkerResult:
             """Execute a flow run, and wait for the end of its process even if cancelled."""
-            seconds = 0 if configuration.labels.get(FLOW_NAME) == DRAINS else DRAIN_SECONDS
+            seconds = 0 if configuration.labels.get(FLOW_NAME) in DRAINING else grace.run_seconds()
             process = _Process(task_status or anyio.TASK_STATUS_IGNORED, seconds)
             result = None
             async with anyio.create_task_group() as group:
@@ -95,6 +95,7 @@ with warnings.catch_warnings():
 
 if __name__ == "__main__":
     redaction.install()
+    grace.install()
     # Prefect's worker turns SIGTERM into SIGINT. A process that a script has started in the
     # background ignores SIGINT, so the worker would never end.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -117,9 +117,10 @@ def run(tokens: Sequence[str] | None = None) -> NoReturn:
     """
     redaction.install()
     # SIGTERM (a service manager) and SIGHUP (a closed terminal) are handled like Ctrl-C, so that
-    # child processes are ended properly.
+    # child processes are ended properly. `nohup` ignores SIGHUP, so that we survive the terminal.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except Exit as ending:

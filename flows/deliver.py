@@ -12,6 +12,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Cancelled
 
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput
@@ -24,7 +25,8 @@ from flows.delivery.outcome import (
     misconfigured,
     result_of,
 )
-from flows.delivery.run import DeliveryOptions, deliver_request
+from flows.delivery.run import DeliveryOptions, deliver_request, to_its_end
+from flows.delivery.shutdown import GracefulShutdown, end_early, is_being_cancelled
 from flows.parameters import (
     ActionParameters,
     BlockName,
@@ -83,29 +85,41 @@ async def deliver(
     except InvalidInput as error:
         return misconfigured(error)
     ending = DeliveryOutcome()
-    try:
-        settings = await settings_of_this_run(credentials)
-        run = await current_run(flow_run.id, settings.service)
-        await add_tags(f"request:{request_id}", f"service:{settings.service}")
-        request = read_request(
-            request_id=request_id,
-            target_action=target_action,
-            region=region,
-            resources=resources,
-            action_parameters=action_parameters,
+    with GracefulShutdown(settings.drain_seconds) as shutdown:
+        try:
+            settings = await settings_of_this_run(credentials)
+            run = await current_run(flow_run.id, settings.service)
+            await add_tags(f"request:{request_id}", f"service:{settings.service}")
+            request = read_request(
+                request_id=request_id,
+                target_action=target_action,
+                region=region,
+                resources=resources,
+                action_parameters=action_parameters,
+            )
+            validated = validate_request(request, settings)
+            folder = save_files_to and settings.roots().resolve_folder(
+                "save_files_to", save_files_to
+            )
+            if validated.action.notice:
+                get_run_logger().warning("%s: %s", target_action, validated.action.notice)
+            storage = open_storage(settings)
+            store = RecordStore(storage, settings.service, settings.account)
+            pacers = open_pacers(settings, storage, settings.account, priority=True)
+            options = DeliveryOptions(folder or None, max_windows, on_unknown_outcome)
+            async with open_client(settings, credentials, pacers) as client:
+                delivery = deliver_request(
+                    validated, client, settings, store, run, options, shutdown.drain
+                )
+                ending = await to_its_end(delivery, store, request_id, shutdown.drain)
+        except FaceIdError as error:
+            ending = DeliveryOutcome(failure=error)
+    if ending.was_cut_off:
+        unknown = ending.record is not None and ending.record.intent is not None
+        what = "a call has no answer yet" if unknown else "no call is in flight"
+        return await end_early(
+            shutdown, f"{what}; the same request goes on from here [{settings.service}]"
         )
-        validated = validate_request(request, settings)
-        folder = save_files_to and settings.roots().resolve_folder("save_files_to", save_files_to)
-        if validated.action.notice:
-            get_run_logger().warning("%s: %s", target_action, validated.action.notice)
-        storage = open_storage(settings)
-        store = RecordStore(storage, settings.service, settings.account)
-        pacers = open_pacers(settings, storage, settings.account, priority=True)
-        options = DeliveryOptions(folder or None, max_windows, on_unknown_outcome)
-        async with open_client(settings, credentials, pacers) as client:
-            ending = await deliver_request(validated, client, settings, store, run, options)
-    except FaceIdError as error:
-        ending = DeliveryOutcome(failure=error)
     result = result_of(
         ending,
         request_id=request_id,
@@ -113,4 +127,8 @@ async def deliver(
         service=settings.service,
         started_at=started_at,
     )
-    return await finish_delivery(result, ending)
+    state = await finish_delivery(result, ending)
+    if shutdown.heard and await is_being_cancelled():
+        # Prefect accepts no other final state for a run that is being cancelled.
+        return Cancelled(message=f"cancelled: {state.message}")
+    return state

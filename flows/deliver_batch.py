@@ -22,7 +22,6 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
-from signal import SIGINT, Signals, raise_signal
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, cast
 
@@ -30,13 +29,13 @@ import anyio.to_thread
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed, Failed
 from pydantic import Field
 
 from faceid import redaction
-from faceid.errors import FaceIdError, InvalidInput, StorageError
+from faceid.errors import FaceIdError, InvalidInput
 from faceid.manifests.snapshot import ManifestSnapshot, take_snapshot
-from flows.batch.chain import begin, is_being_cancelled, run_name, schedule_remainder, tag_shard
+from flows.batch.chain import begin, run_name, schedule_remainder, tag_shard
 from flows.batch.meter import Meter
 from flows.batch.progress import shown
 from flows.batch.results import BatchResults, results_location
@@ -44,6 +43,7 @@ from flows.batch.runner import AT_WORK, Batch
 from flows.batch.summary import describe_counts, emit_batch_event, summarize
 from flows.delivery.outcome import error_of, misconfigured, outcome_of
 from flows.delivery.run import DeliveryOptions
+from flows.delivery.shutdown import end_early
 from flows.parameters import BlockName, FolderText, ManifestText, MaxWindows
 from flows.server.runs import settings_of_this_run
 from tasks.credentials import open_client
@@ -131,7 +131,7 @@ async def deliver_batch(
         except FaceIdError as error:
             return await finish_batch(batch, error, settings)
     if batch.shutdown.heard:
-        return await end_early(batch, batch.shutdown.heard, settings)
+        return await end_batch_early(batch, settings)
     stopped, next_run = batch.stopped, None
     if batch.goes_on and batch.stats.status["waiting"]:
         next_run = await schedule_remainder(settings)
@@ -218,21 +218,14 @@ async def opened(
             results.finish(snapshot.count)
 
 
-async def end_early(batch: Batch, heard: Signals, settings: DeliverySettings) -> State[Any]:
-    """End a batch that received the signal ``heard``.
-
-    If somebody cancelled the batch, returns the state ``Cancelled``. Otherwise its worker is being
-    stopped, and the previous handler of the signal ends the process.
-    """
+async def end_batch_early(batch: Batch, settings: DeliverySettings) -> State[Any]:
+    """End a batch that received a signal: as cancelled, or with its worker."""
     await summarize(batch.stats, batch.meter.fastest())
-    if heard == SIGINT or await is_being_cancelled():
-        counts = f"{describe_counts(batch.stats)} [{settings.service}]"
-        message = f"cancelled: {counts}; the same manifest goes on from here"
-        await emit_batch_event("cancelled", settings.service, message, batch.stats, None)
-        return Cancelled(message=message)
-    # The previous handler of the signal ends the process, and the sweep schedules the next run.
-    raise_signal(heard)
-    raise StorageError("Stopped", "the process was told to end")
+    counts = f"{describe_counts(batch.stats)} [{settings.service}]"
+    message = f"{counts}; the same manifest goes on from here"
+    state = await end_early(batch.shutdown, message)
+    await emit_batch_event("cancelled", settings.service, str(state.message), batch.stats, None)
+    return state
 
 
 async def finish_batch(

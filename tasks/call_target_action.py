@@ -55,10 +55,11 @@ async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> V
     assert window is not None
     for upload in window.uploads:
         delivery.require_open(upload.ticket)
-    reply, verdict = await _call(delivery, window)
-    # If the run has files to save, it does not end with the answer.
-    record.answer(reply, verdict, ends_run=not delivery.wants_files)
-    kept = await keep_answer(delivery.store, record, delivery.settings.wait_in_run)
+    with delivery.drain.calling():
+        reply, verdict = await _call(delivery, window)
+        # If the run has files to save, it does not end with the answer.
+        record.answer(reply, verdict, ends_run=not delivery.wants_files)
+        kept = await keep_answer(delivery.store, record, delivery.settings.wait_in_run)
     if kept is not record:
         delivery.record = kept
         return _cached(kept.verdict)
@@ -84,10 +85,12 @@ class _Departure:
     async def prepare(self) -> None:
         """Store the intent, once for all times that the call is signed.
 
-        If it cannot be stored, it is withdrawn, and ``StorageError`` is raised.
+        If it cannot be stored, it is withdrawn, and ``StorageError`` is raised. From here on, the
+        call counts as in flight: a run that is told to end waits for it.
         """
         if self.is_intended:
             return
+        self._delivery.drain.begin_call()
         record = self._delivery.record
         record.intend_call()
         try:

@@ -10,6 +10,7 @@ from faceid.actions import TargetAction
 from faceid.client import FaceIdClient
 from faceid.errors import FaceIdError
 from faceid.models import CheckedRequest, UploadTicket
+from tasks.drain import Drain
 from tasks.settings import DeliverySettings
 from tasks.state.claims import Claim
 from tasks.state.record_store import RecordStore
@@ -32,6 +33,7 @@ class Delivery:
         settings: DeliverySettings,
         store: RecordStore,
         taken: Claim,
+        drain: Drain,
         on_unknown_outcome: OnUnknownOutcome = "call_again",
         *,
         wants_files: bool = False,
@@ -50,6 +52,8 @@ class Delivery:
         self.is_follow_up = taken.is_follow_up
         self.lease = taken.lease
         """Whether this run is the follow-up that was scheduled for the request."""
+        self.drain = drain
+        """Knows whether the run has been told to end, and is told when a call is in flight."""
         self.on_unknown_outcome: OnUnknownOutcome = on_unknown_outcome
         """What to do if a call was sent and its answer was lost."""
         self.wants_files = wants_files

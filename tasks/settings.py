@@ -32,6 +32,10 @@ class DeliverySettings(FaceIdSettings):
     """Seconds after the first failed attempt at which a request that still cannot be delivered
     fails as ``unavailable``."""
 
+    drain_seconds: float = Field(65, ge=0)
+    """Seconds for which calls in flight may come to their end when a run is told to end. The
+    default is longer than the time within which a call is answered."""
+
     def from_block(self) -> Self:
         """Return a copy for the values of a block, whose fields errors then name."""
         settings = self.model_copy()

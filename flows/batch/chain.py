@@ -99,13 +99,6 @@ async def _zone_of(client: PrefectClient, run: FlowRun) -> ZoneInfo:
     return ZoneInfo(zones.get(schedule) or "UTC")
 
 
-async def is_being_cancelled() -> bool:
-    """Return whether somebody has cancelled the current run."""
-    async with get_client() as client:
-        state = (await client.read_flow_run(flow_run.id)).state
-    return state is not None and (state.is_cancelling() or state.is_cancelled())
-
-
 async def schedule_remainder(settings: DeliverySettings) -> str | None:
     """Schedule a later run for the requests that wait, and return its ID.
 

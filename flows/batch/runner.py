@@ -16,16 +16,15 @@ import anyio.to_thread
 from prefect.runtime import flow_run
 
 from faceid.client import FaceIdClient
-from faceid.errors import AccountError, FaceIdError, ServiceUnavailable
+from faceid.errors import AccountError, FaceIdError
 from faceid.manifests.snapshot import ManifestSnapshot
 from faceid.models import DeliveryResult, Request
 from faceid.validation import RequestValidator, ValidatedRequest
 from flows.batch.meter import Meter
 from flows.batch.results import BatchResults
-from flows.batch.shutdown import GracefulShutdown
-from flows.delivery.follow_ups import DeliveryDeferred
 from flows.delivery.outcome import DeliveryOutcome, emit_delivery_event, result_of, verdict_word
-from flows.delivery.run import DeliveryOptions, deliver_request
+from flows.delivery.run import DeliveryOptions, after_cut_off, deliver_request
+from flows.delivery.shutdown import GracefulShutdown
 from tasks.settings import DeliverySettings
 from tasks.state.claims import CurrentRun
 from tasks.state.record_store import RecordStore, request_digest
@@ -117,7 +116,7 @@ class Batch:
         """The result lines."""
         self.meter = meter
         """Counts of the calls over time."""
-        self.shutdown = GracefulShutdown(self._tell_to_end, self._cut_off)
+        self.shutdown = GracefulShutdown(settings.drain_seconds)
         """Handles the signals that stop the batch."""
         self.stopped: FaceIdError | None = None
         """The error because of which no more requests begin, if there is one."""
@@ -125,8 +124,6 @@ class Batch:
         """Whether more than ``max_failed_percent`` of the requests have failed."""
         self.tell: Callable[[DeliveryResult], None] | None = None
         """Called with each result, if set."""
-        self.tell_to_end: Callable[[], None] | None = None
-        """Called when a signal stops the batch, if set."""
         self._client = client
         self._store = store
         self._options = options
@@ -136,23 +133,12 @@ class Batch:
         """Held by the shard that is beginning its requests."""
         self._max_failed_percent = max_failed_percent
         self._has_turn: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
-        self._in_flight: set[asyncio.Task[None]] = set()
-        self._is_cut_off = False
 
     @property
     def goes_on(self) -> bool:
         """Whether more requests may begin."""
-        told_to_end = self.shutdown.heard is not None
+        told_to_end = self.shutdown.drain.told_to_end
         return self.stopped is None and not self.failed_too_often and not told_to_end
-
-    def _tell_to_end(self) -> None:
-        if self.tell_to_end:
-            self.tell_to_end()
-
-    def _cut_off(self) -> None:
-        self._is_cut_off = True
-        for task in self._in_flight:
-            task.cancel()
 
     async def has_turn(self, first: int, shard: "asyncio.Task[Any]") -> None:
         """Wait until a shard begins its requests, or has ended.
@@ -191,8 +177,7 @@ class Batch:
                     self._gate.release()
                     return number - first
                 task = group.create_task(self._deliver(number, request, validator))
-                self._in_flight.add(task)
-                task.add_done_callback(self._in_flight.discard)
+                self.shutdown.drain.add(task, request.request_id)
         return count
 
     def _read(self, start: int, count: int) -> list[Request]:
@@ -203,9 +188,9 @@ class Batch:
         try:
             ending = await self._to_its_end(request, validator)
         except asyncio.CancelledError:
-            if not self._is_cut_off:
+            if not self.shutdown.drain.told_to_end:
                 raise
-            ending = await self._as_cut_off(request)
+            ending = await after_cut_off(self._store, request.request_id)
         finally:
             self._gate.release()
         result = result_of(
@@ -238,7 +223,13 @@ class Batch:
             return DeliveryOutcome(failure=error)
         run = CurrentRun(str(flow_run.id))
         return await deliver_request(
-            validated, self._client, self.settings, self._store, run, self._options
+            validated,
+            self._client,
+            self.settings,
+            self._store,
+            run,
+            self._options,
+            self.shutdown.drain,
         )
 
     async def _failed_before(self, validated: ValidatedRequest) -> DeliveryOutcome | None:
@@ -253,19 +244,6 @@ class Batch:
         ):
             return None
         return DeliveryOutcome(record, failed_before=True)
-
-    async def _as_cut_off(self, request: Request) -> DeliveryOutcome:
-        """Return the outcome of a request that was cut off.
-
-        The request counts as deferred, because delivering the same manifest again continues it.
-        """
-        reason = ServiceUnavailable("CutOff", "the batch was told to end")
-        try:
-            return DeliveryOutcome(
-                await self._store.load(request.request_id), deferred=DeliveryDeferred(reason, None)
-            )
-        except FaceIdError:
-            return DeliveryOutcome(deferred=DeliveryDeferred(reason, None))
 
 
 AT_WORK: ContextVar[Batch] = ContextVar("AT_WORK")

@@ -31,6 +31,10 @@ _OUTCOME_OF_ERROR: dict[ErrorKind, Outcome] = {
 }
 
 
+CUT_OFF = "CutOff"
+"""Code of the reason for which a delivery is deferred whose run was told to end."""
+
+
 class DeliveryOutcome(NamedTuple):
     """How a run of a request ended: with a verdict unless ``failure`` or ``deferred`` is set."""
 
@@ -44,6 +48,11 @@ class DeliveryOutcome(NamedTuple):
     """Why the files of the answer could not be saved, if they were requested."""
     failed_before: bool = False
     """Whether the request failed in an earlier run, so that this run did nothing."""
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether the delivery was cancelled because its run was told to end."""
+        return self.deferred is not None and self.deferred.reason.code == CUT_OFF
 
     @property
     def was_at_its_end(self) -> bool:

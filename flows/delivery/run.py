@@ -11,19 +11,27 @@
 """
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from faceid.client import FaceIdClient
-from faceid.errors import FaceIdError, StorageError, UrlRefused, WindowOver
+from faceid.errors import (
+    FaceIdError,
+    ServiceUnavailable,
+    StorageError,
+    UrlRefused,
+    WindowOver,
+)
 from faceid.models import ResourceFile, Upload, Verdict
 from faceid.validation import ValidatedRequest
 from flows.delivery.follow_ups import DeliveryDeferred, defer_to_next_window, defer_until_available
-from flows.delivery.outcome import DeliveryOutcome, error_of, outcome_of
+from flows.delivery.outcome import CUT_OFF, DeliveryOutcome, error_of, outcome_of
 from tasks.call_target_action import call_target_action
 from tasks.check_expiry import check_expiry
 from tasks.delivery import Delivery, OnUnknownOutcome
+from tasks.drain import Drain
 from tasks.request_upload_url import request_upload_url
 from tasks.save_files import save_files
 from tasks.settings import DeliverySettings
@@ -54,10 +62,12 @@ async def deliver_request(
     store: RecordStore,
     run: CurrentRun,
     options: DeliveryOptions,
+    drain: Drain,
 ) -> DeliveryOutcome:
     """Claim the request, deliver it as far as possible, and return how this ended.
 
-    A ``FaceIdError`` is not raised, but returned as part of the outcome.
+    If the run is told to end, ``drain`` cancels the current task at once, or after the call that is
+    in flight. A ``FaceIdError`` is not raised, but returned as part of the outcome.
     """
     delivery: Delivery | None = None
     unsaved: FaceIdError | None = None
@@ -69,6 +79,7 @@ async def deliver_request(
                 settings,
                 store,
                 taken,
+                drain,
                 options.on_unknown_outcome,
                 wants_files=options.folder is not None,
                 in_batch=options.in_batch,
@@ -92,6 +103,38 @@ async def _was_overtaken(delivery: Delivery, error: FaceIdError) -> bool:
     with suppress(StorageError):  # the error to report is the first one
         return await delivery.finds_verdict()
     return False
+
+
+async def to_its_end(
+    delivery: Coroutine[Any, Any, DeliveryOutcome],
+    store: RecordStore,
+    request_id: str,
+    drain: Drain,
+) -> DeliveryOutcome:
+    """Await ``deliver_request`` in a task of its own, which ``drain`` may cancel."""
+    task = asyncio.create_task(delivery)
+    drain.add(task, request_id)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if not drain.told_to_end:
+            raise
+        return await after_cut_off(store, request_id)
+
+
+async def after_cut_off(store: RecordStore, request_id: str) -> DeliveryOutcome:
+    """Return how a delivery ended that was cancelled because its run was told to end.
+
+    It counts as deferred unless its verdict is stored, because delivering the same request again
+    continues it.
+    """
+    record: Record | None = None
+    with suppress(StorageError):  # the next run will report the error
+        record = await store.load(request_id)
+    if record is not None and record.verdict is not None:
+        return DeliveryOutcome(record)
+    reason = ServiceUnavailable(CUT_OFF, "the run was told to end")
+    return DeliveryOutcome(record, deferred=DeliveryDeferred(reason, None))
 
 
 def _record(delivery: Delivery | None) -> Record | None:
@@ -152,6 +195,8 @@ async def to_files(delivery: Delivery, verdict: Verdict, folder: Path) -> FaceId
     """
     unsaved: FaceIdError | None = None
     try:
+        if delivery.drain.told_to_end:
+            raise ServiceUnavailable(CUT_OFF, "the run was told to end")
         await save_files(delivery, verdict, folder)
     except FaceIdError as error:
         unsaved = error

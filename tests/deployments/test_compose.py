@@ -9,13 +9,13 @@ import sys
 from typing import Any
 
 import pytest
+from flows.batch.shutdown import DRAIN_SECONDS
 from prefect.settings import Settings
 from prefect.settings.legacy import _get_settings_fields  # pyright: ignore[reportPrivateUsage]
 
 from deployments.exec_with_secrets import VARIABLE
 from deployments.registration.definitions import PACKAGES, read_definitions
 from deployments.settings_files import SERVER_SETTINGS, WORKER_SETTINGS
-from flows.batch.shutdown import DRAIN_SECONDS
 from tasks.settings import DeliverySettings
 from tests.deployments.compose import FILE, environment_of, read_compose
 
