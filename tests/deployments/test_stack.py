@@ -214,10 +214,18 @@ def test_two_deployed_runs_of_a_request_make_one_set_of_calls(
     assert calls["VideoLivenessCompare"] == 1
 
 
-def test_up_says_that_it_stops(samples: Path, tmp_path: Path):
+def test_up_prints_a_command_that_works_and_says_that_it_stops(samples: Path, tmp_path: Path):
+    (samples / "alder.jpg").rename(samples / "id-photo.jpg")
+    (samples / "alder.mp4").rename(samples / "selfie.mp4")
     log = tmp_path / "up.log"
     with log.open("wb") as output, running_up(samples, output=output):
-        pass
+        said = log.read_text()
+        command = said[said.index("PREFECT_API_URL=") : said.index("stop       Ctrl-C")]
+        pasted = subprocess.run(
+            ["bash", "-c", command], cwd=samples, capture_output=True, text=True, check=False
+        )
+        assert pasted.returncode == 0, pasted.stdout + pasted.stderr
+        assert "finished successfully in 'Completed'" in pasted.stdout
     assert log.read_text().splitlines()[-2:] == ["stopping ...", "stopped"]
 
 
