@@ -22,8 +22,8 @@ from tempfile import TemporaryDirectory
 
 from deployments.grace import run_seconds
 from deployments.settings_files import SERVER_SETTINGS, WORKER_SETTINGS
-from faceid.command import stderr
 from faceid.errors import FaceIdError, InvalidInput
+from faceid.outputs import stderr
 
 START_SECONDS = 120.0
 """Seconds within which a child must be ready. A Prefect server first migrates its database."""

@@ -1,8 +1,9 @@
 """The ``faceid`` command line: its application, the ``emulator`` command, and its exit codes.
 
 Applications add their own commands to ``app``. Exit codes: 0 if every request has a verdict, 1 if
-a request failed or is waiting, 2 if the input or the configuration is wrong and nothing was sent,
-3 if a verdict is negative and ``--require-passed`` is given, 130 if the command was interrupted.
+a request failed, 2 if the input or the configuration is wrong and nothing was sent, 3 if a verdict
+is negative and ``--require-passed`` is given, 4 if no request failed and some are waiting, 130 if
+the command was interrupted.
 """
 
 import json
@@ -13,13 +14,10 @@ from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnknownCommandError
-from rich.console import Console
 
 from faceid import __version__, redaction
 from faceid.errors import FaceIdError, InvalidInput
-
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-"""Console for progress and errors. It uses colours only if stderr is a terminal."""
+from faceid.outputs import BrokenOutput, close_outputs, stderr
 
 app = App(
     name="faceid",
@@ -121,19 +119,27 @@ def run(tokens: Sequence[str] | None = None) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    code = _run(tokens)
+    close_outputs()
+    sys.exit(code)
+
+
+def _run(tokens: Sequence[str] | None) -> int:
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except Exit as ending:
-        sys.exit(ending.code)
+        return ending.code
     except CycloptsError as error:
-        fail(_usage_error(error))
+        return _told(_usage_error(error))
     except InvalidInput as error:
-        fail(one_line(error))
+        return _told(one_line(error))
     except FaceIdError as error:
-        fail(one_line(error), code=1)
+        return _told(one_line(error), code=1)
+    except BrokenOutput as error:
+        return _told(error.reason, code=1) if error.reason else 0
     except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0)
+        return 130
+    return 0
 
 
 def _usage_error(error: CycloptsError) -> str:
@@ -162,6 +168,10 @@ def one_line(error: FaceIdError) -> str:
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
-    """Print a message as one line to stderr, and end the process with an exit code."""
+    """Print a message as one line to stderr, and end the command with an exit code."""
+    raise Exit(_told(message, code))
+
+
+def _told(message: str, code: int = 2) -> int:
     stderr.print(f"faceid: {redaction.redact(message)}", markup=False)
-    sys.exit(code)
+    return code

@@ -3,11 +3,12 @@
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TextIO, cast
 
 from cyclopts import Parameter
 from prefect.client.schemas.objects import State
@@ -16,10 +17,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from deployments.commands.delivery_flags import DEFAULT_FLAGS, DeliveryFlags
 from deployments.commands.local_run import local_run
 from faceid.actions import CREATE_UPLOAD_URL
-from faceid.command import Exit, one_line, stderr
+from faceid.command import Exit, one_line
 from faceid.errors import FaceIdError, InvalidInput, StorageError
 from faceid.manifests.snapshot import BadManifest, ManifestSnapshot, take_snapshot
 from faceid.models import DeliveryResult
+from faceid.outputs import BrokenOutput, opened, print_result, stderr
 from faceid.validation import RequestValidator, check_files
 from flows.batch.progress import describe
 from flows.batch.results import FAILURES, RESULTS, read_lines
@@ -90,8 +92,8 @@ def batch(
         "max_failed_percent": max_failed_percent,
         **flags.arguments(),
     }
-    code = local_run(lambda: _run_flow(arguments, results, failures, require_passed=require_passed))
-    raise Exit(code)
+    ran = local_run(lambda: _run_flow(arguments, results, failures, require_passed=require_passed))
+    raise Exit(ran.result)
 
 
 def _take_in(manifest: str, settings: DeliverySettings, folder: Path) -> ManifestSnapshot:
@@ -144,15 +146,13 @@ async def _run_flow(
     with ExitStack() as stack:
         for path in filter(None, (results, failures)):
             _check_can_write(path)
-        lines = stack.enter_context(results.open("w")) if results else None
-
-        def tell(result: DeliveryResult) -> None:
-            print(result.model_dump_json(), file=lines, flush=True)
+        lines = stack.enter_context(opened(results))
 
         def watch(batch: Batch) -> None:
             watched.append(batch)
-            batch.tell = tell
-            batch.tell_to_end = _say_how_it_ends
+            batch.tell = _teller(batch, lines)
+            loop = asyncio.get_running_loop()
+            stderr.on_break = lambda: loop.call_soon_threadsafe(batch.shutdown.begin)
             # The task is cancelled below, or when the event loop ends.
             background.add(asyncio.create_task(_show(batch.stats)))
 
@@ -161,13 +161,30 @@ async def _run_flow(
         try:
             state: State[Any] = await cast("Any", deliver_batch)(**arguments, return_state=True)
         finally:
+            stderr.on_break = None
             for task in background:
                 task.cancel()
             for copy, name in ((results, RESULTS), (failures, FAILURES)):
-                if copy and watched:
+                # Lines that went to a pipe or a device as they came are not sorted.
+                if copy and watched and (copy.is_file() or not copy.exists()):
                     _copy(watched[0].results.location, name, copy)
     stderr.print(f"faceid: {state.message}", markup=False)
     return _exit_code(state, watched[0].stats if watched else None, require_passed=require_passed)
+
+
+def _teller(batch: Batch, lines: TextIO | None) -> Callable[[DeliveryResult], None]:
+    """Return a function that prints results until that is impossible, and then stops the batch."""
+
+    def tell(result: DeliveryResult) -> None:
+        try:
+            print_result(result.model_dump_json(), lines)
+        except BrokenOutput as broken:
+            batch.tell = None
+            if broken.reason:
+                stderr.print(f"faceid: {broken.reason}", markup=False)
+            batch.shutdown.begin()
+
+    return tell
 
 
 def _check_can_write(path: Path) -> None:
@@ -198,17 +215,15 @@ def _copy(location: str, name: str, to: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _say_how_it_ends() -> None:
-    stderr.print("stopping when the requests in flight have ended; interrupt again to cut them off")
-
-
 def _exit_code(state: State[Any], stats: BatchStats | None, *, require_passed: bool) -> int:
     if state.is_cancelled():
         return 130
     if stats is None:
         return 0 if state.is_completed() else 2
-    if state.is_failed() or stats.status["verdict"] < stats.total:
+    if state.is_failed() or stats.status["failed"]:
         return 1
+    if stats.status["verdict"] < stats.total:
+        return 4
     return 3 if require_passed and stats.verdicts["refused"] else 0
 
 

@@ -9,9 +9,10 @@ from prefect.client.schemas.objects import State
 
 from deployments.commands.delivery_flags import DEFAULT_FLAGS, DeliveryFlags
 from deployments.commands.local_run import local_run
-from faceid.command import Exit, stderr
+from faceid.command import Exit
 from faceid.errors import InvalidInput, StorageError
 from faceid.models import DeliveryFailed, DeliveryResult
+from faceid.outputs import BrokenOutput, print_result, stderr
 from faceid.validation import ValidatedRequest, check_files, read_request, validate_request
 from flows.deliver import deliver as flow
 from tasks.settings import DeliverySettings
@@ -66,13 +67,22 @@ def deliver(
     stderr.print(
         f"{request_id}: {len(validated.locations)} files to {action}, {settings.service} service"
     )
-    result = local_run(lambda: _run_flow(arguments | flags.arguments()))
-    print(result.model_dump_json())  # noqa: T201 - results go to stdout
+    result, was_told_to_end = local_run(lambda: _run_flow(arguments | flags.arguments()))
+    if result is not None:
+        _print(result)
+    if result is None or was_told_to_end:
+        raise Exit(130)
+    raise Exit(exit_code(result, require_passed=require_passed))
+
+
+def _print(result: DeliveryResult) -> None:
+    try:
+        print_result(result.model_dump_json())
+    except BrokenOutput as broken:  # the result is stored, and faceid status prints it
+        if broken.reason:
+            stderr.print(f"faceid: {broken.reason}", markup=False)
     if result.error is not None:
         stderr.print(f"faceid: {result.error.message}", markup=False)
-    elif result.status == "waiting":
-        stderr.print(f"faceid: {request_id} is waiting: the same command continues it")
-    raise Exit(exit_code(result, require_passed=require_passed))
 
 
 async def _check_files(validated: ValidatedRequest, settings: DeliverySettings) -> None:
@@ -103,21 +113,25 @@ def _pairs(flag: str, given: list[str]) -> dict[str, str]:
 def exit_code(result: DeliveryResult, *, require_passed: bool) -> int:
     """Return the exit code for a result.
 
-    The exit code is 0 for a verdict, 1 if the request failed or waits, 2 for a mistake that was
-    found before anything was sent, and 3 for a negative verdict with ``require_passed``.
+    The exit code is 0 for a verdict, 1 if the request failed, 2 for a mistake that was found before
+    anything was sent, 3 for a negative verdict with ``require_passed``, and 4 if the request waits.
     """
     if result.error is not None:
         mistake = result.error.kind in ("input", "conflict", "account")
         return 2 if mistake and result.windows == 0 else 1
     if result.status == "waiting":
-        return 1
+        return 4
     assert result.verdict is not None
     return 3 if require_passed and result.verdict.passed is False else 0
 
 
-async def _run_flow(arguments: dict[str, Any]) -> DeliveryResult:
+async def _run_flow(arguments: dict[str, Any]) -> DeliveryResult | None:
+    """Run the flow, and return its result; ``None`` if it was told to end before it had one."""
     # Prefect's types declare that this call returns a state, although it returns an awaitable.
     state: State[Any] = await cast("Any", flow)(**arguments, return_state=True)
+    if state.is_cancelled():
+        stderr.print(f"faceid: {state.message}", markup=False)
+        return None
     outcome: Any = await state.aresult(raise_on_failure=False)
     if isinstance(outcome, DeliveryFailed):
         return outcome.result

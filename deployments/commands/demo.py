@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.stack import emulator, free_port, prefect_server, worker
-from faceid.command import Exit, stderr
+from faceid.command import Exit
 from faceid.emulator import EmulatorControl
 from faceid.errors import InvalidInput
 from faceid.models import DeliveryResult
+from faceid.outputs import print_result, stderr
 from faceid.samples import copy_samples
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ async def read_result(client: "PrefectClient", run_id: Any) -> DeliveryResult:
 
 def _show(results: list[DeliveryResult], *, as_json: bool) -> None:
     if as_json:  # results go to stdout
-        print("[" + ",".join(result.model_dump_json() for result in results) + "]")  # noqa: T201
+        print_result("[" + ",".join(result.model_dump_json() for result in results) + "]")
         return
     table = Table(title="What the service answered (an emulator: no verdict here is real)")
     for column in ("request", "outcome", "verdict", "result", "similarity", "windows", "calls"):

@@ -14,6 +14,7 @@ from deployments.checks.service import OF_THE_KEY, checks
 from deployments.commands.block_settings import block_settings
 from faceid.command import Exit
 from faceid.errors import FaceIdError
+from faceid.outputs import print_result
 from tasks.settings import DeliverySettings
 
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "dim"}
@@ -39,7 +40,7 @@ def doctor(
     """
     results = _look(credentials)
     if as_json:
-        print(json.dumps([result._asdict() for result in results], indent=2))  # noqa: T201
+        print_result(json.dumps([result._asdict() for result in results], indent=2))
     else:
         _print(results)
     raise Exit(1 if any(result.status == "problem" for result in results) else 0)

@@ -1,6 +1,7 @@
 """``faceid forget``: erases everything that is stored about requests."""
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated
 
 import orjson
@@ -8,8 +9,9 @@ from cyclopts import Parameter
 from prefect.settings import PREFECT_API_URL
 
 from deployments.commands.block_settings import block_settings
-from faceid.command import Exit, stderr
+from faceid.command import Exit
 from faceid.errors import InvalidInput
+from faceid.outputs import BrokenOutput, print_result, stderr
 from flows.forget import Forgetting, Forgotten, moment, open_forgetting
 from tasks.settings import DeliverySettings
 from tasks.state.record_store import RecordStore
@@ -60,7 +62,10 @@ async def _forget(
         async for one in asked:
             if isinstance(one, Forgotten):
                 forgotten += 1
-                print(orjson.dumps(one._asdict()).decode(), flush=True)  # noqa: T201 - results
+                with suppress(
+                    BrokenOutput
+                ):  # whoever reads the results, all requests are forgotten
+                    print_result(orjson.dumps(one._asdict()).decode())
             else:
                 left += 1
                 stderr.print(f"faceid: {one.reason}", markup=False)

@@ -1,10 +1,11 @@
 """Runs a flow in this process, recorded on the server at ``PREFECT_API_URL`` or a temporary one."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from prefect import get_client
 from prefect.logging.handlers import APILogHandler
@@ -16,15 +17,25 @@ from prefect.settings import (
 )
 
 from deployments.stack import temporary_prefect_server
-from faceid.command import stderr
 from faceid.errors import FaceIdError
+from faceid.outputs import stderr
+from flows.delivery.shutdown import SAY
 from flows.server.runs import server_errors
 from tasks.retries import WATCH_RETRIES
 
 T = TypeVar("T")
 
 
-def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
+class Ran(NamedTuple, Generic[T]):
+    """A flow that ran in this process."""
+
+    result: T
+    """The result of the coroutine."""
+    was_told_to_end: bool
+    """Whether it was told to end before its work was done."""
+
+
+def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> Ran[T]:
     """Run a coroutine that runs a flow, and return its result.
 
     If ``PREFECT_API_URL`` is not set, a temporary Prefect server is started for the time of the
@@ -45,10 +56,24 @@ def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
             )
         with server_errors():
             asyncio.run(_come_in())
+        told: list[str] = []
+
+        def say(line: str) -> None:
+            told.append(line)
+            stderr.print(line, markup=False)
+
+        SAY.set(say)
+        for name in ("prefect.flow_runs", "prefect.task_runs"):
+            logging.getLogger(name).addFilter(_is_no_end)
         try:
-            return asyncio.run(_telling_retries(run))
+            return Ran(asyncio.run(_telling_retries(run)), bool(told))
         finally:
             APILogHandler().flush()  # before the server is stopped
+
+
+def _is_no_end(record: logging.LogRecord) -> bool:
+    """Return whether a log record is not Prefect's about an end, of which the command tells."""
+    return not record.getMessage().startswith("Finished in state ")
 
 
 async def _come_in() -> None:

@@ -10,8 +10,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
-from faceid.command import Exit, stderr
+from faceid.command import Exit
 from faceid.errors import InvalidInput, StorageError
+from faceid.outputs import print_result, stderr
 from flows.batch.chain import last_of_chain
 from flows.batch.results import read_lines, results_location
 from flows.server.runs import server_errors
@@ -54,7 +55,7 @@ def _print(found: _Found) -> bool:
     try:
         for line in read_lines(found.location):
             statuses.add(orjson.loads(line)["status"])
-            print(line.decode(), end="")  # noqa: T201 - results go to stdout
+            print_result(line.decode().rstrip("\n"))
     except FileNotFoundError:
         raise InvalidInput("UnknownRun", "this run has no result lines here") from None
     except OSError as error:

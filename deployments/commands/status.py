@@ -6,8 +6,9 @@ from typing import Any
 import orjson
 
 from deployments.commands.block_settings import block_settings
-from faceid.command import Exit, stderr
+from faceid.command import Exit
 from faceid.errors import InvalidInput
+from faceid.outputs import print_result, stderr
 from tasks.settings import DeliverySettings
 from tasks.state.claims import is_locked
 from tasks.state.record_store import RecordStore
@@ -21,7 +22,7 @@ def _store(credentials: str) -> RecordStore:
 
 
 def _print(document: Any) -> None:
-    print(orjson.dumps(document).decode())  # noqa: T201 - results go to stdout
+    print_result(orjson.dumps(document).decode())
 
 
 def status(*ids: str, credentials: str = "") -> None:

@@ -23,9 +23,9 @@ from deployments.stack import (
     worker,
 )
 from faceid import samples
-from faceid.command import stderr
 from faceid.errors import InvalidInput
 from faceid.models import Service
+from faceid.outputs import stderr
 from tasks.settings import DeliverySettings
 from tasks.state.storage import open_storage
 

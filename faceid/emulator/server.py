@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -190,8 +190,9 @@ def serve(options: EmulatorOptions, ready_file: Path | None = None) -> None:
         def announce() -> None:
             if ready_file:
                 _write_at_once(ready_file, line + "\n")
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            with suppress(BrokenPipeError):  # nobody reads it, and the emulator is still of use
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
 
         server = _Server(listening.emulation, announce)
         with _ending_on_signals(server):

@@ -57,3 +57,23 @@ def up(samples: Path, tmp_path: Path) -> Iterator[Callable[[], dict[str, str]]]:
     """
     with ExitStack() as started:
         yield lambda: started.enter_context(running_up(tmp_path))
+
+
+@pytest.fixture
+def manifest(samples: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """A function that writes a manifest of ``count`` requests, and returns its path.
+
+    The keyword argument ``p_2`` contains changes to the request ``p-2``, and so on.
+    """
+    rates = '{"CreateUploadUrl": 1000, "VideoLivenessCompare": 1000}'
+    monkeypatch.setenv("FACEID_RATES", rates)
+
+    def write(count: int, **changes: dict[str, Any]) -> str:
+        path = samples / "people.jsonl"
+        entries = [
+            REQUEST | {"request_id": f"p-{n}"} | changes.get(f"p_{n}", {}) for n in range(count)
+        ]
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        return str(path)
+
+    return write

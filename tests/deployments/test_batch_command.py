@@ -20,26 +20,6 @@ from tests.waiting import until
 Faceid = Callable[..., Ended]
 
 
-@pytest.fixture
-def manifest(samples: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """A function that writes a manifest of ``count`` requests, and returns its path.
-
-    The keyword argument ``p_2`` contains changes to the request ``p-2``, and so on.
-    """
-    rates = '{"CreateUploadUrl": 1000, "VideoLivenessCompare": 1000}'
-    monkeypatch.setenv("FACEID_RATES", rates)
-
-    def write(count: int, **changes: dict[str, Any]) -> str:
-        path = samples / "people.jsonl"
-        entries = [
-            REQUEST | {"request_id": f"p-{n}"} | changes.get(f"p_{n}", {}) for n in range(count)
-        ]
-        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-        return str(path)
-
-    return write
-
-
 def test_lines_are_printed_as_they_come(
     faceid: Faceid, emulator: Emulator, prefect_api: str, manifest: Callable[..., str]
 ):
@@ -176,36 +156,6 @@ def test_files_that_cannot_be_written_are_told_before_anything_is_sent(
         assert f"{path}: cannot be written" in err
         assert "Traceback" not in err
     assert emulator.requests() == []
-
-
-def test_a_batch_that_is_interrupted_ends_in_order_and_goes_on(
-    emulator: Emulator, prefect_api: str, manifest: Callable[..., str], samples: Path
-):
-    emulator.add_fault("VideoLivenessCompare", "delay:1", times=0)
-    command = [sys.executable, "-m", "faceid", "batch", manifest(40)]
-    command += ["--concurrency", "4", "--results", "out.jsonl"]
-    environment = {**os.environ, "PREFECT_API_URL": prefect_api}
-    batch = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-    def calls() -> int:
-        return emulator.stats()["calls"].get("VideoLivenessCompare", 0)
-
-    until(lambda: calls() >= 4, "four calls")
-    batch.send_signal(signal.SIGINT)
-    _, err = batch.communicate(timeout=60)
-    assert batch.returncode == 130
-    assert "stopping when the requests in flight have ended" in err
-    assert "Traceback" not in err
-    done = calls()
-    assert done < 40
-    lines = [json.loads(line) for line in (samples / "out.jsonl").read_text().splitlines()]
-    assert [line["request_id"] for line in lines] == [f"p-{n}" for n in range(done)]
-    assert {line["status"] for line in lines} == {"verdict"}
-    emulator.clear_faults()
-    again = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
-    assert again.returncode == 0
-    assert calls() == 40
-    assert len((samples / "out.jsonl").read_text().splitlines()) == 40
 
 
 def test_every_bad_line_is_said_and_nothing_is_sent(

@@ -9,18 +9,15 @@ import sys
 from typing import Any
 
 import pytest
-from flows.batch.shutdown import DRAIN_SECONDS
 from prefect.settings import Settings
 from prefect.settings.legacy import _get_settings_fields  # pyright: ignore[reportPrivateUsage]
 
 from deployments.exec_with_secrets import VARIABLE
+from deployments.grace import run_seconds
 from deployments.registration.definitions import PACKAGES, read_definitions
 from deployments.settings_files import SERVER_SETTINGS, WORKER_SETTINGS
 from tasks.settings import DeliverySettings
 from tests.deployments.compose import FILE, environment_of, read_compose
-
-SAY_SECONDS = 30
-"""Time for runs to report their final states, including the start of processes."""
 
 COMPOSE = read_compose()
 OPERATIONS = (FILE.parents[1] / "docs" / "operations.md").read_text()
@@ -66,7 +63,7 @@ def test_what_stays_is_watched_started_again_and_ended_in_time(name: str):
 
 def test_a_batch_has_the_time_to_let_what_is_in_flight_finish():
     grace = int(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
-    assert grace >= DRAIN_SECONDS + SAY_SECONDS
+    assert grace > run_seconds()
     assert "deployments.worker" in SERVICES["worker"]["command"]
 
 

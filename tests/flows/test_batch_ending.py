@@ -16,7 +16,6 @@ from prefect.types.entrypoint import EntrypointType
 
 from faceid.emulator import Emulator
 from flows.batch import chain as batch_chain
-from flows.batch import shutdown
 from flows.deliver_batch import deliver_batch
 from flows.server.runs import tag_of
 from tests.flows.batches import Ended, RunBatch, entry, write
@@ -63,12 +62,11 @@ async def test_what_is_in_flight_comes_to_its_end(
     assert state.is_cancelled()
     calls = calls_of(emulator)
     assert calls < 40
-    assert [line.request_id for line in lines] == [f"p-{n}" for n in range(calls)]
-    assert {line.status for line in lines} == {"verdict"}
-    assert (state.message or "") == (
-        f"cancelled: {calls} verdicts of 40 requests, {40 - calls} not begun [emulator]; "
-        "the same manifest goes on from here"
-    )
+    # Each call that was sent has its answer. Requests whose turn had not come wait.
+    assert [line.status for line in lines].count("verdict") == calls
+    assert {line.status for line in lines} <= {"verdict", "waiting"}
+    assert (state.message or "").startswith(f"cancelled: {calls} verdicts")
+    assert (state.message or "").endswith("[emulator]; the same manifest goes on from here")
     assert "outcome:completed" not in run.tags
 
     emulator.clear_faults()
@@ -102,7 +100,7 @@ async def test_what_takes_too_long_is_cut_off(
     fast: None,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(shutdown, "DRAIN_SECONDS", 0.1)
+    monkeypatch.setenv("FACEID_DRAIN_SECONDS", "0.1")
     emulator.add_fault(ACTION, "delay:120", times=3)
     manifest = write(samples / "people.jsonl", [entry(f"p-{n}") for n in range(5)])
     batch = asyncio.create_task(run_batch(manifest, concurrency=3))
@@ -114,9 +112,12 @@ async def test_what_takes_too_long_is_cut_off(
 class Deployed:
     """A deployed batch, whose runs are executed by the test."""
 
-    def __init__(self, worker: Worker, parameters: dict[str, Any]) -> None:
+    def __init__(
+        self, worker: Worker, parameters: dict[str, Any], patch: pytest.MonkeyPatch
+    ) -> None:
         self.worker = worker
         self.parameters = parameters
+        self.patch = patch
 
     async def trigger(self) -> FlowRun:
         async with get_client() as client:
@@ -125,6 +126,8 @@ class Deployed:
             )
 
     async def work(self, run: FlowRun) -> State[Any]:
+        """Execute a run as the process that a worker starts for it."""
+        self.patch.setenv("PREFECT__FLOW_RUN_ID", str(run.id))
         taken = await self.worker.taken(run.id)
         ended = await run_flow_async(deliver_batch, taken, taken.parameters, return_type="state")
         return cast("State[Any]", ended)
@@ -142,7 +145,12 @@ class Deployed:
 
 @pytest.fixture
 async def deployed(
-    prefect_api: str, emulator: Emulator, samples: Path, no_delays: None, fast: None
+    prefect_api: str,
+    emulator: Emulator,
+    samples: Path,
+    no_delays: None,
+    fast: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncGenerator[Deployed]:
     deployment = await deliver_batch.ato_deployment(
         f"test-{uuid4().hex[:12]}", entrypoint_type=EntrypointType.MODULE_PATH
@@ -150,7 +158,8 @@ async def deployed(
     worker = Worker(prefect_api, await deployment.aapply(), "none")
     write(samples / "people.jsonl", [entry(f"p-{n}") for n in range(6)])
     results = str(samples / "results")
-    yield Deployed(worker, {"manifest": "people.jsonl", "results": results, "concurrency": 3})
+    parameters = {"manifest": "people.jsonl", "results": results, "concurrency": 3}
+    yield Deployed(worker, parameters, monkeypatch)
     await worker.leave_nothing()
 
 
