@@ -16,6 +16,7 @@ import httpx
 
 from faceid import __version__
 from faceid.errors import InvalidInput, NoAnswer, ServiceUnavailable
+from faceid.server_clock import ServerClock
 
 CHUNK = 256 * 1024
 """Size in bytes of the chunks in which files are uploaded and downloaded."""
@@ -65,6 +66,8 @@ class ConnectionPool:
     """
 
     def __init__(self, timeouts: Timeouts, transport: Transport | None = None) -> None:
+        self.clock = ServerClock()
+        """The server's time, which every reply shows."""
         self._timeouts = timeouts
         self._transport = transport
         self._gate = asyncio.Semaphore(CONNECTIONS)
@@ -88,6 +91,7 @@ class ConnectionPool:
         with _our_errors(url, body):
             async with self._client() as client:
                 reply = await client.request(method, url, headers=headers, content=body)
+                self.clock.learn(reply.headers.get("date", ""))
                 return HttpReply(reply.status_code, reply.headers, reply.content)
 
     @asynccontextmanager
@@ -100,6 +104,7 @@ class ConnectionPool:
         """
         with _our_errors(url):
             async with self._client() as client, client.stream("GET", url) as reply:
+                self.clock.learn(reply.headers.get("date", ""))
                 body = b"" if reply.status_code == 200 else await reply.aread()
                 yield HttpReply(reply.status_code, reply.headers, body), reply.aiter_bytes(CHUNK)
 
