@@ -6,7 +6,7 @@ refused has been replaced in the meantime.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -191,7 +191,7 @@ class AccountCalls:
 
 async def _departing(
     body: bytes, departure: Departure | None, pacer: Pacer | None, start: float, given: float
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Yield the body of a call, once its headers have left and nothing keeps it back.
 
     ``start`` is what ``pacer.acquire`` returned, and ``given`` the time at which it returned.

@@ -6,7 +6,7 @@ caller, because retries at two levels would multiply.
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Self
@@ -268,7 +268,7 @@ class FaceIdClient:
         return await self._calls.make(target_action, region, fields, departure)
 
 
-async def _stream(file: ResourceFile) -> AsyncIterator[bytes]:
+async def _stream(file: ResourceFile) -> AsyncGenerator[bytes]:
     """Yield a file's bytes; raise ``InvalidInput`` before the last chunk if they have changed."""
     changed = InvalidInput(
         "ResourceChanged", f"resource {file.field}: the file changed during the delivery"

@@ -79,7 +79,7 @@ class ConnectionPool:
         url: str,
         *,
         headers: Mapping[str, str],
-        content: bytes | AsyncIterator[bytes],
+        content: bytes | AsyncGenerator[bytes],
     ) -> HttpReply:
         """Send a request and return the whole reply, whatever its status.
 
@@ -88,11 +88,16 @@ class ConnectionPool:
         made, and ``InvalidInput`` if the request cannot be sent as HTTP.
         """
         body = content if isinstance(content, bytes) else _Body(content)
-        with _our_errors(url, body):
-            async with self._client() as client:
-                reply = await client.request(method, url, headers=headers, content=body)
-                self.clock.learn(reply.headers.get("date", ""))
-                return HttpReply(reply.status_code, reply.headers, reply.content)
+        try:
+            with _our_errors(url, body):
+                async with self._client() as client:
+                    reply = await client.request(method, url, headers=headers, content=body)
+                    self.clock.learn(reply.headers.get("date", ""))
+                    return HttpReply(reply.status_code, reply.headers, reply.content)
+        finally:
+            if not isinstance(content, bytes):
+                # It may not have been read to its end, and then has a file open.
+                await content.aclose()
 
     @asynccontextmanager
     async def download(self, url: str) -> AsyncGenerator[tuple[HttpReply, AsyncIterator[bytes]]]:
