@@ -18,7 +18,7 @@ from faceid import errors
 from faceid.actions import TARGET_ACTIONS, Parameter, ResourceField, TargetAction
 from faceid.command import app
 from faceid.emulator import faults
-from faceid.errors import FaceIdError
+from faceid.errors import FaceIdError, NextStep
 from faceid.validation import personal_parameters
 from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
@@ -151,18 +151,27 @@ def _parameter(field: Parameter) -> str:
     return ("" if field.required else "optional; ") + expects
 
 
-def error_classes() -> str:
-    def subclasses(of: type[FaceIdError]) -> Iterator[type[FaceIdError]]:
-        for cls in of.__subclasses__():
-            if cls.__module__ == errors.__name__:
-                yield cls
-                yield from subclasses(cls)
+def _error_classes(of: type[FaceIdError] = FaceIdError) -> Iterator[type[FaceIdError]]:
+    for cls in of.__subclasses__():
+        if cls.__module__ == errors.__name__:
+            yield cls
+            yield from _error_classes(cls)
 
+
+def error_classes() -> str:
     rows = (
-        [_code(cls.__name__), _code(cls.kind), cls.next_step.value, _advice(cls)]
-        for cls in subclasses(FaceIdError)
+        [_code(cls.__name__), _code(cls.kind), _code(cls.next_step.name), _advice(cls)]
+        for cls in _error_classes()
     )
-    return _table(["class", "`kind`", "next step", "advice"], rows)
+    return _table(["class", "`kind`", "`next_step`", "advice"], rows)
+
+
+def next_steps() -> str:
+    def classes(step: NextStep) -> str:
+        return ", ".join(_code(cls.__name__) for cls in _error_classes() if cls.next_step is step)
+
+    rows = ([_code(step.name), step.value, classes(step)] for step in NextStep)
+    return _table(["`NextStep`", "printed as", "of the classes"], rows)
 
 
 def _advice(cls: type[FaceIdError]) -> str:
@@ -199,6 +208,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "forget-parameters": _parameters(forget),
     "target-actions": target_actions,
     "error-classes": error_classes,
+    "next-steps": next_steps,
     "automations": automations,
     "faults": fault_kinds,
 }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnknownCommandError
 from rich.console import Console
 
 from faceid import __version__, redaction
@@ -57,7 +57,7 @@ def emulator(
     """Run the emulator of the service and its object store until interrupted with Ctrl-C.
 
     When it is ready, the emulator prints one line of JSON with its url, secret_id and secret_key.
-    Every option can also be set with an environment variable named FACEID_EMULATOR_<OPTION>.
+    Every option can also be set with an environment variable, such as FACEID_EMULATOR_PORT.
 
     Parameters
     ----------
@@ -125,9 +125,7 @@ def run(tokens: Sequence[str] | None = None) -> NoReturn:
     except Exit as ending:
         sys.exit(ending.code)
     except CycloptsError as error:
-        error.verbose = False
-        elsewhere = isinstance(error, UnknownCommandError) and app.help_epilogue
-        fail(" ".join(f"{error} {elsewhere or ''}".split()))
+        fail(_usage_error(error))
     except InvalidInput as error:
         fail(one_line(error))
     except FaceIdError as error:
@@ -135,6 +133,18 @@ def run(tokens: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
+
+
+def _usage_error(error: CycloptsError) -> str:
+    """Return in one line what is wrong with a command's arguments."""
+    if isinstance(error, MissingArgumentError) and not error.keyword:
+        # The option or argument is not given at all. Cyclopts says that it lacks a value.
+        assert error.argument
+        command = " ".join(("faceid", *(error.command_chain or ())))
+        return f"{error.argument.name} is missing: see {command} --help"
+    error.verbose = False
+    elsewhere = isinstance(error, UnknownCommandError) and app.help_epilogue
+    return " ".join(f"{error} {elsewhere or ''}".split())
 
 
 def _interrupt(*_: object) -> None:

@@ -16,6 +16,7 @@ import httpx
 
 from faceid import __version__
 from faceid.errors import InvalidInput, NoAnswer, ServiceUnavailable
+from faceid.server_clock import ServerClock
 
 CHUNK = 256 * 1024
 """Size in bytes of the chunks in which files are uploaded and downloaded."""
@@ -65,6 +66,8 @@ class ConnectionPool:
     """
 
     def __init__(self, timeouts: Timeouts, transport: Transport | None = None) -> None:
+        self.clock = ServerClock()
+        """The server's time, which every reply shows."""
         self._timeouts = timeouts
         self._transport = transport
         self._gate = asyncio.Semaphore(CONNECTIONS)
@@ -76,7 +79,7 @@ class ConnectionPool:
         url: str,
         *,
         headers: Mapping[str, str],
-        content: bytes | AsyncIterator[bytes],
+        content: bytes | AsyncGenerator[bytes],
     ) -> HttpReply:
         """Send a request and return the whole reply, whatever its status.
 
@@ -85,10 +88,16 @@ class ConnectionPool:
         made, and ``InvalidInput`` if the request cannot be sent as HTTP.
         """
         body = content if isinstance(content, bytes) else _Body(content)
-        with _our_errors(url, body):
-            async with self._client() as client:
-                reply = await client.request(method, url, headers=headers, content=body)
-                return HttpReply(reply.status_code, reply.headers, reply.content)
+        try:
+            with _our_errors(url, body):
+                async with self._client() as client:
+                    reply = await client.request(method, url, headers=headers, content=body)
+                    self.clock.learn(reply.headers.get("date", ""))
+                    return HttpReply(reply.status_code, reply.headers, reply.content)
+        finally:
+            if not isinstance(content, bytes):
+                # It may not have been read to its end, and then has a file open.
+                await content.aclose()
 
     @asynccontextmanager
     async def download(self, url: str) -> AsyncGenerator[tuple[HttpReply, AsyncIterator[bytes]]]:
@@ -100,6 +109,7 @@ class ConnectionPool:
         """
         with _our_errors(url):
             async with self._client() as client, client.stream("GET", url) as reply:
+                self.clock.learn(reply.headers.get("date", ""))
                 body = b"" if reply.status_code == 200 else await reply.aread()
                 yield HttpReply(reply.status_code, reply.headers, body), reply.aiter_bytes(CHUNK)
 

@@ -7,7 +7,8 @@ later run (``flows.delivery.follow_ups``), so that the waiting run does not occu
 """
 
 from collections.abc import Callable
-from typing import Any, TypedDict
+from contextvars import ContextVar
+from typing import Any, TypedDict, TypeGuard
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
@@ -24,8 +25,13 @@ MAX_RETRIES = 50
 
 _WORTH_RETRYING = {NextStep.RETRY, NextStep.DECIDE, NextStep.WAIT, NextStep.CHECK_RESOURCE}
 
+WatchRetries = Callable[[FaceIdError, float], None]
+"""Function that is called before each retry, with the error and ``FACEID_WAIT_IN_RUN``."""
+WATCH_RETRIES: ContextVar[WatchRetries | None] = ContextVar("WATCH_RETRIES", default=None)
+"""The function to call before retries, with which the commands say why nothing seems to happen."""
 
-def is_passing(error: object) -> bool:
+
+def is_passing(error: object) -> TypeGuard[FaceIdError]:
     """Return whether an error may be temporary, so that trying again can help."""
     return isinstance(error, FaceIdError) and error.next_step in _WORTH_RETRYING
 
@@ -38,7 +44,12 @@ def worth_retrying(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bo
     """
     # The delays count without their jitter, so that the number of attempts is always the same.
     waited = sum(DELAYS[: run.run_count]) + DELAYS[-1] * max(0, run.run_count - len(DELAYS))
-    return is_passing(state.data) and waited <= DeliverySettings.load().wait_in_run
+    error, wait_in_run = state.data, DeliverySettings.load().wait_in_run
+    if not is_passing(error) or waited > wait_in_run:
+        return False
+    if watch := WATCH_RETRIES.get():
+        watch(error, wait_in_run)
+    return True
 
 
 class Retries(TypedDict):

@@ -70,13 +70,16 @@ def deliver(
     print(result.model_dump_json())  # noqa: T201 - results go to stdout
     if result.error is not None:
         stderr.print(f"faceid: {result.error.message}", markup=False)
+    elif result.status == "waiting":
+        stderr.print(f"faceid: {request_id} is waiting: the same command continues it")
     raise Exit(exit_code(result, require_passed=require_passed))
 
 
 async def _check_files(validated: ValidatedRequest, settings: DeliverySettings) -> None:
     """Check the files, unless the request has its verdict: the files may have been deleted since.
 
-    Raises ``InvalidInput`` if a file cannot be read or is not accepted.
+    Raises ``RequestIdConflict`` if the verdict is that of a different input, and ``InvalidInput``
+    if a file cannot be read or is not accepted.
     """
     store = RecordStore(open_storage(settings), settings.service, settings.account)
     with suppress(StorageError):  # the run will report the error, and be recorded as failed

@@ -17,7 +17,9 @@ from prefect.settings import (
 
 from deployments.stack import temporary_prefect_server
 from faceid.command import stderr
+from faceid.errors import FaceIdError
 from flows.server.runs import server_errors
+from tasks.retries import WATCH_RETRIES
 
 T = TypeVar("T")
 
@@ -26,8 +28,9 @@ def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine that runs a flow, and return its result.
 
     If ``PREFECT_API_URL`` is not set, a temporary Prefect server is started for the time of the
-    run. Raises ``StorageError`` if the server cannot be reached or rejects our credentials, and
-    ``StackError`` if the temporary server does not start.
+    run. If a step fails and is tried again, stderr says so, once for each error code. Raises
+    ``StorageError`` if the server cannot be reached or rejects our credentials, and ``StackError``
+    if the temporary server does not start.
     """
     with ExitStack() as stack:
         if not PREFECT_API_URL.value():
@@ -43,7 +46,7 @@ def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
         with server_errors():
             asyncio.run(_come_in())
         try:
-            return asyncio.run(run())
+            return asyncio.run(_telling_retries(run))
         finally:
             APILogHandler().flush()  # before the server is stopped
 
@@ -51,3 +54,22 @@ def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
 async def _come_in() -> None:
     async with get_client() as client:
         await client.read_flow_runs(limit=1)
+
+
+async def _telling_retries(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    # Steps are retried for a minute. Without a word, the command would seem to hang.
+    told: set[str] = set()
+
+    def tell(error: FaceIdError, seconds: float) -> None:
+        if error.code in told:
+            return
+        told.add(error.code)
+        where = f" ({error.host})" if error.host else ""
+        stderr.print(
+            f"faceid: {error.code}: {error.message}{where}; trying again for up to about "
+            f"{seconds:g} s (FACEID_WAIT_IN_RUN)",
+            markup=False,
+        )
+
+    WATCH_RETRIES.set(tell)
+    return await run()

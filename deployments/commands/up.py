@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,6 +22,7 @@ from deployments.stack import (
     prefect_server,
     worker,
 )
+from faceid import samples
 from faceid.command import stderr
 from faceid.errors import InvalidInput
 from faceid.models import Service
@@ -164,17 +167,44 @@ def _say_how_to_trigger(
 ) -> None:
     stderr.print(f"dashboard  {dashboard}")
     stderr.print(f"service    {service}, {endpoint}")
-    stderr.print("trigger    in the dashboard: Deployments, deliver/default, Run; or")
-    stderr.print(
-        f"           PREFECT_API_URL={api_url} prefect deployment run deliver/default "
-        "-p request_id=r-1 ..."
-    )
+    stderr.print("trigger    in the dashboard: Deployments, deliver/default, Run; or in a second")
+    stderr.print("           terminal in this folder:")
+    stderr.print(trigger_command(api_url, service), markup=False)
     if has_auth:
         stderr.print(
             "auth       the dashboard asks for PREFECT_SERVER_API_AUTH_STRING; commands need"
         )
         stderr.print("           the same in PREFECT_API_AUTH_STRING")
     stderr.print("stop       Ctrl-C")
+
+
+def trigger_command(api_url: str, service: Service) -> str:
+    """Return a command, in several lines, that triggers a run from a shell in this folder.
+
+    With the emulator, it delivers two of the sample files, if runs may read them by default because
+    they lie in this folder. Otherwise, it names files that one has to put there.
+    """
+    image, video = Path("id-photo.jpg"), Path("selfie.mp4")
+    sample_folder = _from_here(Path(samples.__file__).parent)
+    if service == "emulator" and not sample_folder.is_absolute():
+        image, video = sample_folder / "alder.jpg", sample_folder / "alder.mp4"
+    prefect = _from_here(Path(sys.executable).with_name("prefect"))
+    resources = json.dumps({"ImageUrl": str(image), "VideoUrl": str(video)})
+    return " \\\n    ".join(
+        (
+            f"PREFECT_API_URL={api_url} {shlex.quote(str(prefect))}",
+            "deployment run deliver/default --watch -p request_id=up-1",
+            "-p target_action=VideoLivenessCompare -p region=ap-singapore",
+            f"-p {shlex.quote(f'resources={resources}')}",
+            """-p 'action_parameters={"LivenessType": "SILENT"}'""",
+        )
+    )
+
+
+def _from_here(path: Path) -> Path:
+    """Return a path relative to the working folder, unless it lies elsewhere."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _write_ready_file(path: Path, content: dict[str, str]) -> None:

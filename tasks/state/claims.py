@@ -72,16 +72,22 @@ class _Input:
 
 
 async def has_verdict(validated: ValidatedRequest, store: RecordStore) -> bool:
-    """Return whether this request, with the same file locations, already has its verdict.
+    """Return whether this request already has its verdict.
 
-    Raises ``StorageError`` if the record cannot be read.
+    Raises ``RequestIdConflict`` if the verdict is that of a different input, ``InvalidInput`` if a
+    file would have to be compared and is not accepted, and ``StorageError`` if the record cannot be
+    read.
     """
     record = await store.load(validated.request.request_id)
-    return (
-        record is not None
-        and record.verdict is not None
-        and record.request_digest == request_digest(validated)
-    )
+    return record is not None and await _has_its_verdict(record, _Input(validated))
+
+
+async def _has_its_verdict(record: Record, given: _Input) -> bool:
+    if record.verdict is None:
+        return False
+    if not await given.is_that_of(record):
+        raise _conflict(record.request_id, "it has its verdict")
+    return True
 
 
 def request_lock(
@@ -138,9 +144,7 @@ async def claim_request(
 
     async with request_lock(store, settings, request_id, waiting) as lease:
         record = await store.load(request_id)
-        if record is not None and record.verdict is not None:
-            if not await given.is_that_of(record):
-                raise _conflict(request_id, "it has its verdict")
+        if record is not None and await _has_its_verdict(record, given):
             checked = None
         else:
             checked = await given.checked()

@@ -71,6 +71,32 @@ def test_files_hold_the_lines_in_the_manifests_order(
     assert failed[0]["error"]["kind"] == "input"
 
 
+def test_an_outage_is_told_once_for_the_whole_batch(
+    faceid: Faceid,
+    emulator: Emulator,
+    prefect_api: str,
+    manifest: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("FACEID_WAIT_IN_RUN", "1")
+    emulator.add_fault("PutObject", "http:503", times=0)
+    code, _, err = faceid("batch", manifest(3))
+    assert code == 1
+    assert err.count("; trying again for up to about 1 s (FACEID_WAIT_IN_RUN)\n") == 1
+    assert err.count("trying again") == 1
+
+
+def test_check_finds_a_request_whose_verdict_is_that_of_another_input(
+    faceid: Faceid, emulator: Emulator, prefect_api: str, manifest: Callable[..., str]
+):
+    assert faceid("batch", manifest(2)).code == 0
+    other = {"resources": REQUEST["resources"] | {"ImageUrl": "birch.jpg"}}
+    code, _, err = faceid("batch", manifest(2, p_1=other), "--check")
+    assert code == 1
+    assert "p-1: RequestIdConflict: request p-1 already has a different input" in err
+    assert "0 requests can be sent, 1 cannot, 1 have their verdict" in err
+
+
 def test_a_negative_verdict_can_be_asked_for(
     faceid: Faceid, emulator: Emulator, prefect_api: str, manifest: Callable[..., str]
 ):

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.commands.deliver import exit_code
+from deployments.stack import free_port
 from faceid.command import one_line
 from faceid.emulator import Emulator
 from faceid.errors import InvalidInput
 from faceid.models import DeliveryResult, ResultError, Verdict
 from tests.deployments.command_line import Ended, deliver_tokens
+from tests.flows.helpers import calls_of
 
 
 @pytest.mark.parametrize(
@@ -32,7 +35,8 @@ from tests.deployments.command_line import Ended, deliver_tokens
         ({"resource": ["ImageUrl=alder.mp4", "VideoUrl=alder.mp4"]}, "the file is not JPG or PNG"),
         ({"resource": ["ImageUrl=large.jpg", "VideoUrl=alder.mp4"]}, "the file is larger than"),
         ({"request_id": "r/1"}, "request_id: must be"),
-        ({"request_id": None}, "--request-id"),
+        ({"request_id": None}, "--request-id is missing: see faceid deliver --help"),
+        ({"resource": None}, "--resource is missing: see faceid deliver --help"),
         ({"max_windows": "0"}, "--max-windows must be 1 to 1000"),
         ({"max_windows": "1001"}, "--max-windows must be 1 to 1000"),
         ({"max_windows": "many"}, "--max-windows"),
@@ -157,6 +161,9 @@ def test_help_explains_itself(faceid: Callable[..., Ended]):
     code, out, _ = faceid("deliver", "--help")
     assert code == 0
     assert "--on-unknown-outcome" in out
+    code, out, _ = faceid("emulator", "--help")
+    assert code == 0
+    assert "such as FACEID_EMULATOR_PORT." in " ".join(out.split())
 
 
 def _result(**fields: Any) -> DeliveryResult:
@@ -205,6 +212,50 @@ def test_deliver_prints_the_result_object(
     code, out, _ = faceid(*deliver_tokens(request_id="r-2"), "--require-passed")
     assert code == 3
     assert json.loads(out)["verdict"]["passed"] is False
+
+
+def test_an_outage_is_told_at_the_first_attempt(
+    faceid: Callable[..., Ended],
+    emulator: Emulator,
+    prefect_api: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    host = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("FACEID_ENDPOINT", f"http://{host}")
+    monkeypatch.setenv("FACEID_WAIT_IN_RUN", "1")
+    code, out, err = faceid(*deliver_tokens())
+    assert code == 1
+    assert json.loads(out)["status"] == "waiting"
+    # Two tickets are requested at the same time. The retries are told once.
+    told = f"ConnectError: cannot connect ({host}); trying again for up to about 1 s"
+    assert err.count("trying again") == err.count(told) == 1
+    assert "r-1 is waiting: the same command continues it" in err
+
+    monkeypatch.setenv("FACEID_WAIT_IN_RUN", "0")
+    assert "trying again" not in faceid(*deliver_tokens()).err
+
+
+def test_a_conflict_is_refused_before_a_server_is_started(
+    faceid: Callable[..., Ended],
+    emulator: Emulator,
+    prefect_api: str,
+    samples: Path,
+):
+    assert faceid(*deliver_tokens()).code == 0
+    sent = emulator.requests()
+    other = ["ImageUrl=birch.jpg", "VideoUrl=birch.mp4"]
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        code, out, err = faceid(*deliver_tokens(resource=other))
+    assert (code, out) == (2, "")
+    assert "RequestIdConflict: request r-1 already has a different input" in err
+    assert err.count("\n") == 1
+    assert emulator.requests() == sent
+
+    # The same files elsewhere are the same input.
+    (samples / "copy.jpg").write_bytes((samples / "alder.jpg").read_bytes())
+    same = ["ImageUrl=copy.jpg", "VideoUrl=alder.mp4"]
+    assert faceid(*deliver_tokens(resource=same)).code == 0
+    assert calls_of(emulator) == 1
 
 
 def test_a_wrong_key_says_the_code_and_what_to_do(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from docs.generate import DOCS, PARTS, fill, generated_pages
+from faceid import NextStep
 
 
 @pytest.mark.parametrize("page", generated_pages(), ids=lambda page: page.stem)
@@ -23,3 +24,10 @@ def test_a_stale_part_is_noticed(tmp_path: Path):
     filled = fill(stale)
     assert "`commit-then-reset`" in filled
     assert fill(filled) == filled
+
+
+@pytest.mark.parametrize("step", NextStep)
+def test_a_next_step_is_found_by_its_name_and_by_what_is_printed(step: NextStep):
+    errors = (DOCS / "reference" / "outcomes-and-errors.md").read_text()
+    assert f"| `{step.name}` | {step} |" in errors
+    assert f"`{step.name}`" in (DOCS / "reference" / "python.md").read_text()
