@@ -4,21 +4,18 @@ import asyncio
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
 
 from faceid.errors import StorageError
-from tasks.settings import DeliverySettings
 from tasks.state.answers import keep_answer
-from tasks.state.record_store import Overtaken, RecordStore
-from tasks.state.records import Record
-from tasks.state.spill import Spill, open_spill, take_up
-from tasks.state.storage import open_storage
+from tasks.state.record_store import Overtaken
+from tasks.state.spill import Spill, take_up
 from tests.tasks.record_saves import PASSED, REPLY, claimed, loaded, new_record
+from tests.tasks.spilled_answers import answered, away, bring_back, files, open_both, spilled
 from tests.waiting import until, wait_until
 
 # Gets an answer while the storage is away, and tries for so many seconds. If it is told to, no file
@@ -30,7 +27,7 @@ import sys
 from pathlib import Path
 from faceid.errors import StorageError
 from tasks.state.answers import keep_answer
-from tests.tasks.test_spill import answered, away, open_both
+from tests.tasks.spilled_answers import answered, away, open_both
 
 async def main():
     store, spill = open_both()
@@ -54,50 +51,6 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FACEID_STORAGE", str(tmp_path / "storage"))
     monkeypatch.setenv("FACEID_SPILL", str(tmp_path / "spill"))
     return tmp_path / "storage"
-
-
-def open_both() -> tuple[RecordStore, Spill]:
-    settings = DeliverySettings.load()
-    storage = open_storage(settings)
-    return RecordStore(storage, "emulator", "default"), open_spill(settings, storage)
-
-
-async def answered(store: RecordStore, run: str = "run-1") -> Record:
-    """Return the record of a run whose intent is stored, and whose answer is not."""
-    record = claimed(await store.load("r-1") or new_record(), run)
-    await store.save(record)
-    record.intend_call()
-    await store.save(record)
-    record.answer(REPLY, PASSED, ends_run=True)
-    return record
-
-
-@contextmanager
-def away(folder: Path) -> Generator[None]:
-    """Let the storage be missing, as a disk that is not mounted is."""
-    folder.rename(folder.with_name("elsewhere"))
-    yield
-    bring_back(folder)
-
-
-def bring_back(folder: Path) -> None:
-    elsewhere = folder.with_name("elsewhere")
-    if folder.exists():  # a save has made it for the sake of its lock
-        assert files(folder) == []
-        shutil.rmtree(folder)
-    elsewhere.rename(folder)
-
-
-async def spilled(store: RecordStore, spill: Spill, storage: Path, run: str = "run-1") -> Record:
-    """Let a run get an answer while the storage is away; return the record that it had."""
-    record = await answered(store, run)
-    with away(storage), pytest.raises(StorageError, match="AnswerSpilled"):
-        await keep_answer(store, spill, record, 0)
-    return record
-
-
-def files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 async def test_an_answer_is_spilled_sealed_and_taken_up(storage: Path):
