@@ -256,7 +256,7 @@ def test_a_killed_process_leaves_its_answer_behind(
     storage: Path, tmp_path: Path, script: Callable[..., "subprocess.Popen[str]"]
 ):
     process = script(KEEP, storage, "600")
-    until(lambda: files(tmp_path / "spill"), "a spilled answer")
+    until(lambda: list((tmp_path / "spill").rglob("*.json")), "a spilled answer")
     process.kill()
     process.wait()
     shutil.rmtree(storage)  # may hold the lock of the save that was killed
