@@ -1,7 +1,8 @@
 """Claims: only one run at a time works on a request, and it continues where the last run stopped.
 
 Before its first step, a run claims the request: it acquires the request's lock, and loads or
-creates its record. If the request ID was used for a different input before, the claim is refused if
+creates its record. An answer that an earlier run has spilled on this machine is added to the record
+first. If the request ID was used for a different input before, the claim is refused if
 another run is at work on the request, if its verdict is stored, or if the outcome of a call is
 unknown. Otherwise the new input replaces the previous one, in a new window. This is the case, for
 example, if the request failed because of a blurry photo or a wrong file.
@@ -21,6 +22,7 @@ from tasks.state import layout
 from tasks.state.locks import Lease, Waiting, acquire_lock
 from tasks.state.record_store import RecordStore, input_digest, request_digest
 from tasks.state.records import Origin, Record
+from tasks.state.spill import open_spill, take_up
 
 
 class CurrentRun(NamedTuple):
@@ -143,7 +145,7 @@ async def claim_request(
             raise _conflict(request_id, "a run is at work on it")
 
     async with request_lock(store, settings, request_id, waiting) as lease:
-        record = await store.load(request_id)
+        record = await take_up(open_spill(settings, store.storage), store, request_id)
         if record is not None and await _has_its_verdict(record, given):
             checked = None
         else:

@@ -69,6 +69,21 @@ class RecordStore:
         """
         return await anyio.to_thread.run_sync(self._load, self.name(request_id), request_id)
 
+    async def reload(self, record: Record) -> Record | None:
+        """Return what is stored now in place of a record that has been stored before.
+
+        Returns ``None`` if the record has been forgotten. Raises ``StorageError`` if nothing can be
+        read, or if the folder of the record is gone as well: forgetting leaves it, so the storage
+        itself is missing, such as a disk that is not mounted.
+        """
+        found = await self.load(record.request_id)
+        if found is not None:
+            return found if found.generation == record.generation else None
+        folder, name = self.storage.folder, self.name(record.request_id)
+        if folder is not None and not (folder / name).parent.is_dir():
+            raise StorageError("StorageUnavailable", f"cannot read {name} (its folder is missing)")
+        return None
+
     async def save(self, record: Record) -> None:
         """Write the record over the version that it was loaded from or last saved as.
 
