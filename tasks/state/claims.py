@@ -11,9 +11,8 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
-import anyio.to_thread
-
 from faceid.errors import RequestIdConflict
+from faceid.files.sources import Patience
 from faceid.models import CheckedRequest
 from faceid.validation import ValidatedRequest, check_files
 from tasks.settings import DeliverySettings
@@ -50,14 +49,16 @@ class Claim(NamedTuple):
 class _Input:
     """The input of a request that a run was given. Its files are read only if needed, and once."""
 
-    def __init__(self, validated: ValidatedRequest) -> None:
+    def __init__(self, validated: ValidatedRequest, patience: Patience) -> None:
         self.validated = validated
+        self.patience = patience
         self.digest = request_digest(validated)
         self._checked: CheckedRequest | None = None
 
     async def checked(self) -> CheckedRequest:
         if self._checked is None:
-            self._checked = await anyio.to_thread.run_sync(check_files, self.validated)
+            self._checked = await check_files(self.validated, self.patience)
+            await self.patience.resume()
         return self._checked
 
     async def is_that_of(self, record: Record) -> bool:
@@ -119,7 +120,11 @@ async def is_locked(store: RecordStore, settings: DeliverySettings, request_id: 
 
 @contextlib.asynccontextmanager
 async def claim_request(
-    validated: ValidatedRequest, store: RecordStore, settings: DeliverySettings, run: CurrentRun
+    validated: ValidatedRequest,
+    store: RecordStore,
+    settings: DeliverySettings,
+    run: CurrentRun,
+    patience: Patience,
 ) -> AsyncGenerator[Claim]:
     """Hold the request's lock, and yield the claim.
 
@@ -128,7 +133,7 @@ async def claim_request(
     not accepted, and ``StorageError`` if the lock cannot be used or the record cannot be read or
     written.
     """
-    given = _Input(validated)
+    given = _Input(validated, patience)
     request_id = validated.request.request_id
 
     async def waiting() -> None:
