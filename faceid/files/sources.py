@@ -90,21 +90,19 @@ async def stream_source(file: ResourceFile, patience: Patience) -> AsyncIterator
     digest = hashlib.md5(usedforsecurity=False)
     left = file.size
     try:
-        await source.open()
-        try:
-            while left:
-                chunk = await source.read(min(CHUNK, left))
-                digest.update(chunk)
-                left -= len(chunk)
-                if not chunk or (not left and digest.hexdigest() != file.md5):
-                    raise changed
-                yield chunk
-        finally:
-            source.close()
+        while left:
+            chunk = await source.read(min(CHUNK, left))
+            digest.update(chunk)
+            left -= len(chunk)
+            if not chunk or (not left and digest.hexdigest() != file.md5):
+                raise changed
+            yield chunk
     except OSError:
         raise InvalidInput(
             "ResourceGone", f"resource {file.field}: the file can no longer be read"
         ) from None
+    finally:
+        source.close()
 
 
 class Source:
@@ -124,14 +122,12 @@ class Source:
         self._is_abandoned = False
         self._file: BufferedReader | None = None
 
-    async def open(self) -> None:
-        """Open the source. Raises ``OSError``, and ``InvalidInput`` if it takes too long."""
-        await self.run(self._open)
-
     async def read(self, size: int) -> bytes:
-        """Return the next ``size`` bytes, or fewer at the end. Raises the errors of ``open``."""
-        assert self._file is not None
-        return await self.run(self.read_from, self._file, size)
+        """Open the source if necessary; return its next ``size`` bytes, or fewer at its end.
+
+        Raises ``OSError``, and ``InvalidInput`` if it takes too long.
+        """
+        return await self.run(self._read, size)
 
     def close(self) -> None:
         """Close the source, if it is open."""
@@ -188,10 +184,14 @@ class Source:
             self._is_abandoned = result.cancelled()
             self._left -= time.monotonic() - began
 
-    def _open(self) -> None:
-        self._file = open_location(self._location)
-        if self._is_abandoned:
-            self._file.close()
+    def _read(self, size: int) -> bytes:
+        if self._file is None:
+            file = open_location(self._location)
+            if self._is_abandoned:
+                file.close()
+                raise self._too_slow()
+            self._file = file
+        return self.read_from(self._file, size)
 
     def _too_slow(self) -> InvalidInput:
         seconds = f"{self._patience.seconds:g} s (FACEID_SOURCE_SECONDS)"
