@@ -6,7 +6,7 @@ caller, because retries at two levels would multiply.
 
 import base64
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Self
@@ -23,14 +23,13 @@ from faceid.actions import (
 )
 from faceid.calls import AccountCalls, Departure
 from faceid.errors import (
-    InvalidInput,
     ServiceRefused,
     ServiceUnavailable,
     UrlRefused,
     WindowOver,
 )
-from faceid.files.resources import open_location
-from faceid.http import CHUNK, DEFAULT_TIMEOUTS, ConnectionPool, Timeouts, Transport
+from faceid.files.sources import SOURCE_SECONDS, Patience, is_remote, stream_source
+from faceid.http import DEFAULT_TIMEOUTS, ConnectionPool, Timeouts, Transport
 from faceid.models import Credentials, Reply, ResourceFile, Service, UploadTicket
 from faceid.pacing import Pacer
 from faceid.replies import read_store_refusal, read_ticket
@@ -47,7 +46,8 @@ class FaceIdClient:
     may have expired. With ``fail_fast_on_auth``, all calls fail at once after the service has
     refused the account on the first one, so that a batch does not send every request in vain.
     ``transport`` carries the requests in place of the network, such as an ``httpx.MockTransport``
-    in tests. ``actions`` is the table of target actions for ``verify``.
+    in tests. ``actions`` is the table of target actions for ``verify``. ``source_seconds`` is how
+    long each reading of a file may take in all.
 
     Example::
 
@@ -74,11 +74,13 @@ class FaceIdClient:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         transport: Transport | None = None,
         actions: Mapping[str, TargetAction] = TARGET_ACTIONS,
+        source_seconds: float = SOURCE_SECONDS,
     ) -> None:
         self.endpoint = base_url(endpoint)
         self.host = urlsplit(endpoint).netloc
         self.service: Service = service_of(endpoint)
         self._actions = actions
+        self._patience = Patience(source_seconds)
         self._connections = ConnectionPool(timeouts, transport)
         self._calls = AccountCalls(
             self.endpoint,
@@ -107,6 +109,7 @@ class FaceIdClient:
             settings.credentials(),
             pacers=pacer,
             actions=settings.target_actions(),
+            source_seconds=settings.source_seconds,
         )
 
     async def __aenter__(self) -> Self:
@@ -149,7 +152,7 @@ class FaceIdClient:
         """
         if isinstance(action, str):
             action = find_action(action, self._actions)
-        return await verify(self, action, region, files, parameters or {})
+        return await verify(self, action, region, files, parameters or {}, self._patience)
 
     def server_now(self) -> datetime:
         """Return the server's time, based on the ``Date`` header of its last reply (± 1 second).
@@ -176,11 +179,14 @@ class FaceIdClient:
             )
         return ticket
 
-    async def put_resource(self, ticket: UploadTicket, file: ResourceFile) -> None:
+    async def put_resource(
+        self, ticket: UploadTicket, file: ResourceFile, patience: Patience | None = None
+    ) -> None:
         """Upload a file to the URL of its ticket, as a stream.
 
-        This is safe to repeat until the ticket expires. Raises ``InvalidInput`` if the file has
-        changed since it was checked, ``WindowOver`` if the ticket has expired,
+        ``patience`` limits how long reading the file may take, instead of ``source_seconds``. This
+        is safe to repeat until the ticket expires. Raises ``InvalidInput`` if the file has changed
+        since it was checked or cannot be read in time, ``WindowOver`` if the ticket has expired,
         ``ServiceUnavailable`` if the MD5 in the store's reply is not that of the file, and the
         ``FaceIdError`` that corresponds to any other error code of the store.
         """
@@ -193,7 +199,8 @@ class FaceIdClient:
                 "Content-Length": str(file.size),
                 "Content-MD5": base64.b64encode(bytes.fromhex(file.md5)).decode(),
             },
-            content=_stream(file),
+            content=stream_source(file, patience or self._patience),
+            is_slow=is_remote(file.location),
         )
         if answer.status != 200:
             raise read_store_refusal(answer.status, answer.body, host)
@@ -266,31 +273,6 @@ class FaceIdClient:
         service's error code.
         """
         return await self._calls.make(target_action, region, fields, departure)
-
-
-async def _stream(file: ResourceFile) -> AsyncGenerator[bytes]:
-    """Yield a file's bytes; raise ``InvalidInput`` before the last chunk if they have changed."""
-    changed = InvalidInput(
-        "ResourceChanged", f"resource {file.field}: the file changed during the delivery"
-    )
-    digest = hashlib.md5(usedforsecurity=False)
-    left = file.size
-    try:
-        handle = await anyio.to_thread.run_sync(open_location, file.location)
-        try:
-            while left:
-                chunk = await anyio.to_thread.run_sync(handle.read, min(CHUNK, left))
-                digest.update(chunk)
-                left -= len(chunk)
-                if not chunk or (not left and digest.hexdigest() != file.md5):
-                    raise changed
-                yield chunk
-        finally:
-            handle.close()
-    except OSError:
-        raise InvalidInput(
-            "ResourceGone", f"resource {file.field}: the file can no longer be read"
-        ) from None
 
 
 def _is_https(ticket: UploadTicket) -> bool:

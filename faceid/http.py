@@ -25,6 +25,9 @@ CONNECTIONS = 64
 """Maximum number of concurrent exchanges of a pool. It is high, because uploads to a distant region
 are slow and many of them run at once."""
 
+SLOW_CONNECTIONS = 256
+"""Maximum number of concurrent slow exchanges of a pool, in addition to the others."""
+
 
 @dataclass(frozen=True)
 class Timeouts:
@@ -71,6 +74,7 @@ class ConnectionPool:
         self._timeouts = timeouts
         self._transport = transport
         self._gate = asyncio.Semaphore(CONNECTIONS)
+        self._slow_gate = asyncio.Semaphore(SLOW_CONNECTIONS)
         self._idle: list[httpx.AsyncClient] = []
 
     async def exchange(
@@ -80,17 +84,19 @@ class ConnectionPool:
         *,
         headers: Mapping[str, str],
         content: bytes | AsyncGenerator[bytes],
+        is_slow: bool = False,
     ) -> HttpReply:
         """Send a request and return the whole reply, whatever its status.
 
-        A redirect is returned like any other reply, and is not followed. Raises ``NoAnswer`` if the
+        ``is_slow`` says that the content may be slow to come; such exchanges hold up no others. A
+        redirect is returned like any other reply, and is not followed. Raises ``NoAnswer`` if the
         exchange failed but may have reached the server, ``ServiceUnavailable`` if no connection was
         made, and ``InvalidInput`` if the request cannot be sent as HTTP.
         """
         body = content if isinstance(content, bytes) else _Body(content)
         try:
             with _our_errors(url, body):
-                async with self._client() as client:
+                async with self._client(is_slow=is_slow) as client:
                     reply = await client.request(method, url, headers=headers, content=body)
                     self.clock.learn(reply.headers.get("date", ""))
                     return HttpReply(reply.status_code, reply.headers, reply.content)
@@ -119,8 +125,8 @@ class ConnectionPool:
             await client.aclose()
 
     @asynccontextmanager
-    async def _client(self) -> AsyncGenerator[httpx.AsyncClient]:
-        async with self._gate:
+    async def _client(self, *, is_slow: bool = False) -> AsyncGenerator[httpx.AsyncClient]:
+        async with self._slow_gate if is_slow else self._gate:
             client = self._idle.pop() if self._idle else self._open()
             try:
                 yield client

@@ -15,6 +15,7 @@ from prefect.runtime import flow_run
 
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput
+from faceid.files.sources import Patience
 from faceid.validation import read_request, validate_request
 from flows.delivery.follow_ups import current_run
 from flows.delivery.outcome import (
@@ -103,7 +104,10 @@ async def deliver(
         pacers = open_pacers(settings, storage, settings.account, priority=True)
         options = DeliveryOptions(folder or None, max_windows, on_unknown_outcome)
         async with open_client(settings, credentials, pacers) as client:
-            ending = await deliver_request(validated, client, settings, store, run, options)
+            patience = Patience(settings.source_seconds)
+            ending = await deliver_request(
+                validated, client, settings, store, run, options, patience
+            )
     except FaceIdError as error:
         ending = DeliveryOutcome(failure=error)
     result = result_of(

@@ -9,6 +9,7 @@ from prefect.runtime import task_run
 from faceid.actions import TargetAction
 from faceid.client import FaceIdClient
 from faceid.errors import FaceIdError
+from faceid.files.sources import Patience
 from faceid.models import CheckedRequest, UploadTicket
 from tasks.settings import DeliverySettings
 from tasks.state.claims import Claim
@@ -32,6 +33,7 @@ class Delivery:
         settings: DeliverySettings,
         store: RecordStore,
         taken: Claim,
+        patience: Patience,
         on_unknown_outcome: OnUnknownOutcome = "call_again",
         *,
         wants_files: bool = False,
@@ -50,6 +52,8 @@ class Delivery:
         self.is_follow_up = taken.is_follow_up
         self.lease = taken.lease
         """Whether this run is the follow-up that was scheduled for the request."""
+        self.patience = patience
+        """How long a source may take."""
         self.on_unknown_outcome: OnUnknownOutcome = on_unknown_outcome
         """What to do if a call was sent and its answer was lost."""
         self.wants_files = wants_files

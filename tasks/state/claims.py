@@ -12,9 +12,8 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
-import anyio.to_thread
-
 from faceid.errors import RequestIdConflict
+from faceid.files.sources import Patience
 from faceid.models import CheckedRequest
 from faceid.validation import ValidatedRequest, check_files
 from tasks.settings import DeliverySettings
@@ -52,14 +51,16 @@ class Claim(NamedTuple):
 class _Input:
     """The input of a request that a run was given. Its files are read only if needed, and once."""
 
-    def __init__(self, validated: ValidatedRequest) -> None:
+    def __init__(self, validated: ValidatedRequest, patience: Patience) -> None:
         self.validated = validated
+        self.patience = patience
         self.digest = request_digest(validated)
         self._checked: CheckedRequest | None = None
 
     async def checked(self) -> CheckedRequest:
         if self._checked is None:
-            self._checked = await anyio.to_thread.run_sync(check_files, self.validated)
+            self._checked = await check_files(self.validated, self.patience)
+            await self.patience.resume()
         return self._checked
 
     async def is_that_of(self, record: Record) -> bool:
@@ -73,7 +74,9 @@ class _Input:
         return record.input_digest == input_digest(await self.checked())
 
 
-async def has_verdict(validated: ValidatedRequest, store: RecordStore) -> bool:
+async def has_verdict(
+    validated: ValidatedRequest, store: RecordStore, patience: Patience | None = None
+) -> bool:
     """Return whether this request already has its verdict.
 
     Raises ``RequestIdConflict`` if the verdict is that of a different input, ``InvalidInput`` if a
@@ -81,7 +84,9 @@ async def has_verdict(validated: ValidatedRequest, store: RecordStore) -> bool:
     read.
     """
     record = await store.load(validated.request.request_id)
-    return record is not None and await _has_its_verdict(record, _Input(validated))
+    return record is not None and await _has_its_verdict(
+        record, _Input(validated, patience or Patience())
+    )
 
 
 async def _has_its_verdict(record: Record, given: _Input) -> bool:
@@ -127,7 +132,11 @@ async def is_locked(store: RecordStore, settings: DeliverySettings, request_id: 
 
 @contextlib.asynccontextmanager
 async def claim_request(
-    validated: ValidatedRequest, store: RecordStore, settings: DeliverySettings, run: CurrentRun
+    validated: ValidatedRequest,
+    store: RecordStore,
+    settings: DeliverySettings,
+    run: CurrentRun,
+    patience: Patience,
 ) -> AsyncGenerator[Claim]:
     """Hold the request's lock, and yield the claim.
 
@@ -136,7 +145,7 @@ async def claim_request(
     not accepted, and ``StorageError`` if the lock cannot be used or the record cannot be read or
     written.
     """
-    given = _Input(validated)
+    given = _Input(validated, patience)
     request_id = validated.request.request_id
 
     async def waiting() -> None:
