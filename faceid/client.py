@@ -1,65 +1,40 @@
 """The HTTP client: requests upload tickets, uploads files and calls target actions.
 
-``FaceIdClient`` signs a request again once when its clock is wrong, and once when the key that was
-refused has been replaced in the meantime. All other retries are left to the caller, because retries
-at two levels would multiply.
+``faceid.calls`` makes the calls of the API. Except for the two cases there, retries are left to the
+caller, because retries at two levels would multiply.
 """
 
-import asyncio
 import base64
 import hashlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
 import anyio.to_thread
-import orjson
 from pydantic import SecretStr
 
 from faceid.actions import (
-    API_VERSION,
     CREATE_UPLOAD_URL,
-    SERVICE,
     TARGET_ACTIONS,
     TargetAction,
     find_action,
 )
+from faceid.calls import AccountCalls, Departure
 from faceid.errors import (
-    AccountError,
-    ClockSkewed,
-    FaceIdError,
-    InvalidInput,
-    RateLimited,
     ServiceRefused,
     ServiceUnavailable,
-    StorageError,
     UrlRefused,
     WindowOver,
 )
-from faceid.files.resources import open_location
-from faceid.http import CHUNK, DEFAULT_TIMEOUTS, ConnectionPool, HttpReply, Timeouts, Transport
+from faceid.files.sources import SOURCE_SECONDS, Patience, is_remote, stream_source
+from faceid.http import DEFAULT_TIMEOUTS, ConnectionPool, Timeouts, Transport
 from faceid.models import Credentials, Reply, ResourceFile, Service, UploadTicket
 from faceid.pacing import Pacer
-from faceid.redaction import protect
-from faceid.replies import read_reply, read_store_refusal, read_ticket
+from faceid.replies import read_store_refusal, read_ticket
 from faceid.settings import FaceIdSettings, base_url, service_of
-from faceid.signing import sign_request
 from faceid.verification import Verification, verify
-
-
-class Departure(Protocol):
-    """What has to be done, and to hold, for a call to leave."""
-
-    async def prepare(self) -> None:
-        """Called when it is the call's turn, before anything of it is sent; may raise an error."""
-
-    async def confirm(self) -> None:
-        """Called directly before the call leaves. If it raises an error, the call is not sent."""
 
 
 class FaceIdClient:
@@ -71,7 +46,8 @@ class FaceIdClient:
     may have expired. With ``fail_fast_on_auth``, all calls fail at once after the service has
     refused the account on the first one, so that a batch does not send every request in vain.
     ``transport`` carries the requests in place of the network, such as an ``httpx.MockTransport``
-    in tests. ``actions`` is the table of target actions for ``verify``.
+    in tests. ``actions`` is the table of target actions for ``verify``. ``source_seconds`` is how
+    long each reading of a file may take in all.
 
     Example::
 
@@ -98,26 +74,22 @@ class FaceIdClient:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         transport: Transport | None = None,
         actions: Mapping[str, TargetAction] = TARGET_ACTIONS,
+        source_seconds: float = SOURCE_SECONDS,
     ) -> None:
         self.endpoint = base_url(endpoint)
         self.host = urlsplit(endpoint).netloc
         self.service: Service = service_of(endpoint)
         self._actions = actions
-        self._pacers = pacers
-        self._renew = renew
-        self._paced: dict[str, Pacer | None] = {}
-        self._clock_offset: float | None = None
-        """Seconds by which the server's clock is ahead; ``None`` until a reply has shown it."""
-        self._signing_offset = 0.0
-        self._alone = asyncio.Lock()
-        self._renewing = asyncio.Lock()
-        self._renewals = 0
-        self._was_accepted = False
-        self._refusal: AccountError | None = None
-        self._fail_fast_on_auth = fail_fast_on_auth
-        self._tries = 0
-        self._use(credentials)
+        self._patience = Patience(source_seconds)
         self._connections = ConnectionPool(timeouts, transport)
+        self._calls = AccountCalls(
+            self.endpoint,
+            credentials,
+            self._connections,
+            pacers=pacers,
+            renew=renew,
+            fail_fast_on_auth=fail_fast_on_auth,
+        )
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -137,6 +109,7 @@ class FaceIdClient:
             settings.credentials(),
             pacers=pacer,
             actions=settings.target_actions(),
+            source_seconds=settings.source_seconds,
         )
 
     async def __aenter__(self) -> Self:
@@ -144,15 +117,7 @@ class FaceIdClient:
 
     async def __aexit__(self, *exception: object) -> None:
         await self._connections.close()
-        for pacer in self._paced.values():
-            if pacer:
-                await pacer.close()
-
-    def _use(self, credentials: Credentials) -> None:
-        self._credentials = credentials
-        protect(credentials.secret_key.get_secret_value())
-        if credentials.token:
-            protect(credentials.token.get_secret_value())
+        await self._calls.close()
 
     async def verify(
         self,
@@ -187,14 +152,14 @@ class FaceIdClient:
         """
         if isinstance(action, str):
             action = find_action(action, self._actions)
-        return await verify(self, action, region, files, parameters or {})
+        return await verify(self, action, region, files, parameters or {}, self._patience)
 
     def server_now(self) -> datetime:
         """Return the server's time, based on the ``Date`` header of its last reply (± 1 second).
 
         Before the first reply, this is the time of this machine.
         """
-        return datetime.fromtimestamp(time.time() + (self._clock_offset or 0), UTC)
+        return self._connections.clock.now()
 
     async def create_upload_url(self, target_action: str, region: str, field: str) -> UploadTicket:
         """Request an upload ticket for the resource ``field`` of a target action.
@@ -203,7 +168,7 @@ class FaceIdClient:
         ``FaceIdError`` that corresponds to the service's error code, ``NoAnswer`` if no readable
         answer came, and ``ServiceRefused`` if the live service returns URLs that are not ``https``.
         """
-        reply = await self._post(CREATE_UPLOAD_URL, region, {"TargetAction": target_action})
+        reply = await self._calls.make(CREATE_UPLOAD_URL, region, {"TargetAction": target_action})
         ticket = read_ticket(reply, field, issued_at=self.server_now(), host=self.host)
         if self.service == "live" and not _is_https(ticket):
             raise ServiceRefused(
@@ -214,24 +179,28 @@ class FaceIdClient:
             )
         return ticket
 
-    async def put_resource(self, ticket: UploadTicket, file: ResourceFile) -> None:
+    async def put_resource(
+        self, ticket: UploadTicket, file: ResourceFile, patience: Patience | None = None
+    ) -> None:
         """Upload a file to the URL of its ticket, as a stream.
 
-        This is safe to repeat until the ticket expires. Raises ``InvalidInput`` if the file has
-        changed since it was checked, ``WindowOver`` if the ticket has expired,
+        ``patience`` limits how long reading the file may take, instead of ``source_seconds``. This
+        is safe to repeat until the ticket expires. Raises ``InvalidInput`` if the file has changed
+        since it was checked or cannot be read in time, ``WindowOver`` if the ticket has expired,
         ``ServiceUnavailable`` if the MD5 in the store's reply is not that of the file, and the
         ``FaceIdError`` that corresponds to any other error code of the store.
         """
         url = ticket.upload_url.get_secret_value()
         host = urlsplit(url).netloc
-        answer = await self._exchange(
+        answer = await self._connections.exchange(
             "PUT",
             url,
             headers={
                 "Content-Length": str(file.size),
                 "Content-MD5": base64.b64encode(bytes.fromhex(file.md5)).decode(),
             },
-            content=_stream(file),
+            content=stream_source(file, patience or self._patience),
+            is_slow=is_remote(file.location),
         )
         if answer.status != 200:
             raise read_store_refusal(answer.status, answer.body, host)
@@ -251,7 +220,9 @@ class FaceIdClient:
         url = ticket.resource_url.get_secret_value()
         # This is a GET of one byte and not a HEAD, because it is not documented whether a URL that
         # is signed for GET is valid for HEAD.
-        answer = await self._exchange("GET", url, headers={"Range": "bytes=0-0"}, content=b"")
+        answer = await self._connections.exchange(
+            "GET", url, headers={"Range": "bytes=0-0"}, content=b""
+        )
         if answer.status in (200, 206):
             return True
         refusal = read_store_refusal(answer.status, answer.body, urlsplit(url).netloc)
@@ -269,7 +240,6 @@ class FaceIdClient:
         host = urlsplit(url.get_secret_value()).netloc
         digest = hashlib.md5(usedforsecurity=False)
         async with self._connections.download(url.get_secret_value()) as (reply, chunks):
-            self._learn_clock(reply.headers.get("date", ""))
             if reply.status != 200:
                 raise read_store_refusal(reply.status, reply.body, host)
             async for chunk in chunks:
@@ -283,8 +253,8 @@ class FaceIdClient:
         This sends an empty GET, which calls no action; all that matters is the ``Date`` header of
         the refusal. Raises ``ServiceUnavailable`` if no reply comes.
         """
-        if self._clock_offset is None:
-            await self._exchange("GET", self.endpoint + "/", headers={}, content=b"")
+        if not self._connections.clock.is_known:
+            await self._connections.exchange("GET", self.endpoint + "/", headers={}, content=b"")
 
     async def call(
         self,
@@ -302,180 +272,7 @@ class FaceIdClient:
         sent and may have been executed, and otherwise the ``FaceIdError`` that corresponds to the
         service's error code.
         """
-        return await self._post(target_action, region, fields, departure)
-
-    async def _post(
-        self,
-        action: str,
-        region: str,
-        fields: Mapping[str, Any],
-        departure: Departure | None = None,
-    ) -> Reply:
-        """Send a call, one at a time until a call has ended without a refusal of the account.
-
-        A wrong key is therefore refused once, and not for every concurrent call.
-        """
-        tries = self._tries
-        if not self._was_accepted:
-            async with self._alone:
-                told_meanwhile = self._tries > tries
-                if self._refusal is not None and (told_meanwhile or self._fail_fast_on_auth):
-                    raise self._refusal
-                if not self._was_accepted:
-                    return await self._try_first(action, region, fields, departure)
-        return await self._send(action, region, fields, departure)
-
-    async def _try_first(
-        self, action: str, region: str, fields: Mapping[str, Any], departure: Departure | None
-    ) -> Reply:
-        self._refusal = None
-        try:
-            reply = await self._send(action, region, fields, departure)
-        except AccountError as refusal:
-            self._refusal = refusal
-            raise
-        except FaceIdError:
-            self._was_accepted = True  # the error does not concern the account
-            raise
-        finally:
-            self._tries += 1
-        self._was_accepted = True
-        return reply
-
-    async def _send(
-        self, action: str, region: str, fields: Mapping[str, Any], departure: Departure | None
-    ) -> Reply:
-        body = orjson.dumps(fields)
-        renewed = False
-        signed_again = False
-        pacer = self._pacer(action)
-        while True:
-            start = await pacer.acquire() if pacer else 0.0
-            if departure:
-                await departure.prepare()
-            content = _departing(body, departure, pacer, start, time.monotonic())
-            used, renewals = self._credentials, self._renewals
-            try:
-                answer = await self._exchange(
-                    "POST",
-                    self.endpoint + "/",
-                    headers=self._sign(action, region, body) | {"Content-Length": str(len(body))},
-                    content=content,
-                )
-                return read_reply(answer.status, answer.body, self.host)
-            except RateLimited:
-                if pacer:
-                    await pacer.throttled()
-                raise
-            except ClockSkewed:
-                if signed_again:
-                    # The server's time was refused as well: stop signing with it.
-                    self._signing_offset = 0.0
-                    raise
-                signed_again = True
-                self._signing_offset = self._clock_offset or 0.0
-            except AccountError as refusal:
-                refusal.name_credentials(used.names)
-                of_the_key = refusal.code.startswith("AuthFailure.")
-                if renewed or not of_the_key or not await self._renewed(used, renewals):
-                    raise
-                renewed = True
-
-    async def _renewed(self, used: Credentials, renewals: int) -> bool:
-        """Return whether the key ``used``, which was refused, has been replaced by another one.
-
-        ``renewals`` is the number of renewals before the call. The current credentials are read
-        only once for all calls that were sent with the same key.
-        """
-        async with self._renewing:
-            if self._renew and self._credentials is used and self._renewals == renewals:
-                found = await self._renew()
-                self._renewals += 1
-                if found != used:
-                    self._use(found)
-        return self._credentials is not used
-
-    def _sign(self, action: str, region: str, body: bytes) -> dict[str, str]:
-        token = self._credentials.token
-        return sign_request(
-            secret_id=self._credentials.secret_id,
-            secret_key=self._credentials.secret_key.get_secret_value(),
-            token=token.get_secret_value() if token else "",
-            service=SERVICE,
-            host=self.host,
-            action=action,
-            version=API_VERSION,
-            region=region,
-            timestamp=int(time.time() + self._signing_offset),
-            body=body,
-        )
-
-    def _pacer(self, action: str) -> Pacer | None:
-        if action not in self._paced:
-            self._paced[action] = self._pacers(action) if self._pacers else None
-        return self._paced[action]
-
-    async def _exchange(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        content: bytes | AsyncIterator[bytes],
-    ) -> HttpReply:
-        """Perform one HTTP exchange, and learn the server's time from it."""
-        reply = await self._connections.exchange(method, url, headers=headers, content=content)
-        self._learn_clock(reply.headers.get("date", ""))
-        return reply
-
-    def _learn_clock(self, date: str) -> None:
-        try:
-            server = parsedate_to_datetime(date)
-        except ValueError:
-            return  # a reply of a gateway may lack a valid `Date`
-        # `Date` is truncated to whole seconds: on average, the server is half a second ahead.
-        self._clock_offset = (server + timedelta(seconds=0.5)).timestamp() - time.time()
-
-
-async def _departing(
-    body: bytes, departure: Departure | None, pacer: Pacer | None, start: float, given: float
-) -> AsyncIterator[bytes]:
-    """Yield the body of a call, once its headers have left and nothing keeps it back.
-
-    ``start`` is what ``pacer.acquire`` returned, and ``given`` the time at which it returned.
-    Without its body a call is not executed, so this is the last moment to keep it back.
-    """
-    if pacer:
-        with suppress(StorageError):  # the next `acquire` raises it again
-            await pacer.departed(start, time.monotonic() - given)
-    if departure:
-        await departure.confirm()
-    yield body
-
-
-async def _stream(file: ResourceFile) -> AsyncIterator[bytes]:
-    """Yield a file's bytes; raise ``InvalidInput`` before the last chunk if they have changed."""
-    changed = InvalidInput(
-        "ResourceChanged", f"resource {file.field}: the file changed during the delivery"
-    )
-    digest = hashlib.md5(usedforsecurity=False)
-    left = file.size
-    try:
-        handle = await anyio.to_thread.run_sync(open_location, file.location)
-        try:
-            while left:
-                chunk = await anyio.to_thread.run_sync(handle.read, min(CHUNK, left))
-                digest.update(chunk)
-                left -= len(chunk)
-                if not chunk or (not left and digest.hexdigest() != file.md5):
-                    raise changed
-                yield chunk
-        finally:
-            handle.close()
-    except OSError:
-        raise InvalidInput(
-            "ResourceGone", f"resource {file.field}: the file can no longer be read"
-        ) from None
+        return await self._calls.make(target_action, region, fields, departure)
 
 
 def _is_https(ticket: UploadTicket) -> bool:

@@ -16,6 +16,7 @@ import httpx
 
 from faceid import __version__
 from faceid.errors import InvalidInput, NoAnswer, ServiceUnavailable
+from faceid.server_clock import ServerClock
 
 CHUNK = 256 * 1024
 """Size in bytes of the chunks in which files are uploaded and downloaded."""
@@ -23,6 +24,9 @@ CHUNK = 256 * 1024
 CONNECTIONS = 64
 """Maximum number of concurrent exchanges of a pool. It is high, because uploads to a distant region
 are slow and many of them run at once."""
+
+SLOW_CONNECTIONS = 256
+"""Maximum number of concurrent slow exchanges of a pool, in addition to the others."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,12 @@ class ConnectionPool:
     """
 
     def __init__(self, timeouts: Timeouts, transport: Transport | None = None) -> None:
+        self.clock = ServerClock()
+        """The server's time, which every reply shows."""
         self._timeouts = timeouts
         self._transport = transport
         self._gate = asyncio.Semaphore(CONNECTIONS)
+        self._slow_gate = asyncio.Semaphore(SLOW_CONNECTIONS)
         self._idle: list[httpx.AsyncClient] = []
 
     async def exchange(
@@ -76,19 +83,27 @@ class ConnectionPool:
         url: str,
         *,
         headers: Mapping[str, str],
-        content: bytes | AsyncIterator[bytes],
+        content: bytes | AsyncGenerator[bytes],
+        is_slow: bool = False,
     ) -> HttpReply:
         """Send a request and return the whole reply, whatever its status.
 
-        A redirect is returned like any other reply, and is not followed. Raises ``NoAnswer`` if the
+        ``is_slow`` says that the content may be slow to come; such exchanges hold up no others. A
+        redirect is returned like any other reply, and is not followed. Raises ``NoAnswer`` if the
         exchange failed but may have reached the server, ``ServiceUnavailable`` if no connection was
         made, and ``InvalidInput`` if the request cannot be sent as HTTP.
         """
         body = content if isinstance(content, bytes) else _Body(content)
-        with _our_errors(url, body):
-            async with self._client() as client:
-                reply = await client.request(method, url, headers=headers, content=body)
-                return HttpReply(reply.status_code, reply.headers, reply.content)
+        try:
+            with _our_errors(url, body):
+                async with self._client(is_slow=is_slow) as client:
+                    reply = await client.request(method, url, headers=headers, content=body)
+                    self.clock.learn(reply.headers.get("date", ""))
+                    return HttpReply(reply.status_code, reply.headers, reply.content)
+        finally:
+            if not isinstance(content, bytes):
+                # It may not have been read to its end, and then has a file open.
+                await content.aclose()
 
     @asynccontextmanager
     async def download(self, url: str) -> AsyncGenerator[tuple[HttpReply, AsyncIterator[bytes]]]:
@@ -100,6 +115,7 @@ class ConnectionPool:
         """
         with _our_errors(url):
             async with self._client() as client, client.stream("GET", url) as reply:
+                self.clock.learn(reply.headers.get("date", ""))
                 body = b"" if reply.status_code == 200 else await reply.aread()
                 yield HttpReply(reply.status_code, reply.headers, body), reply.aiter_bytes(CHUNK)
 
@@ -109,8 +125,8 @@ class ConnectionPool:
             await client.aclose()
 
     @asynccontextmanager
-    async def _client(self) -> AsyncGenerator[httpx.AsyncClient]:
-        async with self._gate:
+    async def _client(self, *, is_slow: bool = False) -> AsyncGenerator[httpx.AsyncClient]:
+        async with self._slow_gate if is_slow else self._gate:
             client = self._idle.pop() if self._idle else self._open()
             try:
                 yield client

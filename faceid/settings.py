@@ -32,6 +32,7 @@ from faceid.actions import (
 )
 from faceid.errors import KEY_NAMES, InvalidInput
 from faceid.files.roots import Roots
+from faceid.files.sources import SOURCE_SECONDS
 from faceid.models import EXPIRY_MARGIN, Credentials, Service, check_key_part
 
 ACCOUNT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -102,6 +103,9 @@ class FaceIdSettings(BaseSettings):
     """Comma-separated folders and URL prefixes (``/srv/in,s3://bucket/in/,https://``) that
     locations may point into. If not set: for commands, the working folder and any URL; for runs of
     deployments, nothing."""
+    source_seconds: float = Field(SOURCE_SECONDS, gt=0)
+    """Seconds that the reading of one resource may take in all. It is read twice: when it is
+    checked, and when it is uploaded."""
     actions: Path | None = None
     """JSON file that adds target actions to the table, or replaces actions of the same name."""
 

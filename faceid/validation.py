@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from faceid.actions import TargetAction, check_parameters, find_action
 from faceid.errors import InvalidInput
-from faceid.files.resources import measure
 from faceid.files.roots import Roots
+from faceid.files.sources import Patience, measure_source
 from faceid.models import CheckedRequest, Request
 from faceid.settings import FaceIdSettings
 
@@ -130,20 +130,19 @@ def validate_request(
     return RequestValidator.load(settings, from_manifest=from_manifest).check(request)
 
 
-def check_files(validated: ValidatedRequest) -> CheckedRequest:
+async def check_files(validated: ValidatedRequest, patience: Patience) -> CheckedRequest:
     """Read each file of a request, check its size and format, and return the checked request.
 
-    This reads the files completely and blocks meanwhile: call it from a worker thread. Raises
-    ``InvalidInput``, naming the field, if a file cannot be read or is not accepted.
+    This reads the files completely, one after the other. Raises ``InvalidInput``, naming the field,
+    if a file cannot be read, takes too long or is not accepted.
     """
+    files = [
+        await measure_source(field, validated.locations[field.name], patience)
+        for field in validated.action.resources
+        if field.name in validated.locations
+    ]
     return CheckedRequest(
-        request=validated.request,
-        files=tuple(
-            measure(field, validated.locations[field.name])
-            for field in validated.action.resources
-            if field.name in validated.locations
-        ),
-        parameters=validated.parameters,
+        request=validated.request, files=tuple(files), parameters=validated.parameters
     )
 
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
 from attrs import field, frozen
 
 from faceid.actions import TargetAction
 from faceid.files.roots import Roots
+from faceid.files.sources import Patience
 from faceid.models import EXPIRY_MARGIN, Reply, Request, ResourceFile, Upload, Verdict
 from faceid.replies import read_verdict
 from faceid.validation import RequestValidator, check_files
@@ -40,6 +40,7 @@ async def verify(
     region: str,
     files: Mapping[str, str | Path],
     parameters: Mapping[str, str],
+    patience: Patience,
 ) -> Verification:
     """Verify files with a target action: see ``FaceIdClient.verify``."""
     # The program that calls this names the files, so any location is accepted.
@@ -53,7 +54,7 @@ async def verify(
             action_parameters=dict(parameters),
         )
     )
-    checked = await anyio.to_thread.run_sync(check_files, validated)
+    checked = await check_files(validated, patience)
     uploads = await _upload_all(client, action.name, region, checked.files)
     for upload in uploads:
         upload.ticket.require_open(client.server_now(), EXPIRY_MARGIN)

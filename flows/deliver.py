@@ -16,6 +16,7 @@ from prefect.states import Cancelled
 
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput
+from faceid.files.sources import Patience
 from faceid.validation import read_request, validate_request
 from flows.delivery.follow_ups import current_run
 from flows.delivery.outcome import (
@@ -108,8 +109,9 @@ async def deliver(
             pacers = open_pacers(settings, storage, settings.account, priority=True)
             options = DeliveryOptions(folder or None, max_windows, on_unknown_outcome)
             async with open_client(settings, credentials, pacers) as client:
+                patience = Patience(settings.source_seconds)
                 delivery = deliver_request(
-                    validated, client, settings, store, run, options, shutdown.drain
+                    validated, client, settings, store, run, options, patience, shutdown.drain
                 )
                 ending = await to_its_end(delivery, store, request_id, shutdown.drain)
         except FaceIdError as error:

@@ -28,6 +28,7 @@ from faceid.errors import FaceIdError, InvalidInput, StorageError
 from flows.delivery.outcome import misconfigured
 from flows.upkeep.request_runs import RequestRuns
 from flows.upkeep.result_lines import DELETE_MANUALLY, forget_lines
+from flows.upkeep.spilled import take_up_all
 from tasks.cache import cached_steps
 from tasks.credentials import services_in_use
 from tasks.save_files import draft_path
@@ -36,6 +37,7 @@ from tasks.state import layout
 from tasks.state.claims import LockBusy, fail_if_locked, request_lock
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
+from tasks.state.spill import open_spill, take_up
 from tasks.state.storage import Storage, open_storage
 
 AGE_PATTERN = r"^[0-9]+[dhms]$"
@@ -153,6 +155,7 @@ class Forgetting:
         self.batches_at_work = 0
         """Number of batches that were at work, whose result lines were left alone."""
         actions = settings.target_actions().values()
+        self._spill = open_spill(settings, storage)
         self._fields = {field.name for action in actions for field in action.resources}
 
     async def stores(self) -> list[RecordStore]:
@@ -177,14 +180,18 @@ class Forgetting:
         request, and ``StorageError`` if something cannot be erased; another call then continues.
         """
         async with request_lock(store, self.settings, request_id, fail_if_locked):
-            record = await store.load(request_id)
+            if self.keep_verdict:
+                record = await take_up(self._spill, store, request_id)
+            else:
+                record = await store.load(request_id)
             runs = await self.runs.of(store, request_id, record) if self.runs else []
             if before and not self._is_due(record, runs, before):
                 return None
+            spilled = await anyio.to_thread.run_sync(self._remove_spilled, store, request_id)
             if record is None:
                 # An earlier removal of the record may have been interrupted.
                 await anyio.to_thread.run_sync(store.close, request_id)
-                if not runs:
+                if not runs and not spilled:
                     return None
             return await self._erase(store, request_id, record, runs)
 
@@ -203,6 +210,9 @@ class Forgetting:
             kept.takes_the_place_of(record)
             await store.save(kept)
         return Forgotten(request_id, flow_runs, saved_files, steps, kept is not None)
+
+    def _remove_spilled(self, store: RecordStore, request_id: str) -> int:
+        return self._spill.remove(self._spill.of(store, request_id))
 
     def _delete_files(self, record: Record) -> int:
         deleted = 0
@@ -245,6 +255,10 @@ class Forgetting:
         Yields the result for each, except for requests that a run is at work on. Raises
         ``StorageError`` if the records cannot be listed or result lines cannot be removed.
         """
+        # What is spilled of requests that were forgotten on another machine is removed here.
+        async for error in take_up_all(self.settings, self.storage, store):
+            if error is not None:
+                yield Left(error.code, f"cannot be forgotten: {error}")
         due, others, unreadable = await anyio.to_thread.run_sync(self._read_all, store, before)
         for error in unreadable:
             yield Left(error.code, f"a record cannot be forgotten: {error}")

@@ -3,7 +3,8 @@
 Runs are lost when workers are killed, servers restart or machines fail. The records show which
 requests are open. If a record says that a run is at work, but no run holds the request's lock, the
 run has died. If the follow-up that a request waits for does not exist in Prefect, or ended before
-it claimed the request, the follow-up is lost. In each case the sweep schedules one new follow-up,
+it claimed the request, the follow-up is lost. Answers that were spilled on the sweep's machine are
+stored first. In each case the sweep schedules one new follow-up,
 however many sweeps there are, because the follow-up is stored in the record and its idempotency key
 is derived from the record. Cancelled requests are not continued.
 
@@ -42,6 +43,7 @@ from flows.delivery.outcome import DeliveryOutcome, emit_delivery_event, misconf
 from flows.server.events import emit_event
 from flows.server.runs import tag_of
 from flows.upkeep.dead_runs import crashed_runs, delete_late_runs, mark_crashed, mark_dead_runs
+from flows.upkeep.spilled import take_up_all
 from tasks.credentials import block_of, services_in_use, settings_of
 from tasks.settings import DeliverySettings
 from tasks.state import layout
@@ -100,6 +102,7 @@ class _Sweep:
         """Carry out the sweep, and return how often each thing was done."""
         await delete_late_runs(self.client, "sweep", but=UUID(flow_run.id))
         self.done["marked Crashed"] += await mark_dead_runs(self.client, self._is_at_work)
+        await self._take_up_spilled()
         for service in await services_in_use(self.client):
             self.waiting = {}
             for account, request_id in await anyio.to_thread.run_sync(self._opened, service):
@@ -111,6 +114,17 @@ class _Sweep:
         for run in await crashed_runs(self.client, "deliver-batch", since):
             await self._replace_batch(run)
         return +self.done
+
+    async def _take_up_spilled(self) -> None:
+        """Store the answers that were spilled on this machine."""
+        try:
+            async for error in take_up_all(self.settings, self.storage):
+                if error is None:
+                    self.done["spilled answers stored"] += 1
+                else:
+                    self._tell(error)
+        except FaceIdError as error:
+            self._tell(error)
 
     def _opened(self, service: Service) -> list[tuple[str, str]]:
         return list(open_requests(self.storage, service))
@@ -183,7 +197,7 @@ class _Sweep:
 
     def _tell(self, error: FaceIdError) -> None:
         """Log and count an error about one request, so that the sweep continues with the others."""
-        get_run_logger().warning("an open request could not be checked: %s", error)
+        get_run_logger().warning("a request could not be checked: %s", error)
         self.done["not checked"] += 1
 
     async def _take_up(self, store: RecordStore, record: Record) -> str:

@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any, Literal, TypedDict, cast, get_args
 from uuid import UUID
 
-import anyio.to_thread
 import attrs
 from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.context import TaskRunContext
@@ -32,6 +31,7 @@ from tasks.state import layout
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
 from tasks.state.storage import open_storage
+from tasks.state.threads import in_storage_thread
 
 Step = Literal["ticket", "upload"]
 """Name of a cached step."""
@@ -97,14 +97,14 @@ class StepStorage(WritableFileSystem):
 
         Raises ``FileNotFoundError`` if there is none, and ``StorageError`` if it cannot be read.
         """
-        return await anyio.to_thread.run_sync(_read, path)
+        return await in_storage_thread(_read, path)
 
     async def write_path(self, path: str, content: bytes) -> Any:
         """Store a result under its cache key, unless it is an error.
 
         If that fails, a warning is logged, because the step itself has succeeded.
         """
-        await anyio.to_thread.run_sync(_write, path, content)
+        await in_storage_thread(_write, path, content)
 
 
 def _read(path: str) -> bytes:

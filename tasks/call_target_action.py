@@ -26,6 +26,7 @@ from tasks.cache import UNCACHED
 from tasks.delivery import Delivery
 from tasks.retries import RETRIES
 from tasks.state.answers import keep_answer
+from tasks.state.spill import open_spill
 
 
 @task(
@@ -59,7 +60,8 @@ async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> V
         reply, verdict = await _call(delivery, window)
         # If the run has files to save, it does not end with the answer.
         record.answer(reply, verdict, ends_run=not delivery.wants_files)
-        kept = await keep_answer(delivery.store, record, delivery.settings.wait_in_run)
+        spill = open_spill(delivery.settings, delivery.store.storage)
+        kept = await keep_answer(delivery.store, spill, record, delivery.settings.wait_in_run)
     if kept is not record:
         delivery.record = kept
         return _cached(kept.verdict)

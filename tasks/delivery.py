@@ -9,6 +9,7 @@ from prefect.runtime import task_run
 from faceid.actions import TargetAction
 from faceid.client import FaceIdClient
 from faceid.errors import FaceIdError
+from faceid.files.sources import Patience
 from faceid.models import CheckedRequest, UploadTicket
 from tasks.drain import Drain
 from tasks.settings import DeliverySettings
@@ -33,6 +34,7 @@ class Delivery:
         settings: DeliverySettings,
         store: RecordStore,
         taken: Claim,
+        patience: Patience,
         drain: Drain,
         on_unknown_outcome: OnUnknownOutcome = "call_again",
         *,
@@ -52,6 +54,8 @@ class Delivery:
         self.is_follow_up = taken.is_follow_up
         self.lease = taken.lease
         """Whether this run is the follow-up that was scheduled for the request."""
+        self.patience = patience
+        """How long a source may take."""
         self.drain = drain
         """Knows whether the run has been told to end, and is told when a call is in flight."""
         self.on_unknown_outcome: OnUnknownOutcome = on_unknown_outcome

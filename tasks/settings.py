@@ -1,8 +1,9 @@
 """The settings of deliveries: those of the library, and others about storage, locks and waiting."""
 
+from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from faceid.errors import KEY_NAMES, InvalidInput
 from faceid.models import Credentials
@@ -22,6 +23,9 @@ class DeliverySettings(FaceIdSettings):
     """Fernet keys that the storage is encrypted with, newest first, comma-separated. Required for
     the live service. For an emulator, a key is created in the storage on first use if the storage
     is on this machine."""
+    spill: str = ""
+    """Folder on this machine, as an absolute path, for answers that the storage does not accept,
+    encrypted like the storage; if not set, the folder ``faceid-spill`` in Prefect's home."""
     locks: str = ""
     """``redis://…``, ``rediss://…`` or ``unix://…`` URL of a Redis server for locks and rates, if
     several machines share the storage or the account; if not set, files on this machine."""
@@ -35,6 +39,13 @@ class DeliverySettings(FaceIdSettings):
     drain_seconds: float = Field(65, ge=0)
     """Seconds for which calls in flight may come to their end when a run is told to end. The
     default is longer than the time within which a call is answered."""
+
+    @field_validator("spill")
+    @classmethod
+    def _spill_is_on_this_machine(cls, value: str) -> str:
+        if value and not Path(value).is_absolute():
+            raise ValueError("must be the absolute path of a folder on this machine")
+        return value
 
     def from_block(self) -> Self:
         """Return a copy for the values of a block, whose fields errors then name."""

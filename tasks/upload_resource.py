@@ -19,9 +19,10 @@ async def upload_resource(delivery: Delivery, ticket: UploadTicket, file: Resour
 
     It is safe to repeat this step, because the store overwrites the object. Raises ``WindowOver``
     if the ticket has expired or is about to expire, ``InvalidInput`` if the file has changed since
-    it was checked, and the ``FaceIdError`` that corresponds to an error code of the store.
+    it was checked or takes too long to read, and the ``FaceIdError`` that corresponds to an error
+    code of the store.
     """
     await delivery.client.learn_clock()
     delivery.require_open(ticket)
-    await delivery.client.put_resource(ticket, file)
+    await delivery.client.put_resource(ticket, file, delivery.patience)
     return Upload(ticket, file.md5)

@@ -15,6 +15,7 @@ from tasks.settings import DeliverySettings
 from tasks.state import layout
 from tasks.state.claims import fail_if_locked
 from tasks.state.locks import acquire_lock
+from tasks.state.spill import open_spill
 from tasks.state.storage import Storage, open_storage, storage_url
 
 MAX_SKEW = 300.0
@@ -34,6 +35,7 @@ def checks(settings: DeliverySettings) -> list[tuple[str, Check]]:
     """
     return [
         ("storage", partial(check_storage, settings)),
+        ("spill", partial(check_spill, settings)),
         ("locks", partial(check_locks, settings)),
         ("limits", partial(check_limits, settings)),
         ("resource roots", partial(check_roots, settings)),
@@ -66,6 +68,17 @@ def _try_storage(storage: Storage, settings: DeliverySettings) -> CheckResult:
                 return CheckResult("storage", "problem", error.message, advice)
             break
     return CheckResult("storage", "ok", f"{storage_url(settings)}, encrypted with our key")
+
+
+async def check_spill(settings: DeliverySettings) -> list[CheckResult]:
+    """Count the answers on this machine that wait for the storage; no result if there are none."""
+    spill = open_spill(settings, open_storage(settings))
+    count = len(await anyio.to_thread.run_sync(spill.all))
+    if not count:
+        return []
+    said = f"{count} {'answer waits' if count == 1 else 'answers wait'} in {spill.folder}"
+    advice = "deliver the requests again, or start sweep/default on this machine"
+    return [CheckResult("spill", "warning", said, advice)]
 
 
 async def check_locks(settings: DeliverySettings) -> list[CheckResult]:

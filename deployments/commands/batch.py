@@ -19,6 +19,7 @@ from deployments.commands.local_run import local_run
 from faceid.actions import CREATE_UPLOAD_URL
 from faceid.command import Exit, one_line
 from faceid.errors import FaceIdError, InvalidInput, StorageError
+from faceid.files.sources import Patience
 from faceid.manifests.snapshot import BadManifest, ManifestSnapshot, take_snapshot
 from faceid.models import DeliveryResult
 from faceid.outputs import BrokenOutput, opened, print_result, stderr
@@ -124,7 +125,7 @@ async def _check_all(snapshot: ManifestSnapshot, settings: DeliverySettings) -> 
             if await has_verdict(validated, store):
                 done += 1
             else:
-                check_files(validated)
+                await check_files(validated, Patience(settings.source_seconds))
         except FaceIdError as error:
             wrong += 1
             stderr.print(f"faceid: {request.request_id}: {one_line(error)}", markup=False)

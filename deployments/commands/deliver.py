@@ -11,6 +11,7 @@ from deployments.commands.delivery_flags import DEFAULT_FLAGS, DeliveryFlags
 from deployments.commands.local_run import local_run
 from faceid.command import Exit
 from faceid.errors import InvalidInput, StorageError
+from faceid.files.sources import Patience
 from faceid.models import DeliveryFailed, DeliveryResult
 from faceid.outputs import BrokenOutput, print_result, stderr
 from faceid.validation import ValidatedRequest, check_files, read_request, validate_request
@@ -95,7 +96,7 @@ async def _check_files(validated: ValidatedRequest, settings: DeliverySettings) 
     with suppress(StorageError):  # the run will report the error, and be recorded as failed
         if await has_verdict(validated, store):
             return
-    check_files(validated)
+    await check_files(validated, Patience(settings.source_seconds))
 
 
 def _pairs(flag: str, given: list[str]) -> dict[str, str]:

@@ -109,6 +109,7 @@ def _out_of_reach(forgetting: Forgetting) -> list[str]:
         lines.append(f"result lines of batches that are at work ({forgetting.batches_at_work})")
     return [
         *lines,
+        "answers that were spilled on other machines, which remove them in their next sweep",
         "log files of Prefect's server and workers, backups, results in folders that you named",
         "uploads at Tencent, which live up to two hours, and what Tencent itself keeps",
     ]

@@ -13,6 +13,7 @@ from tasks.settings import DeliverySettings
 from tasks.state.claims import is_locked
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
+from tasks.state.spill import open_spill
 from tasks.state.storage import open_storage
 
 
@@ -49,6 +50,7 @@ def status(*ids: str, credentials: str = "") -> None:
             unknown += 1
         else:
             _print(_status(record, at_work=asyncio.run(_is_at_work(store, record))))
+            _tell_of_spilled(store, record)
     raise Exit(1 if unknown else 0)
 
 
@@ -59,6 +61,17 @@ def _find(store: RecordStore, given: str) -> Record | None:
     # It may be a Tencent request ID. Records are not indexed by Tencent request IDs, so all records
     # are searched.
     return next((record for record in store.all() if given in record.tencent_request_ids), None)
+
+
+def _tell_of_spilled(store: RecordStore, record: Record) -> None:
+    spill = open_spill(DeliverySettings.load(), store.storage)
+    if spill.of(store, record.request_id):
+        stderr.print(
+            f"faceid: an answer to {record.request_id} lies encrypted in {spill.folder}; "
+            "the next run of the request or the next sweep on this machine stores it",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 async def _is_at_work(store: RecordStore, record: Record) -> bool:

@@ -169,7 +169,7 @@ def _say_how_to_trigger(
     stderr.print(f"service    {service}, {endpoint}")
     stderr.print("trigger    in the dashboard: Deployments, deliver/default, Run; or in a second")
     stderr.print("           terminal in this folder:")
-    stderr.print(_trigger_command(api_url, service), markup=False)
+    stderr.print(trigger_command(api_url, service), markup=False)
     if has_auth:
         stderr.print(
             "auth       the dashboard asks for PREFECT_SERVER_API_AUTH_STRING; commands need"
@@ -178,7 +178,7 @@ def _say_how_to_trigger(
     stderr.print("stop       Ctrl-C")
 
 
-def _trigger_command(api_url: str, service: Service) -> str:
+def trigger_command(api_url: str, service: Service) -> str:
     """Return a command, in several lines, that triggers a run from a shell in this folder.
 
     With the emulator, it delivers two of the sample files, if runs may read them by default because
@@ -193,7 +193,7 @@ def _trigger_command(api_url: str, service: Service) -> str:
     return " \\\n    ".join(
         (
             f"PREFECT_API_URL={api_url} {shlex.quote(str(prefect))}",
-            "deployment run deliver/default --watch -p request_id=r-1",
+            "deployment run deliver/default --watch -p request_id=up-1",
             "-p target_action=VideoLivenessCompare -p region=ap-singapore",
             f"-p {shlex.quote(f'resources={resources}')}",
             """-p 'action_parameters={"LivenessType": "SILENT"}'""",

@@ -8,7 +8,7 @@ import base64
 import io
 from errno import EIO, ENOENT
 from http.client import NOT_FOUND, HTTPException, HTTPResponse
-from typing import IO, Any
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -36,7 +36,7 @@ class _NoRedirects(HTTPRedirectHandler):
 _OPENER = build_opener(_NoRedirects)
 
 
-def open_link(url: str) -> IO[bytes]:
+def open_link(url: str) -> io.BufferedReader:
     """Open an ``http(s)`` URL for reading bytes, and return the file.
 
     User info in the URL is sent as basic authentication. Both this function and reading from the
@@ -71,17 +71,25 @@ class _Body(io.RawIOBase):
 
     def __init__(self, response: HTTPResponse) -> None:
         self._response = response
+        self._left = response.length
+        """Number of bytes that are still to come; ``None`` if the server did not say."""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if self._left == 0:
+            return 0
         try:
-            data = self._response.read(len(buffer))
+            # Unlike `read`, this returns what has arrived, so that the caller can stop in between.
+            left = len(buffer) if self._left is None else min(len(buffer), self._left)
+            data = self._response.read1(left)
         except (OSError, HTTPException) as error:
             raise _failed(error) from None
-        if not data and self._response.length:
-            raise OSError(EIO, "cut off")
+        if self._left is not None:
+            if not data:
+                raise OSError(EIO, "cut off")
+            self._left -= len(data)
         buffer[: len(data)] = data
         return len(data)
 

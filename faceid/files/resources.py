@@ -6,11 +6,11 @@ the resource's field and not the location, so that locations do not get into log
 
 import hashlib
 import io
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from errno import EACCES, EIO, ENOENT
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import fsspec
 
@@ -48,7 +48,7 @@ def file_system(url: str) -> tuple[Any, str]:
         raise NoReaderError(EIO, what + more) from None
 
 
-def open_location(location: str) -> IO[bytes]:
+def open_location(location: str) -> io.BufferedReader:
     """Open a location for reading bytes, and return the file.
 
     ``faceid.files.roots`` must have accepted the location. Both this function and reading from the
@@ -103,8 +103,14 @@ def plain_errors() -> Generator[None]:
         raise OSError(EIO, type(error).__name__) from None
 
 
-def measure(field: ResourceField, location: str) -> ResourceFile:
-    """Read a file once, and return its size in bytes and its MD5.
+Read = Callable[[io.BufferedReader, int], bytes]
+"""Reads the given number of bytes from an open file, or fewer at its end."""
+
+
+def measure(
+    field: ResourceField, location: str, read: Read = io.BufferedReader.read
+) -> ResourceFile:
+    """Read a file once with ``read``, and return its size in bytes and its MD5. Blocks.
 
     Raises ``InvalidInput`` if the file cannot be read, is empty, is larger than the field allows,
     or has none of the field's formats.
@@ -112,34 +118,36 @@ def measure(field: ResourceField, location: str) -> ResourceFile:
     try:
         if "://" not in location and not Path(location).is_file():
             what = "is not a regular file" if Path(location).exists() else "there is no such file"
-            raise _refused(field, what, location)
+            raise refused(field.name, what, location)
         with open_location(location) as handle:
-            return _measure(field, location, handle)
+            return _measure(field, location, handle, read)
     except FileNotFoundError:
-        raise _refused(field, "there is no such file", location) from None
+        raise refused(field.name, "there is no such file", location) from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise _refused(field, f"the file cannot be read ({reason})", location) from None
+        raise refused(field.name, f"the file cannot be read ({reason})", location) from None
 
 
-def _measure(field: ResourceField, location: str, handle: IO[bytes]) -> ResourceFile:
+def _measure(
+    field: ResourceField, location: str, handle: io.BufferedReader, read: Read
+) -> ResourceFile:
     digest = hashlib.md5(usedforsecurity=False)
     size = 0
     limit = field.max_bytes
-    while chunk := handle.read(CHUNK):
+    while chunk := read(handle, CHUNK):
         if size == 0 and field.formats and format_of(chunk) not in field.formats:
-            raise _refused(field, f"the file is not {' or '.join(field.formats)}", location)
+            raise refused(field.name, f"the file is not {' or '.join(field.formats)}", location)
         digest.update(chunk)
         size += len(chunk)
         if limit is not None and size > limit:
-            raise _refused(
-                field,
+            raise refused(
+                field.name,
                 f"the file is larger than {limit:,} bytes "
                 f"({field.max_base64_bytes:,} after base64, the API's limit)",
                 location,
             )
     if size == 0:
-        raise _refused(field, "the file is empty", location)
+        raise refused(field.name, "the file is empty", location)
     return ResourceFile(field=field.name, location=location, size=size, md5=digest.hexdigest())
 
 
@@ -161,7 +169,8 @@ def format_of(head: bytes) -> Format | None:
     return None
 
 
-def _refused(field: ResourceField, reason: str, location: str) -> InvalidInput:
-    error = InvalidInput("InvalidResource", f"resource {field.name}: {reason}")
+def refused(field: str, reason: str, location: str) -> InvalidInput:
+    """Return the error for a file that is not accepted as the resource ``field``."""
+    error = InvalidInput("InvalidResource", f"resource {field}: {reason}")
     error.location = location
     return error

@@ -21,6 +21,7 @@ from faceid.manifests.snapshot import ManifestSnapshot
 from faceid.models import DeliveryResult, Request
 from faceid.validation import RequestValidator, ValidatedRequest
 from flows.batch.meter import Meter
+from flows.batch.places import Place, Places
 from flows.batch.results import BatchResults
 from flows.delivery.outcome import DeliveryOutcome, emit_delivery_event, result_of, verdict_word
 from flows.delivery.run import DeliveryOptions, after_cut_off, deliver_request
@@ -86,10 +87,10 @@ class BatchStats:
 class Batch:
     """A batch that is being delivered.
 
-    At most ``concurrency`` requests are delivered at the same time. The batch stops if more than
-    ``max_failed_percent`` of its requests have failed. If the current run continues a chain,
-    ``chain_began`` is when the first run of the chain began; requests that have failed since then
-    are not tried again.
+    At most ``concurrency`` requests are delivered at the same time, apart from those with slow
+    sources (``flows.batch.places``). The batch stops if more than ``max_failed_percent`` of its
+    requests have failed. If the current run continues a chain, ``chain_began`` is when the first
+    run of the chain began; requests that have failed since then are not tried again.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Batch:
         self._store = store
         self._options = options
         self._chain_began = chain_began
-        self._gate = asyncio.Semaphore(concurrency)
+        self._places = Places(concurrency, settings.source_seconds)
         self._turn = asyncio.Lock()
         """Held by the shard that is beginning its requests."""
         self._max_failed_percent = max_failed_percent
@@ -164,7 +165,7 @@ class Batch:
     async def _begin(
         self, first: int, count: int, validator: RequestValidator, group: asyncio.TaskGroup
     ) -> int:
-        """Begin requests in order, each as soon as fewer than ``concurrency`` are at work.
+        """Begin requests in order, each as soon as there is a place for it.
 
         Returns how many requests were begun.
         """
@@ -172,27 +173,29 @@ class Batch:
             size = min(_READ_AT_A_TIME, first + count - start)
             requests = await anyio.to_thread.run_sync(self._read, start, size)
             for number, request in zip(itertools.count(start), requests, strict=False):
-                await self._gate.acquire()
+                place = await self._places.take()
                 if not self.goes_on:
-                    self._gate.release()
+                    place.leave()
                     return number - first
-                task = group.create_task(self._deliver(number, request, validator))
+                task = group.create_task(self._deliver(number, request, validator, place))
                 self.shutdown.drain.add(task, request.request_id)
         return count
 
     def _read(self, start: int, count: int) -> list[Request]:
         return list(self.snapshot.entries(start, count))
 
-    async def _deliver(self, number: int, request: Request, validator: RequestValidator) -> None:
+    async def _deliver(
+        self, number: int, request: Request, validator: RequestValidator, place: Place
+    ) -> None:
         started_at = datetime.now(UTC)
         try:
-            ending = await self._to_its_end(request, validator)
+            ending = await self._to_its_end(request, validator, place)
         except asyncio.CancelledError:
             if not self.shutdown.drain.told_to_end:
                 raise
             ending = await after_cut_off(self._store, request.request_id)
         finally:
-            self._gate.release()
+            place.leave()
         result = result_of(
             ending,
             request_id=request.request_id,
@@ -213,7 +216,9 @@ class Batch:
         too_often = self.stats.failed_percent > self._max_failed_percent
         self.failed_too_often |= too_often and self.stats.done >= COUNTED_FROM
 
-    async def _to_its_end(self, request: Request, validator: RequestValidator) -> DeliveryOutcome:
+    async def _to_its_end(
+        self, request: Request, validator: RequestValidator, place: Place
+    ) -> DeliveryOutcome:
         try:
             validated = validator.check(request)
             if self._chain_began is not None and (failed := await self._failed_before(validated)):
@@ -229,6 +234,7 @@ class Batch:
             self._store,
             run,
             self._options,
+            place,
             self.shutdown.drain,
         )
 

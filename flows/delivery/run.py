@@ -24,6 +24,7 @@ from faceid.errors import (
     UrlRefused,
     WindowOver,
 )
+from faceid.files.sources import Patience
 from faceid.models import ResourceFile, Upload, Verdict
 from faceid.validation import ValidatedRequest
 from flows.delivery.follow_ups import DeliveryDeferred, defer_to_next_window, defer_until_available
@@ -62,23 +63,26 @@ async def deliver_request(
     store: RecordStore,
     run: CurrentRun,
     options: DeliveryOptions,
+    patience: Patience,
     drain: Drain,
 ) -> DeliveryOutcome:
     """Claim the request, deliver it as far as possible, and return how this ended.
 
-    If the run is told to end, ``drain`` cancels the current task at once, or after the call that is
-    in flight. A ``FaceIdError`` is not raised, but returned as part of the outcome.
+    ``patience`` says how long its sources may take. If the run is told to end, ``drain`` cancels
+    the current task at once, or after the call that is in flight. A ``FaceIdError`` is not raised,
+    but returned as part of the outcome.
     """
     delivery: Delivery | None = None
     unsaved: FaceIdError | None = None
     try:
-        async with claim_request(validated, store, settings, run) as taken:
+        async with claim_request(validated, store, settings, run, patience) as taken:
             delivery = Delivery(
                 validated.action,
                 client,
                 settings,
                 store,
                 taken,
+                patience,
                 drain,
                 options.on_unknown_outcome,
                 wants_files=options.folder is not None,
@@ -226,6 +230,7 @@ async def in_one_window(delivery: Delivery) -> Verdict:
     uploads = await asyncio.gather(
         *(to_upload(delivery, file) for file in delivery.request.files), return_exceptions=True
     )
+    await delivery.patience.resume()
     # A failure is raised only after all uploads have ended, so that none continues in the
     # background.
     failures = [upload for upload in uploads if isinstance(upload, BaseException)]

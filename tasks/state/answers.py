@@ -1,33 +1,42 @@
 """Keeping an answer that has been paid for, whatever happens to the run that has it in hand.
 
 The answer's save is not cut off by a cancellation, and is tried again while the storage does not
-answer. If another run has overtaken this one in the meantime, the answer is added to what that one
+answer. Meanwhile the answer is spilled (``tasks.state.spill``), so that it survives the end of the
+process. If another run has overtaken this one in the meantime, the answer is added to what that one
 has stored: the first stored verdict stands.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
+
+import anyio.to_thread
 
 from faceid.errors import StorageError
 from tasks.state.record_store import Overtaken, RecordStore
 from tasks.state.records import Record
+from tasks.state.spill import Spill
 
 T = TypeVar("T")
 
 FIRST_DELAY, LAST_DELAY = 0.1, 5.0
 """Seconds between two attempts to save; each delay is twice the one before."""
 
+logger = logging.getLogger(__name__)
 
-async def keep_answer(store: RecordStore, record: Record, seconds: float) -> Record:
+
+async def keep_answer(store: RecordStore, spill: Spill, record: Record, seconds: float) -> Record:
     """Save a record whose run has an answer in hand; return the record that is stored then.
 
     This is another record if another run has overtaken this one. Tries for ``seconds`` if the
-    storage cannot be written, and then raises ``StorageError``. If the request has been forgotten,
-    its answer is forgotten, too, and this raises ``Overtaken``.
+    storage cannot be written, and then raises ``StorageError``, which says where the answer has
+    been spilled. If the request has been forgotten, its answer is forgotten, too, and this raises
+    ``Overtaken``.
     """
-    return await uninterrupted(_keep(store, record, seconds))
+    return await uninterrupted(_keep(store, spill, record, seconds))
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
@@ -46,33 +55,65 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-async def _keep(store: RecordStore, record: Record, seconds: float) -> Record:
+async def _keep(store: RecordStore, spill: Spill, record: Record, seconds: float) -> Record:
     deadline = time.monotonic() + seconds
     delay = FIRST_DELAY
+    spilled: list[str] = []
+    while True:
+        try:
+            kept = await _save(store, record)
+        except Overtaken:
+            await anyio.to_thread.run_sync(spill.remove, spilled)
+            raise
+        except StorageError as error:
+            # At once, because the process may be killed before the storage is back.
+            unspilled = None
+            if not spilled:
+                try:
+                    spilled.append(await anyio.to_thread.run_sync(spill.write, store, record))
+                except StorageError as failure:
+                    unspilled = failure
+            if time.monotonic() + delay > deadline:
+                failed = _not_stored(error, spill, unspilled)
+                # A run that is cancelled does not report the error.
+                logger.warning("request %s: %s", record.request_id, failed)
+                raise failed from None
+        else:
+            with suppress(StorageError):  # left to the next run or sweep
+                await anyio.to_thread.run_sync(spill.remove, spilled)
+            return kept
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, LAST_DELAY)
+
+
+async def _save(store: RecordStore, record: Record) -> Record:
+    """Save the record, or add it to the stored one of a run that has overtaken it.
+
+    Returns the record that is stored then. Raises ``Overtaken`` if the request has been forgotten.
+    """
     stored = record
     while True:
         try:
             await store.save(stored)
             return stored
         except Overtaken:
-            found = await _load(store, record)
-            if found is not None:
-                found.take_over(record)
-                stored = found
-                continue
-        except StorageError:
-            if time.monotonic() + delay > deadline:
+            found = await store.reload(record)
+            if found is None:
                 raise
-        await asyncio.sleep(delay)
-        delay = min(2 * delay, LAST_DELAY)
+            found.take_over(record)
+            stored = found
 
 
-async def _load(store: RecordStore, record: Record) -> Record | None:
-    """Return the stored record; ``None`` if it cannot be read now. Raises ``Overtaken`` if gone."""
-    try:
-        found = await store.load(record.request_id)
-    except StorageError:
-        return None
-    if found is None or found.generation != record.generation:
-        raise Overtaken
-    return found
+def _not_stored(error: StorageError, spill: Spill, unspilled: StorageError | None) -> StorageError:
+    if unspilled is None:
+        return StorageError(
+            "AnswerSpilled",
+            f"{error.message}; the answer lies encrypted in {spill.folder}",
+            advice="The next run of the request or the next sweep on this machine stores it, "
+            "and no call is repeated.",
+        )
+    return StorageError(
+        "AnswerLost",
+        f"{error.message}; nor can the answer be written to {spill.folder}: {unspilled.message}",
+        advice="Check FACEID_STORAGE and FACEID_SPILL. The outcome of the call is now unknown.",
+    )

@@ -1,7 +1,8 @@
 """Claims: only one run at a time works on a request, and it continues where the last run stopped.
 
 Before its first step, a run claims the request: it acquires the request's lock, and loads or
-creates its record. If the request ID was used for a different input before, the claim is refused if
+creates its record. An answer that an earlier run has spilled on this machine is added to the record
+first. If the request ID was used for a different input before, the claim is refused if
 another run is at work on the request, if its verdict is stored, or if the outcome of a call is
 unknown. Otherwise the new input replaces the previous one, in a new window. This is the case, for
 example, if the request failed because of a blurry photo or a wrong file.
@@ -11,9 +12,8 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
-import anyio.to_thread
-
 from faceid.errors import RequestIdConflict
+from faceid.files.sources import Patience
 from faceid.models import CheckedRequest
 from faceid.validation import ValidatedRequest, check_files
 from tasks.settings import DeliverySettings
@@ -21,6 +21,7 @@ from tasks.state import layout
 from tasks.state.locks import Lease, Waiting, acquire_lock
 from tasks.state.record_store import RecordStore, input_digest, request_digest
 from tasks.state.records import Origin, Record
+from tasks.state.spill import open_spill, take_up
 
 
 class CurrentRun(NamedTuple):
@@ -50,14 +51,16 @@ class Claim(NamedTuple):
 class _Input:
     """The input of a request that a run was given. Its files are read only if needed, and once."""
 
-    def __init__(self, validated: ValidatedRequest) -> None:
+    def __init__(self, validated: ValidatedRequest, patience: Patience) -> None:
         self.validated = validated
+        self.patience = patience
         self.digest = request_digest(validated)
         self._checked: CheckedRequest | None = None
 
     async def checked(self) -> CheckedRequest:
         if self._checked is None:
-            self._checked = await anyio.to_thread.run_sync(check_files, self.validated)
+            self._checked = await check_files(self.validated, self.patience)
+            await self.patience.resume()
         return self._checked
 
     async def is_that_of(self, record: Record) -> bool:
@@ -71,7 +74,9 @@ class _Input:
         return record.input_digest == input_digest(await self.checked())
 
 
-async def has_verdict(validated: ValidatedRequest, store: RecordStore) -> bool:
+async def has_verdict(
+    validated: ValidatedRequest, store: RecordStore, patience: Patience | None = None
+) -> bool:
     """Return whether this request already has its verdict.
 
     Raises ``RequestIdConflict`` if the verdict is that of a different input, ``InvalidInput`` if a
@@ -79,7 +84,9 @@ async def has_verdict(validated: ValidatedRequest, store: RecordStore) -> bool:
     read.
     """
     record = await store.load(validated.request.request_id)
-    return record is not None and await _has_its_verdict(record, _Input(validated))
+    return record is not None and await _has_its_verdict(
+        record, _Input(validated, patience or Patience())
+    )
 
 
 async def _has_its_verdict(record: Record, given: _Input) -> bool:
@@ -125,7 +132,11 @@ async def is_locked(store: RecordStore, settings: DeliverySettings, request_id: 
 
 @contextlib.asynccontextmanager
 async def claim_request(
-    validated: ValidatedRequest, store: RecordStore, settings: DeliverySettings, run: CurrentRun
+    validated: ValidatedRequest,
+    store: RecordStore,
+    settings: DeliverySettings,
+    run: CurrentRun,
+    patience: Patience,
 ) -> AsyncGenerator[Claim]:
     """Hold the request's lock, and yield the claim.
 
@@ -134,7 +145,7 @@ async def claim_request(
     not accepted, and ``StorageError`` if the lock cannot be used or the record cannot be read or
     written.
     """
-    given = _Input(validated)
+    given = _Input(validated, patience)
     request_id = validated.request.request_id
 
     async def waiting() -> None:
@@ -143,7 +154,7 @@ async def claim_request(
             raise _conflict(request_id, "a run is at work on it")
 
     async with request_lock(store, settings, request_id, waiting) as lease:
-        record = await store.load(request_id)
+        record = await take_up(open_spill(settings, store.storage), store, request_id)
         if record is not None and await _has_its_verdict(record, given):
             checked = None
         else:

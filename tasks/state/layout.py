@@ -12,7 +12,12 @@
 
 The digests are SHA-256 in hexadecimal; the folder above a record is named after the first two
 digits. Names are digests because a request ID may identify a person, and because some file systems
-are not case-sensitive. ``locks`` and ``pace`` need a local file system: if the storage is remote,
+are not case-sensitive. In the folder of ``FACEID_SPILL``, which is not part of the storage, are the
+answers that a storage has not accepted::
+
+    <digest of the storage>/<service>/<account>/<2 digits>/<digest>.<flow run ID>.json
+
+``locks`` and ``pace`` need a local file system: if the storage is remote,
 they are in the folder ``faceid`` in Prefect's home. If ``FACEID_LOCKS`` names a Redis server, locks
 and times are kept on that server instead.
 """
@@ -47,6 +52,15 @@ def step_name(*parts: object) -> str:
 def cached_step_name(key: str) -> str:
     """Return the name of the document that has the result for a cache key."""
     return f"{CACHE}/{key}"
+
+
+def spilled_stem(storage: str, service: str, account: str, request_id: str) -> str:
+    """Return how the names of a request's spilled answers begin; IDs of flow runs follow.
+
+    ``storage`` is the place of the storage that has the request's record.
+    """
+    of_request = _of_request(service, account, request_id)
+    return f"{digest(storage)}/{of_request.removesuffix('json')}"
 
 
 def locks_folder(local: Path | None) -> Path:

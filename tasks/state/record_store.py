@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-import anyio.to_thread
 import orjson
 from pydantic import ValidationError
 
@@ -19,6 +18,7 @@ from tasks.state import layout
 from tasks.state.documents import Conflict
 from tasks.state.records import Record
 from tasks.state.storage import Storage
+from tasks.state.threads import in_storage_thread
 
 
 def request_digest(validated: ValidatedRequest) -> str:
@@ -67,7 +67,22 @@ class RecordStore:
 
         Raises ``StorageError`` if the record cannot be read.
         """
-        return await anyio.to_thread.run_sync(self._load, self.name(request_id), request_id)
+        return await in_storage_thread(self._load, self.name(request_id), request_id)
+
+    async def reload(self, record: Record) -> Record | None:
+        """Return what is stored now in place of a record that has been stored before.
+
+        Returns ``None`` if the record has been forgotten. Raises ``StorageError`` if nothing can be
+        read, or if the folder of the record is gone as well: forgetting leaves it, so the storage
+        itself is missing, such as a disk that is not mounted.
+        """
+        found = await self.load(record.request_id)
+        if found is not None:
+            return found if found.generation == record.generation else None
+        folder, name = self.storage.folder, self.name(record.request_id)
+        if folder is not None and not (folder / name).parent.is_dir():
+            raise StorageError("StorageUnavailable", f"cannot read {name} (its folder is missing)")
+        return None
 
     async def save(self, record: Record) -> None:
         """Write the record over the version that it was loaded from or last saved as.
@@ -77,11 +92,11 @@ class RecordStore:
         ``StorageError`` if it cannot be written. In both cases nothing has been written.
         """
         record.touch()
-        await anyio.to_thread.run_sync(self._save, record)
+        await in_storage_thread(self._save, record)
 
     async def remove(self, record: Record) -> None:
         """Remove the record. Raises as ``save`` does."""
-        await anyio.to_thread.run_sync(self._remove, record)
+        await in_storage_thread(self._remove, record)
 
     def _save(self, record: Record) -> None:
         # The request is listed as open before its record is, and removed from the list only after

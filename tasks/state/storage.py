@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import orjson
@@ -52,6 +53,12 @@ class Storage:
         self._keys = keys
         self.folder = self._documents.folder
         """Folder of the storage if it is on this machine, otherwise ``None``."""
+        self.place = url.rstrip("/") if self.folder is None else str(self.folder)
+        """What distinguishes the storage from others: its folder or its URL."""
+
+    def beside(self, folder: Path) -> "Storage":
+        """Return a storage in a folder of this machine that is encrypted with the same keys."""
+        return Storage(str(folder), self._keys)
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return the document; ``None`` if it does not exist. Any error is a ``StorageError``."""

@@ -1,12 +1,14 @@
 """Fixtures for the ``faceid`` command in this process, and the local stack as processes."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,6 +17,7 @@ from faceid.command import run
 from tests.deployments.command_line import Ended
 from tests.deployments.postgres_server import POSTGRES, execute
 from tests.deployments.stack_processes import running_up
+from tests.sample_request import REQUEST
 
 
 @pytest.fixture

@@ -1,21 +1,15 @@
 """``faceid batch``: manifests are checked and delivered in this process."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from faceid.emulator import Emulator
 from tests.deployments.command_line import Ended
 from tests.sample_request import REQUEST
-from tests.waiting import until
 
 Faceid = Callable[..., Ended]
 

@@ -89,6 +89,7 @@ def test_missing_credentials_get_one_line(
     ("environment", "message"),
     [
         ({"FACEID_ENDPOINT": "nowhere"}, "FACEID_ENDPOINT: "),
+        ({"FACEID_SPILL": "s3://bucket/spill"}, "FACEID_SPILL: Value error, must be the absolute"),
         ({"FACEID_RATES": "fast"}, "FACEID_RATES: must be JSON"),
         ({"FACEID_ACTIONS": "none.json"}, "FACEID_ACTIONS: cannot read none.json"),
     ],

@@ -30,6 +30,7 @@ from flows.deliver import deliver
 from tests.deployments.command_line import Ended
 from tests.deployments.stack_processes import running_up
 from tests.sample_request import REQUEST
+from tests.tasks.spilled_answers import open_both, spilled
 
 Found = dict[str, dict[str, str]]
 
@@ -116,6 +117,19 @@ def test_without_a_server_the_rest_is_looked_at(doctor: Callable[[], tuple[int, 
     assert found["server"]["status"] == "warning"
     assert {found[part]["status"] for part in (*PARTS, "worker")} == {"skipped"}
     assert {found[check]["status"] for check in SERVICE} == {"ok"}
+
+
+def test_answers_that_wait_for_the_storage_are_counted(
+    doctor: Callable[[], tuple[int, Found]], samples: Path
+):
+    store, spill = open_both()
+    asyncio.run(spilled(store, spill, samples / "storage"))
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        code, found = doctor()
+    assert code == 0
+    assert found["spill"]["status"] == "warning"
+    assert found["spill"]["message"] == f"1 answer waits in {spill.folder}"
+    spill.remove(spill.all())
 
 
 def test_what_a_plain_server_on_sqlite_will_do_under_load(

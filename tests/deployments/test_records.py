@@ -13,9 +13,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from faceid.emulator import Emulator
 from tasks.credentials import TencentCredentials
+from tasks.state.spill import take_up
 from tests.deployments.command_line import Ended, deliver_tokens
 from tests.flows.deployed import Worker, next_run
 from tests.flows.helpers import start_deliver
+from tests.tasks.spilled_answers import open_both, spilled
 from tests.waiting import until
 
 Faceid = Callable[..., Ended]
@@ -53,6 +55,23 @@ def test_status_tells_a_verdict(faceid: Faceid, delivered: Callable[..., dict[st
         "flow_runs": [{"flow_run_id": result["flow_run_id"], "window": 1, "outcome": "verdict"}],
         "next": None,
     }
+
+
+def test_status_tells_of_an_answer_that_waits_for_the_storage(
+    faceid: Faceid, emulator: Emulator, samples: Path
+):
+    store, spill = open_both()
+    asyncio.run(spilled(store, spill, samples / "storage"))
+    code, out, err = faceid("status", "r-1")
+    assert (code, json.loads(out)["state"]) == (0, "outcome-unknown")
+    assert err == (
+        f"faceid: an answer to r-1 lies encrypted in {spill.folder}; the next run of the request "
+        "or the next sweep on this machine stores it\n"
+    )
+    asyncio.run(take_up(spill, store, "r-1"))
+    code, out, err = faceid("status", "r-1")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["verdict"]["passed"] is True
 
 
 def test_status_knows_a_request_by_its_tencent_request_ids(

@@ -14,12 +14,14 @@ import psutil
 import pytest
 from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
 
+from deployments.commands.up import trigger_command
 from deployments.stack import MAX_RESTARTS, EmulatorAddress, StackError, child
 from faceid.emulator import Emulator
 from faceid.models import DeliveryResult
 from tests.deployments.command_line import Ended, deliver_tokens
 from tests.deployments.stack_processes import assert_all_gone, parts_of_up, running_up
 from tests.deployments.triggered_runs import final_state, trigger
+from tests.docs.pages import ROOT
 from tests.flows.helpers import nobody_at_work
 from tests.sample_request import REQUEST
 from tests.waiting import until
@@ -227,6 +229,15 @@ def test_up_prints_a_command_that_works_and_says_that_it_stops(samples: Path, tm
         assert pasted.returncode == 0, pasted.stdout + pasted.stderr
         assert "finished successfully in 'Completed'" in pasted.stdout
     assert log.read_text().splitlines()[-2:] == ["stopping ...", "stopped"]
+
+
+def test_up_delivers_samples_only_where_runs_may_read_them(monkeypatch: pytest.MonkeyPatch):
+    api_url = "http://127.0.0.1:4200/api"
+    monkeypatch.chdir(ROOT)
+    assert "faceid/samples/alder.jpg" in trigger_command(api_url, "emulator")
+    assert "samples" not in trigger_command(api_url, "live")
+    monkeypatch.chdir(ROOT / "docs")
+    assert "samples" not in trigger_command(api_url, "emulator")
 
 
 def test_up_ends_in_order_with_a_run_at_work(up: Callable[[], dict[str, str]]):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,12 +28,19 @@ def calls(emulator: Emulator) -> int:
 def start(prefect_api: str, emulator: Emulator, samples: Path) -> Start:
     """A function that starts the ``faceid`` command."""
 
-    def begin(*tokens: str, **options: Any) -> "subprocess.Popen[str]":
+    def begin(
+        *tokens: str,
+        stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
+        before: Callable[[], None] | None = None,
+    ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "faceid", *tokens],
             env={**os.environ, "PREFECT_API_URL": prefect_api},
             text=True,
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+            stdout=stdout,
+            stderr=stderr,
+            preexec_fn=before,  # noqa: PLW1509 - the rule is about threads
         )
 
     return begin
@@ -93,7 +99,7 @@ def test_before_the_call_it_ends_at_once_and_nothing_is_called(start: Start, emu
 
 def test_who_ignores_hangups_goes_on(start: Start, emulator: Emulator):
     emulator.add_fault(ACTION, "delay:2")
-    deliver = start(*deliver_tokens(), preexec_fn=ignore_hangups)
+    deliver = start(*deliver_tokens(), before=ignore_hangups)
     until(lambda: calls(emulator), "the call")
     deliver.send_signal(signal.SIGHUP)
     out, err = deliver.communicate()

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,14 @@ from tests.waiting import until
 
 BACKGROUND_SECONDS = 90.0
 COMMAND_SECONDS = 240.0
+
+READ_IN_THIS_ORDER = (
+    "README.md",
+    "docs/tutorial.md",
+    "docs/batch.md",
+    "docs/forget.md",
+)
+"""Pages that a new reader follows, with one home and in one folder."""
 
 # One process: the pages start stacks on the ports that they name.
 pytestmark = [pytest.mark.docs, pytest.mark.timeout(900)]
@@ -91,11 +99,16 @@ class Session:
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
+def terminals(tmp_path: Path) -> Callable[[], AbstractContextManager[Session]]:
+    """A function that opens a session in a clone, whose folder and home all sessions share."""
     home, folder = tmp_path / "home", tmp_path / "faceid-flows"
     home.mkdir()
     clone(folder)
-    session = Session(
+    return lambda: closing(_open(home, folder))
+
+
+def _open(home: Path, folder: Path) -> Session:
+    return Session(
         folder,
         {
             **{
@@ -110,8 +123,6 @@ def session(tmp_path: Path) -> Iterator[Session]:
             "COLUMNS": "80",
         },
     )
-    yield session
-    session.close()
 
 
 def clone(folder: Path) -> None:
@@ -127,7 +138,23 @@ def clone(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_blocks_of_a_page_work_as_written(page: Path, session: Session):
+def test_the_blocks_of_a_page_work_as_written(
+    page: Path, terminals: Callable[[], AbstractContextManager[Session]]
+):
+    with terminals() as session:
+        _run_page(page, session)
+
+
+@pytest.mark.timeout(1800)
+def test_a_reader_can_follow_one_page_after_the_other(
+    terminals: Callable[[], AbstractContextManager[Session]],
+):
+    for name in READ_IN_THIS_ORDER:
+        with terminals() as session:
+            _run_page(ROOT / name, session)
+
+
+def _run_page(page: Path, session: Session) -> None:
     for number, block in enumerate(blocks(page)):
         where = f"{page.relative_to(ROOT)}, line {block.line}"
         if block.how.startswith("file "):

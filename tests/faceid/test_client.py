@@ -4,11 +4,13 @@ import asyncio
 import hashlib
 import time
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 import fsspec
+import httpx
+import psutil
 import pytest
 from pydantic import SecretStr
 
@@ -139,6 +141,28 @@ async def test_a_file_that_changed_is_caught(
     assert not [put for put in faceid_emulator.requests(op="PutObject") if put["status"] == 200]
 
 
+async def test_a_file_is_closed_when_its_upload_is_cut_off(client: FaceIdClient, tmp_path: Path):
+    class HangsUp(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            assert isinstance(request.stream, httpx.AsyncByteStream)
+            async for _ in request.stream:
+                assert str(path) in open_files()
+                break
+            raise httpx.WriteError("the connection was reset")
+
+    def open_files() -> list[str]:
+        return [file.path for file in psutil.Process().open_files()]
+
+    path = tmp_path / "large"
+    path.write_bytes(bytes(1_000_000))
+    ticket = await ticket_of(client)
+    nobody = Credentials(secret_id="AKID", secret_key=SecretStr("key"))
+    async with FaceIdClient("http://faceid.test", nobody, transport=HangsUp()) as cut_off:
+        with pytest.raises(NoAnswer, match="WriteError"):
+            await cut_off.put_resource(ticket, file_of(path, bytes(1_000_000)))
+    assert str(path) not in open_files()
+
+
 async def test_a_file_that_is_gone_is_told(client: FaceIdClient, tmp_path: Path):
     with pytest.raises(InvalidInput, match="resource ImageUrl: the file can no longer be read"):
         await client.put_resource(await ticket_of(client), file_of(tmp_path / "a", b"hello"))
@@ -232,7 +256,7 @@ async def test_a_server_that_is_not_there_was_not_reached(unused_tcp_port: int):
 async def test_what_cannot_be_sent_as_http_is_known_as_not_sent(
     faceid_emulator: Emulator, header: str
 ):
-    async def body() -> AsyncIterator[bytes]:
+    async def body() -> AsyncGenerator[bytes]:
         yield b"{}"
 
     pool = ConnectionPool(Timeouts())

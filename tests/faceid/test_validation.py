@@ -1,5 +1,6 @@
 """A request is validated as a whole before anything is sent, and each file is measured once."""
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from faceid.actions import TARGET_ACTIONS
 from faceid.errors import InvalidInput
 from faceid.files.resources import format_of
+from faceid.files.sources import Patience
 from faceid.models import CheckedRequest
 from faceid.samples import copy_samples
 from faceid.settings import FaceIdSettings
@@ -33,7 +35,7 @@ def check(settings: FaceIdSettings | None = None, **changes: Any) -> CheckedRequ
     validated = validate_request(
         read_request(**REQUEST | changes), settings or FaceIdSettings.load()
     )
-    return check_files(validated)
+    return asyncio.run(check_files(validated, Patience()))
 
 
 def test_a_right_request_is_measured(folder: Path):

@@ -92,6 +92,18 @@ def record_file(storage: Path) -> Path:
 
 
 @asynccontextmanager
+async def no_folder(folder: Path) -> AsyncGenerator[None]:
+    """Replace the folder by a file, so that nothing below it can be read or written."""
+    away = folder.with_name("away")
+    folder.rename(away)
+    folder.write_text("a file where the folder should be")
+    yield
+    assert folder.read_text() == "a file where the folder should be"
+    folder.unlink()
+    away.rename(folder)
+
+
+@asynccontextmanager
 async def nobody_at_work(request_id: str = "r-1") -> AsyncGenerator[None]:
     """Hold the request's lock, so that runs wait until the context ends."""
 

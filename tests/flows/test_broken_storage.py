@@ -1,8 +1,7 @@
 """A damaged record stops the delivery, whereas a damaged cached step is repeated."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from tests.flows.helpers import (
     REFUSES_THE_ACCOUNT,
     called,
     calls_of,
+    no_folder,
     record_file,
     record_of,
     steps_of,
@@ -134,18 +134,6 @@ async def test_keys_can_be_rotated_between_two_runs(
     assert calls_of(emulator) == again.calls == 2
 
 
-@asynccontextmanager
-async def no_folder(folder: Path) -> AsyncGenerator[None]:
-    """Replace the folder by a file, so that nothing below it can be read or written."""
-    away = folder.with_name("away")
-    folder.rename(away)
-    folder.write_text("a file where the folder should be")
-    yield
-    assert folder.read_text() == "a file where the folder should be"
-    folder.unlink()
-    away.rename(folder)
-
-
 async def test_storage_that_is_gone_from_the_start_means_no_call(
     run_deliver: Deliver, emulator: Emulator, storage: Path
 ):
@@ -173,30 +161,6 @@ async def test_storage_that_breaks_before_the_call_means_no_call(
     assert result.status == "verdict"
     assert result.calls == calls_of(emulator) == 1
     assert (await steps_of(run, 6))["upload ImageUrl"] == "Cached"
-
-
-async def test_storage_that_breaks_between_call_and_answer_leaves_the_outcome_unknown(
-    run_deliver: Deliver, emulator: Emulator, storage: Path
-):
-    emulator.add_fault(ACTION, "delay:2")
-    at_work = asyncio.create_task(run_deliver())
-    await called(emulator)
-    async with no_folder(storage / "records"):
-        state, result, _ = await at_work
-    assert state.is_failed()
-    assert result.error is not None
-    assert result.error.kind == "storage"
-    assert result.verdict is None
-    assert result.calls == 1
-
-    state, result, _ = await run_deliver(on_unknown_outcome="stop")
-    assert result.error is not None
-    assert result.error.kind == "unknown"
-    assert result.calls == calls_of(emulator) == 1
-
-    _, result, _ = await run_deliver(on_unknown_outcome="call_again")
-    assert result.status == "verdict"
-    assert result.calls == calls_of(emulator) == 2
 
 
 def _steps_in(storage: Path) -> list[Path]:

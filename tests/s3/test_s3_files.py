@@ -17,13 +17,16 @@ from faceid.files.resources import measure
 from faceid.files.roots import Roots
 from faceid.manifests.finding import find_manifests
 from tasks.settings import DeliverySettings
+from tasks.state.answers import keep_answer
 from tasks.state.documents import Conflict, open_documents
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
+from tasks.state.spill import Spill, take_up
 from tasks.state.storage import Storage, open_storage
 from tests.deployments.command_line import deliver_tokens
 from tests.s3.s3_store import Store, change_key
-from tests.tasks.record_saves import STALE, refuse_a_stale_save
+from tests.tasks.record_saves import PASSED, STALE, refuse_a_stale_save
+from tests.tasks.spilled_answers import answered, files
 
 NAME = "records/emulator/default/ab/document.json"
 PHOTO = ResourceField(name="ImageUrl", formats=("JPG",))
@@ -169,6 +172,27 @@ async def test_a_stale_save_of_a_record_is_refused(
     storage: Storage, make: Callable[[RecordStore], Awaitable[Record]]
 ):
     await refuse_a_stale_save(RecordStore(storage, "emulator", "default"), make)
+
+
+async def test_an_answer_that_the_store_refuses_is_spilled_and_taken_up(
+    storage: Storage, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spill = Spill(tmp_path / "spill", storage)
+    store = RecordStore(storage, "emulator", "default")
+    record = await answered(store)
+    change_key(monkeypatch)
+    wrong = Storage(f"s3://{bucket}/storage/", storage._keys)  # pyright: ignore[reportPrivateUsage]
+    away, its_spill = RecordStore(wrong, "emulator", "default"), Spill(spill.folder, wrong)
+    with pytest.raises(StorageError, match="AnswerSpilled"):
+        await keep_answer(away, its_spill, record, 0)
+    with pytest.raises(StorageError, match="PermissionError"):
+        await take_up(its_spill, away, "r-1")
+    assert len(files(spill.folder)) == 1
+
+    stored = await take_up(spill, store, "r-1")
+    assert stored
+    assert (stored.verdict, stored.calls) == (PASSED, 1)
+    assert files(spill.folder) == []
 
 
 def test_a_write_whose_reply_was_lost_is_known_as_done(
