@@ -17,7 +17,7 @@ from flows.deliver import deliver as flow
 from tasks.settings import DeliverySettings
 from tasks.state.claims import has_verdict
 from tasks.state.record_store import RecordStore
-from tasks.state.storage import open_storage
+from tasks.state.shared_storage import open_for_runs
 
 
 def deliver(
@@ -60,7 +60,7 @@ def deliver(
     # before a Prefect server is started.
     validated = validate_request(read_request(**arguments), settings)
     settings.credentials()
-    asyncio.run(_check_files(validated, settings))
+    asyncio.run(_check(validated, settings))
     if flags.save_files_to:
         settings.roots().resolve_folder("save_files_to", flags.save_files_to)
     stderr.print(
@@ -73,13 +73,15 @@ def deliver(
     raise Exit(exit_code(result, require_passed=require_passed))
 
 
-async def _check_files(validated: ValidatedRequest, settings: DeliverySettings) -> None:
-    """Check the files, unless the request has its verdict: the files may have been deleted since.
+async def _check(validated: ValidatedRequest, settings: DeliverySettings) -> None:
+    """Check the storage, and the files unless the request has its verdict.
 
-    Raises ``InvalidInput`` if a file cannot be read or is not accepted.
+    The files of a request with a verdict may have been deleted since. Raises ``InvalidInput`` if
+    the storage is misconfigured, or if a file cannot be read or is not accepted.
     """
-    store = RecordStore(open_storage(settings), settings.service, settings.account)
     with suppress(StorageError):  # the run will report the error, and be recorded as failed
+        storage = await open_for_runs(settings)
+        store = RecordStore(storage, settings.service, settings.account)
         if await has_verdict(validated, store):
             return
     check_files(validated)

@@ -1,10 +1,11 @@
 """``faceid up``: runs the local stack with the dashboard."""
 
+import asyncio
 import json
 import os
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -21,10 +22,10 @@ from deployments.stack import (
     worker,
 )
 from faceid.command import stderr
-from faceid.errors import InvalidInput
+from faceid.errors import InvalidInput, StorageError
 from faceid.models import Service
 from tasks.settings import DeliverySettings
-from tasks.state.storage import open_storage
+from tasks.state.shared_storage import open_for_runs
 
 
 def up(
@@ -76,13 +77,10 @@ def _which_service(*, own_emulator: bool, live: bool) -> Service:
             "TENCENTCLOUD_SECRET_KEY set",
         )
     settings.credentials()
-    _check_storage(settings)
+    # If the storage is misconfigured, every run would fail. If it is away, it may come back.
+    with suppress(StorageError):
+        asyncio.run(open_for_runs(settings))
     return settings.service
-
-
-def _check_storage(settings: DeliverySettings) -> None:
-    """Raise ``InvalidInput`` if the storage is misconfigured, because every run would then fail."""
-    open_storage(settings)
 
 
 def _auth_string() -> dict[str, str]:

@@ -141,6 +141,21 @@ class Storage:
         except Exception as error:
             raise _failed("remove", name, error) from None
 
+    @property
+    def place(self) -> str:
+        """A digest of where the storage is. A copy of it in another store is elsewhere."""
+        return self._documents.place()
+
+    def honours_conditions(self) -> bool:
+        """Return whether ``replace`` never writes over another version, as a trial has shown.
+
+        Raises ``StorageError`` if the storage cannot be used.
+        """
+        try:
+            return self._documents.shows_conditional_writes()
+        except Exception as error:
+            raise _failed("use", "the storage", error) from None
+
     def names(self, folder: str) -> list[str]:
         """Return the names of all documents in a folder, recursively. Raises ``StorageError``."""
         try:
@@ -188,7 +203,9 @@ def _open_documents(url: str) -> Documents:
         return open_documents(url)
     except NoReaderError as error:
         raise InvalidInput(
-            "Configuration", f"FACEID_STORAGE: cannot be opened ({error.strerror})"
+            "Configuration",
+            f"FACEID_STORAGE: cannot be opened ({error.strerror})",
+            advice="Name a folder on this machine, or an s3:// URL.",
         ) from None
 
 
