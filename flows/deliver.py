@@ -44,7 +44,7 @@ from tasks.delivery import OnUnknownOutcome
 from tasks.settings import DeliverySettings
 from tasks.state.pacing import open_pacers
 from tasks.state.record_store import RecordStore
-from tasks.state.storage import open_storage
+from tasks.state.shared_storage import open_for_runs
 
 
 @flow(name="deliver", flow_run_name="deliver {request_id}", persist_result=False)
@@ -104,7 +104,7 @@ async def deliver(
             )
             if validated.action.notice:
                 get_run_logger().warning("%s: %s", target_action, validated.action.notice)
-            storage = open_storage(settings)
+            storage = await open_for_runs(settings)
             store = RecordStore(storage, settings.service, settings.account)
             pacers = open_pacers(settings, storage, settings.account, priority=True)
             options = DeliveryOptions(folder or None, max_windows, on_unknown_outcome)

@@ -51,7 +51,7 @@ from tasks.delivery import OnUnknownOutcome
 from tasks.settings import DeliverySettings
 from tasks.state.pacing import open_pacers
 from tasks.state.record_store import RecordStore
-from tasks.state.storage import open_storage
+from tasks.state.shared_storage import open_for_runs
 
 SHARD = 400
 """Number of requests in a shard: as many as the dashboard displays well."""
@@ -191,7 +191,7 @@ async def opened(
     ``Batch``. Raises ``InvalidInput`` if the settings are invalid or another batch writes to the
     folder, and ``StorageError`` if the storage cannot be used or the results cannot be written.
     """
-    storage = open_storage(settings)
+    storage = await open_for_runs(settings)
     meter = Meter()
     paced = open_pacers(settings, storage, settings.account, priority=False)
     client_of_all = open_client(

@@ -37,8 +37,9 @@ from tasks.state import layout
 from tasks.state.claims import LockBusy, fail_if_locked, request_lock
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
+from tasks.state.shared_storage import open_for_runs
 from tasks.state.spill import open_spill, take_up
-from tasks.state.storage import Storage, open_storage
+from tasks.state.storage import Storage
 
 AGE_PATTERN = r"^[0-9]+[dhms]$"
 """Regular expression for ages: a number and a unit."""
@@ -119,10 +120,10 @@ async def open_forgetting(
     """Open the storage and a client of the Prefect server, and yield a ``Forgetting``.
 
     With ``keep_verdict``, verdicts are kept. Without ``has_server``, no flow runs are deleted.
-    Raises ``InvalidInput`` if the storage is misconfigured, and ``StorageError`` if the server
-    cannot be reached.
+    Raises ``InvalidInput`` if the storage is misconfigured, and ``StorageError`` if it or the
+    server cannot be used.
     """
-    storage = open_storage(settings)
+    storage = await open_for_runs(settings)
     if not has_server:
         yield Forgetting(settings, storage, None, keep_verdict=keep_verdict)
         return

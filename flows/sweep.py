@@ -51,7 +51,8 @@ from tasks.state.claims import LockBusy, fail_if_locked, is_locked, request_lock
 from tasks.state.locks import acquire_lock
 from tasks.state.record_store import RecordStore, open_requests
 from tasks.state.records import Record
-from tasks.state.storage import Storage, open_storage
+from tasks.state.shared_storage import open_for_runs
+from tasks.state.storage import Storage
 
 LONG_WAIT = timedelta(hours=1)
 """Requests that have waited for at least this long are reported in an event."""
@@ -70,9 +71,9 @@ async def sweep() -> State[Any]:
     redaction.install()
     try:
         settings = DeliverySettings.load()
+        storage = await open_for_runs(settings)
     except InvalidInput as error:
         return misconfigured(error)
-    storage = open_storage(settings)
     folder = layout.locks_folder(storage.folder)
     try:
         async with (
@@ -131,7 +132,7 @@ class _Sweep:
 
     async def _is_at_work(self, run: FlowRun) -> bool:
         """Return whether a run that seems dead holds its request's lock, and is therefore alive."""
-        if "request_id" not in run.parameters or not self._locks_tell:
+        if "request_id" not in run.parameters:
             return False
         store = await self._store_of(run)
         request_id = str(run.parameters["request_id"])
@@ -142,11 +143,6 @@ class _Sweep:
             return True  # to be safe, because the record cannot be read
         took_it_on = record and record.runs and record.runs[-1].flow_run_id == str(run.id)
         return bool(took_it_on) and await is_locked(store, self.settings, request_id)
-
-    @property
-    def _locks_tell(self) -> bool:
-        """Whether a free lock proves that no run is at work on the request, on any machine."""
-        return self.storage.folder is not None or bool(self.settings.locks)
 
     async def _store_of(self, run: FlowRun) -> RecordStore:
         settings = await settings_of(block_of(run.parameters))
@@ -232,8 +228,6 @@ class _Sweep:
             if run.state.is_cancelled():
                 return await self._cancelled(store, record)
             if not run.state.is_final():
-                if not self._locks_tell:
-                    return "at work"
                 await mark_crashed(self.client, run.id)
                 self.done["marked Crashed"] += 1
         record.crash()

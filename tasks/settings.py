@@ -17,8 +17,8 @@ class DeliverySettings(FaceIdSettings):
     """
 
     storage: str = ""
-    """Folder or fsspec URL of records, cached steps and results of batches; if not set, the folder
-    ``faceid`` in Prefect's home."""
+    """Folder, or URL in an S3 store that honours conditional writes, of records, cached steps and
+    results of batches; if not set, the folder ``faceid`` in Prefect's home."""
     data_key: SecretStr = SecretStr("")
     """Fernet keys that the storage is encrypted with, newest first, comma-separated. Required for
     the live service. For an emulator, a key is created in the storage on first use if the storage
@@ -27,8 +27,9 @@ class DeliverySettings(FaceIdSettings):
     """Folder on this machine, as an absolute path, for answers that the storage does not accept,
     encrypted like the storage; if not set, the folder ``faceid-spill`` in Prefect's home."""
     locks: str = ""
-    """``redis://…``, ``rediss://…`` or ``unix://…`` URL of a Redis server for locks and rates, if
-    several machines share the storage or the account; if not set, files on this machine."""
+    """``redis://…``, ``rediss://…`` or ``unix://…`` URL of a Redis server for locks and rates.
+    Required if the storage is not on this machine, and needed if several machines share the
+    account; if not set, files on this machine."""
     wait_in_run: float = Field(60, ge=0)
     """Seconds for which a run waits for an unavailable service before it leaves the request to a
     follow-up."""

@@ -2,7 +2,9 @@
 
 import gc
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,10 @@ from tests.environment import HOME, LIVE
 from tests.server_log import refusals
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from faceid.emulator import Emulator
+    from tests.deployments.command_line import Ended
 
 
 # A deadline would test the speed of the machine, not the code.
@@ -44,6 +49,37 @@ def emulator(
     monkeypatch.setenv("TENCENTCLOUD_SECRET_KEY", faceid_emulator.secret_key)
     monkeypatch.setenv("FACEID_STORAGE", str(samples / "storage"))
     return faceid_emulator
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Redis"]:
+    """A Redis server of the test's own, which ``FACEID_LOCKS`` names."""
+    from tests.redis_server import redis_server
+
+    with redis_server(tmp_path) as (client, url):
+        monkeypatch.setenv("FACEID_LOCKS", url)
+        yield client
+
+
+@pytest.fixture
+def faceid(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., "Ended"]]:
+    """A function that runs the ``faceid`` command in this process, and returns how it ended."""
+    from faceid.command import run
+    from tests.deployments.command_line import Ended
+
+    import_module("deployments.cli")
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def call(*tokens: str) -> Ended:
+        with pytest.raises(SystemExit) as ending:
+            run(tokens)
+        captured = capsys.readouterr()
+        return Ended(int(ending.value.code or 0), captured.out, captured.err)
+
+    yield call
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,6 +15,7 @@ from tasks.settings import DeliverySettings
 from tasks.state import layout
 from tasks.state.claims import fail_if_locked
 from tasks.state.locks import acquire_lock
+from tasks.state.shared_storage import NO_CONDITIONS, NO_LOCKS, try_conditional_writes
 from tasks.state.spill import open_spill
 from tasks.state.storage import Storage, open_storage, storage_url
 
@@ -23,6 +24,9 @@ MAX_SKEW = 300.0
 
 NOTABLE_SKEW = 5.0
 """Clock skew in seconds from which on there is a warning."""
+
+NOTHING_DELIVERED = "until then, nothing is delivered with this storage"
+"""Advice where a message says what to set."""
 
 OF_THE_KEY = ("clock", "credentials")
 """Names of the checks that need a key."""
@@ -45,7 +49,10 @@ def checks(settings: DeliverySettings) -> list[tuple[str, Check]]:
 
 
 async def check_storage(settings: DeliverySettings) -> list[CheckResult]:
-    """Check the storage: write, read and remove a document, and read a record of each account."""
+    """Check the storage: write, read and remove a document, and read a record of each account.
+
+    If it is not on this machine, find out whether the store honours conditional writes.
+    """
     storage = open_storage(settings)
     return [await anyio.to_thread.run_sync(_try_storage, storage, settings)]
 
@@ -67,7 +74,13 @@ def _try_storage(storage: Storage, settings: DeliverySettings) -> CheckResult:
                 advice = "append the key that encrypted it to FACEID_DATA_KEY, after the newest key"
                 return CheckResult("storage", "problem", error.message, advice)
             break
-    return CheckResult("storage", "ok", f"{storage_url(settings)}, encrypted with our key")
+    said = f"{storage_url(settings)}, encrypted with our key"
+    if storage.folder is None:
+        trial = try_conditional_writes(storage)
+        if not trial.honoured:
+            return CheckResult("storage", "problem", NO_CONDITIONS, NOTHING_DELIVERED)
+        said += f"; conditional writes shown {trial.at:%Y-%m-%d %H:%M} UTC"
+    return CheckResult("storage", "ok", said)
 
 
 async def check_spill(settings: DeliverySettings) -> list[CheckResult]:
@@ -86,9 +99,7 @@ async def check_locks(settings: DeliverySettings) -> list[CheckResult]:
     storage = open_storage(settings)
     if not settings.locks:
         if storage.folder is None:
-            advice = "set FACEID_LOCKS to a redis:// URL before a second machine delivers"
-            said = "files on this machine, but the storage is on another"
-            return [CheckResult("locks", "warning", said, advice)]
+            return [CheckResult("locks", "problem", NO_LOCKS, NOTHING_DELIVERED)]
         return [CheckResult("locks", "ok", "files, for one machine only")]
     folder = layout.locks_folder(storage.folder)
     async with acquire_lock(settings.locks, folder, uuid4().hex, fail_if_locked):

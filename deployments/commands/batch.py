@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +31,7 @@ from flows.deliver_batch import WATCH, deliver_batch
 from tasks.settings import DeliverySettings
 from tasks.state.claims import has_verdict
 from tasks.state.record_store import RecordStore
+from tasks.state.shared_storage import open_for_runs
 from tasks.state.storage import open_storage
 
 PLAIN_SECONDS = 10.0
@@ -79,6 +80,8 @@ def batch(
     settings = flags.load_settings()
     if not check:
         settings.credentials()
+        with suppress(StorageError):  # the run will report the error, and be recorded as failed
+            asyncio.run(open_for_runs(settings))
     manifest = manifest.replace("{date}", f"{datetime.now(UTC):%Y-%m-%d}")
     # The flow checks all of this again. It is checked here, too, so that mistakes are reported
     # before a Prefect server is started.
@@ -93,8 +96,8 @@ def batch(
         "max_failed_percent": max_failed_percent,
         **flags.arguments(),
     }
-    ran = local_run(lambda: _run_flow(arguments, results, failures, require_passed=require_passed))
-    raise Exit(ran.result)
+    code = local_run(lambda: _run_flow(arguments, results, failures, require_passed=require_passed))
+    raise Exit(code)
 
 
 def _take_in(manifest: str, settings: DeliverySettings, folder: Path) -> ManifestSnapshot:

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from threading import Event
 from typing import Annotated, Any, cast
 
 from cyclopts import Parameter
@@ -19,7 +20,7 @@ from flows.deliver import deliver as flow
 from tasks.settings import DeliverySettings
 from tasks.state.claims import has_verdict
 from tasks.state.record_store import RecordStore
-from tasks.state.storage import open_storage
+from tasks.state.shared_storage import open_for_runs
 
 
 def deliver(
@@ -62,16 +63,17 @@ def deliver(
     # before a Prefect server is started.
     validated = validate_request(read_request(**arguments), settings)
     settings.credentials()
-    asyncio.run(_check_files(validated, settings))
+    asyncio.run(_check(validated, settings))
     if flags.save_files_to:
         settings.roots().resolve_folder("save_files_to", flags.save_files_to)
     stderr.print(
         f"{request_id}: {len(validated.locations)} files to {action}, {settings.service} service"
     )
-    result, was_told_to_end = local_run(lambda: _run_flow(arguments | flags.arguments()))
+    stopped = Event()
+    result = local_run(lambda: _run_flow(arguments | flags.arguments()), on_stop=stopped.set)
     if result is not None:
         _print(result)
-    if result is None or was_told_to_end:
+    if result is None or stopped.is_set():
         raise Exit(130)
     raise Exit(exit_code(result, require_passed=require_passed))
 
@@ -86,14 +88,16 @@ def _print(result: DeliveryResult) -> None:
         stderr.print(f"faceid: {result.error.message}", markup=False)
 
 
-async def _check_files(validated: ValidatedRequest, settings: DeliverySettings) -> None:
-    """Check the files, unless the request has its verdict: the files may have been deleted since.
+async def _check(validated: ValidatedRequest, settings: DeliverySettings) -> None:
+    """Check the storage, and the files unless the request has its verdict.
 
-    Raises ``RequestIdConflict`` if the verdict is that of a different input, and ``InvalidInput``
-    if a file cannot be read or is not accepted.
+    The files of a request with a verdict may have been deleted since. Raises ``InvalidInput`` if
+    the storage is misconfigured, or if a file cannot be read or is not accepted, and
+    ``RequestIdConflict`` if the verdict is that of a different input.
     """
-    store = RecordStore(open_storage(settings), settings.service, settings.account)
     with suppress(StorageError):  # the run will report the error, and be recorded as failed
+        storage = await open_for_runs(settings)
+        store = RecordStore(storage, settings.service, settings.account)
         if await has_verdict(validated, store):
             return
     await check_files(validated, Patience(settings.source_seconds))

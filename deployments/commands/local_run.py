@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from prefect import get_client
 from prefect.logging.handlers import APILogHandler
@@ -26,17 +26,12 @@ from tasks.retries import WATCH_RETRIES
 T = TypeVar("T")
 
 
-class Ran(NamedTuple, Generic[T]):
-    """A flow that ran in this process."""
-
-    result: T
-    """The result of the coroutine."""
-    was_told_to_end: bool
-    """Whether it was told to end before its work was done."""
-
-
-def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> Ran[T]:
+def local_run(
+    run: Callable[[], Coroutine[Any, Any, T]], on_stop: Callable[[], object] | None = None
+) -> T:
     """Run a coroutine that runs a flow, and return its result.
+
+    ``on_stop`` is called if the flow is told to end before its work is done.
 
     If ``PREFECT_API_URL`` is not set, a temporary Prefect server is started for the time of the
     run. If a step fails and is tried again, stderr says so, once for each error code. Raises
@@ -56,17 +51,17 @@ def local_run(run: Callable[[], Coroutine[Any, Any, T]]) -> Ran[T]:
             )
         with server_errors():
             asyncio.run(_come_in())
-        told: list[str] = []
 
         def say(line: str) -> None:
-            told.append(line)
             stderr.print(line, markup=False)
+            if on_stop:
+                on_stop()
 
         SAY.set(say)
         for name in ("prefect.flow_runs", "prefect.task_runs"):
             logging.getLogger(name).addFilter(_is_no_end)
         try:
-            return Ran(asyncio.run(_telling_retries(run)), bool(told))
+            return asyncio.run(_telling_retries(run))
         finally:
             APILogHandler().flush()  # before the server is stopped
 

@@ -1,12 +1,13 @@
 """``faceid up``: runs the local stack with the dashboard."""
 
+import asyncio
 import json
 import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -23,11 +24,11 @@ from deployments.stack import (
     worker,
 )
 from faceid import samples
-from faceid.errors import InvalidInput
+from faceid.errors import InvalidInput, StorageError
 from faceid.models import Service
 from faceid.outputs import stderr
 from tasks.settings import DeliverySettings
-from tasks.state.storage import open_storage
+from tasks.state.shared_storage import open_for_runs
 
 
 def up(
@@ -79,13 +80,10 @@ def _which_service(*, own_emulator: bool, live: bool) -> Service:
             "TENCENTCLOUD_SECRET_KEY set",
         )
     settings.credentials()
-    _check_storage(settings)
+    # If the storage is misconfigured, every run would fail. If it is away, it may come back.
+    with suppress(StorageError):
+        asyncio.run(open_for_runs(settings))
     return settings.service
-
-
-def _check_storage(settings: DeliverySettings) -> None:
-    """Raise ``InvalidInput`` if the storage is misconfigured, because every run would then fail."""
-    open_storage(settings)
 
 
 def _auth_string() -> dict[str, str]:

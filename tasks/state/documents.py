@@ -24,7 +24,12 @@ from tasks.state.private_files import sync_names, write_private_file
 LOCK_SECONDS = 30.0
 """How long a write waits for another process that is writing the same document."""
 
+TRIALS = "probe"
+"""Folder of the documents that trials write."""
+
 _REFUSALS = ("PreconditionFailed", "ConditionalRequestConflict")
+_UNKNOWN = ("NotImplemented", "InvalidArgument", "InvalidRequest", "MethodNotAllowed")
+"""Error codes of stores that know no conditions, and say so."""
 
 
 class Conflict(Exception):
@@ -43,6 +48,10 @@ class Documents(Protocol):
 
     folder: Path | None
     """The folder of the documents if they are on this machine, otherwise ``None``."""
+
+    def place(self) -> str:
+        """Return a digest of where the documents are. Copies in another store are elsewhere."""
+        ...
 
     def read(self, name: str) -> Stored: ...
     def write(self, name: str, content: bytes, *, durable: bool) -> None: ...
@@ -99,6 +108,9 @@ class LocalDocuments(_Listed):
         self.folder: Path | None = Path(root)
         self._folder = Path(root)
 
+    def place(self) -> str:
+        return _digest(str(self._folder).encode())
+
     def read(self, name: str) -> Stored:
         content = (self._folder / name).read_bytes()
         return Stored(content, _digest(content))
@@ -151,6 +163,11 @@ class Objects(_Listed):
 
     folder: Path | None = None
 
+    def place(self) -> str:
+        client: Any = getattr(self._files, "s3", None)  # it knows the URL, wherever that is set
+        endpoint = client.meta.endpoint_url if client else type(self._files).__name__
+        return _digest(f"{endpoint} {self._root}".encode())
+
     def read(self, name: str) -> Stored:
         # In this order: an ETag that is older than the content only makes a later write fail.
         version = self._version(name)
@@ -190,6 +207,9 @@ class Objects(_Listed):
             return True
         if found.version != version:
             raise Conflict
+        if not hasattr(self._files, "call_s3"):  # only S3 knows a condition for this
+            self._files.rm_file(self._path(name))
+            return True
         bucket, key, _ = self._files.split_path(self._path(name))
         try:
             self._files.call_s3("delete_object", Bucket=bucket, Key=key, IfMatch=version)
@@ -201,15 +221,19 @@ class Objects(_Listed):
         return True
 
     def shows_conditional_writes(self) -> bool:
-        name = f"probe/{uuid4().hex}"
+        name = f"{TRIALS}/{uuid4().hex}"
         try:
             first = self.replace(name, b"1", None, durable=False)
             second = self.replace(name, b"2", first, durable=False)
             return second != first and all(
                 self._refuses(name, stale) for stale in (None, first, '"0"')
             )
-        except (TypeError, Conflict):  # the file system knows no conditions
+        except (TypeError, NotImplementedError, Conflict):  # the file system knows no conditions
             return False
+        except Exception as error:
+            if _code(error) in _UNKNOWN:
+                return False
+            raise
         finally:
             self.remove(name)
 
@@ -239,5 +263,9 @@ def _digest(content: bytes) -> str:
 
 
 def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, FileExistsError) or _code(error) in _REFUSALS
+
+
+def _code(error: Exception) -> str | None:
     reply: dict[str, Any] = getattr(error.__cause__ or error, "response", {})
-    return isinstance(error, FileExistsError) or (reply.get("Error", {}).get("Code") in _REFUSALS)
+    return reply.get("Error", {}).get("Code")

@@ -8,6 +8,7 @@
     locks/<digest>                                        lock of a request
     pace/<digest>                                         times of an action's last calls
     batches/<flow run ID>/                                result lines of a batch
+    probe/conditional-writes.json                         what a trial has shown of the store
     data.key                                              key of an emulator's storage
 
 The digests are SHA-256 in hexadecimal; the folder above a record is named after the first two
@@ -17,9 +18,8 @@ answers that a storage has not accepted::
 
     <digest of the storage>/<service>/<account>/<2 digits>/<digest>.<flow run ID>.json
 
-``locks`` and ``pace`` need a local file system: if the storage is remote,
-they are in the folder ``faceid`` in Prefect's home. If ``FACEID_LOCKS`` names a Redis server, locks
-and times are kept on that server instead.
+If ``FACEID_LOCKS`` names a Redis server, which remote storage needs, locks and times are kept on
+that server instead of in ``locks`` and ``pace``.
 """
 
 import hashlib
@@ -27,8 +27,13 @@ from pathlib import Path
 
 from prefect.settings import PREFECT_HOME
 
+from tasks.state.documents import TRIALS
+
 RECORDS, OPEN, CACHE, BATCHES = "records", "open", "cache", "batches"
 """Names of the folders of documents and result lines."""
+
+TRIAL = f"{TRIALS}/conditional-writes.json"
+"""Name of the document about the store's last trial."""
 
 
 def record_name(service: str, account: str, request_id: str) -> str:
@@ -66,7 +71,8 @@ def spilled_stem(storage: str, service: str, account: str, request_id: str) -> s
 def locks_folder(local: Path | None) -> Path:
     """Return the folder for lock files.
 
-    ``local`` is the folder of the storage; ``None`` if the storage is remote.
+    ``local`` is the folder of the storage; ``None`` if the storage is remote. Then the folder is in
+    Prefect's home, and only commands that write no records use it.
     """
     return _machine_folder(local) / "locks"
 

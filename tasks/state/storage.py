@@ -53,8 +53,6 @@ class Storage:
         self._keys = keys
         self.folder = self._documents.folder
         """Folder of the storage if it is on this machine, otherwise ``None``."""
-        self.place = url.rstrip("/") if self.folder is None else str(self.folder)
-        """What distinguishes the storage from others: its folder or its URL."""
 
     def beside(self, folder: Path) -> "Storage":
         """Return a storage in a folder of this machine that is encrypted with the same keys."""
@@ -148,6 +146,21 @@ class Storage:
         except Exception as error:
             raise _failed("remove", name, error) from None
 
+    @property
+    def place(self) -> str:
+        """A digest of where the storage is. A copy of it in another store is elsewhere."""
+        return self._documents.place()
+
+    def honours_conditions(self) -> bool:
+        """Return whether ``replace`` never writes over another version, as a trial has shown.
+
+        Raises ``StorageError`` if the storage cannot be used.
+        """
+        try:
+            return self._documents.shows_conditional_writes()
+        except Exception as error:
+            raise _failed("use", "the storage", error) from None
+
     def names(self, folder: str) -> list[str]:
         """Return the names of all documents in a folder, recursively. Raises ``StorageError``."""
         try:
@@ -195,7 +208,9 @@ def _open_documents(url: str) -> Documents:
         return open_documents(url)
     except NoReaderError as error:
         raise InvalidInput(
-            "Configuration", f"FACEID_STORAGE: cannot be opened ({error.strerror})"
+            "Configuration",
+            f"FACEID_STORAGE: cannot be opened ({error.strerror})",
+            advice="Name a folder on this machine, or an s3:// URL.",
         ) from None
 
 

@@ -3,39 +3,17 @@
 import asyncio
 import json
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from faceid.command import run
-from tests.deployments.command_line import Ended
 from tests.deployments.postgres_server import POSTGRES, execute
 from tests.deployments.stack_processes import running_up
 from tests.sample_request import REQUEST
-
-
-@pytest.fixture
-def faceid(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]:
-    """A function that runs the ``faceid`` command in this process, and returns how it ended."""
-    import_module("deployments.cli")
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in signals}
-
-    def call(*tokens: str) -> Ended:
-        with pytest.raises(SystemExit) as ending:
-            run(tokens)
-        captured = capsys.readouterr()
-        return Ended(int(ending.value.code or 0), captured.out, captured.err)
-
-    yield call
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -5,63 +5,28 @@ Real processes, stopped with SIGSTOP, with locks on a Redis server of the test's
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
-from deployments.stack import free_port
 from faceid.emulator import Emulator
 from tasks.settings import DeliverySettings
 from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
 from tests.deployments.command_line import deliver_tokens
+from tests.redis_server import has_lock
 from tests.sample_request import REQUEST
 from tests.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
 ACTION = REQUEST["target_action"]
-
-
-@pytest.fixture
-def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Redis"]:
-    """A Redis server that keeps the locks of this test."""
-    if not shutil.which("redis-server"):
-        pytest.skip("redis-server is not installed")
-    port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path) as server:
-        client = Redis(port=port)
-        try:
-            until(lambda: _answers(client), "the Redis server")
-            monkeypatch.setenv("FACEID_LOCKS", f"redis://127.0.0.1:{port}")
-            yield client
-        finally:
-            client.close()
-            server.terminate()
-
-
-def _answers(client: "Redis") -> bool:
-    try:
-        return bool(client.ping())
-    except OSError:
-        return False
-    except Exception as error:
-        if type(error).__name__ in ("ConnectionError", "BusyLoadingError"):
-            return False
-        raise
-
-
-def _key(client: "Redis") -> bytes | None:
-    # The return values of redis-py are only partly typed.
-    return next(client.scan_iter("faceid:lock:records*"), None)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
 @contextmanager
@@ -95,18 +60,18 @@ def delivering(prefect_api: str) -> Generator["subprocess.Popen[str]"]:
     ],
 )
 def test_a_run_that_was_stopped_ends_with_the_verdict_of_the_one_that_took_over(
-    prefect_api: str, emulator: Emulator, redis: "Redis", op: str, calls: int
+    prefect_api: str, emulator: Emulator, own_redis: "Redis", op: str, calls: int
 ):
     emulator.add_fault(op, "delay:4", times=2 if op == "PutObject" else 1)
     with delivering(prefect_api) as stopped:
-        key = until(lambda: _key(redis), "the lock")
+        until(lambda: has_lock(own_redis), "the lock")
         if op == "PutObject":
             until(lambda: len(emulator.requests(op="CreateUploadUrl")) == 2, "the tickets")
         else:
             store = RecordStore(open_storage(DeliverySettings.load()), "emulator", "default")
             until(lambda: any(r.intent for r in store.all()), "the intent")
         stopped.send_signal(signal.SIGSTOP)
-        redis.delete(key)  # as when its lease has run out
+        own_redis.flushall()  # as when its lease has run out, or the server lost its memory
         with delivering(prefect_api) as other:
             out, err = other.communicate(timeout=120)
             assert other.returncode == 0, err

@@ -2,7 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
@@ -12,6 +15,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
+from deployments.stack import child, free_port
 from tests.s3.s3_store import Store
 
 USER = "worker"
@@ -51,6 +55,32 @@ def aws(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         monkeypatch.setenv(name, value)
     S3FileSystem.clear_instance_cache()
     yield store
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def careless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """A function that starts a careless store, points the environment to it, and makes a bucket.
+
+    It takes what the store does with conditions, and returns the name of the bucket.
+    """
+    with ExitStack() as stores:
+
+        def start(way: str) -> str:
+            port = str(free_port())
+            url = f"http://127.0.0.1:{port}"
+            command = ["tests.s3.careless_store", way, port]
+            log = tmp_path / "careless.log"
+            stores.enter_context(
+                child("the store", command, os.environ, log, f"{url}/moto-api/data.json")
+            )
+            for name, value in Store(url, "AKIAEXAMPLE", "EXAMPLE-secret").environment().items():
+                monkeypatch.setenv(name, value)
+            S3FileSystem.clear_instance_cache()
+            S3FileSystem().mkdir("bucket")
+            return "bucket"
+
+        yield start
     S3FileSystem.clear_instance_cache()
 
 

@@ -1,4 +1,4 @@
-"""A batch whose manifest, files, results and records are all in an S3 store."""
+"""A batch whose manifest, files, results and records are all in an S3 store, locked by Redis."""
 
 import json
 from pathlib import Path
@@ -16,11 +16,14 @@ from flows.deliver import deliver
 from flows.deliver_batch import deliver_batch
 from flows.forget import Forgotten, open_forgetting
 from tasks.settings import DeliverySettings
+from tasks.state import layout
 from tasks.state.record_store import RecordStore
 from tests.flows.batches import entry
 from tests.flows.helpers import calls_of
 from tests.s3.s3_store import change_key
 from tests.sample_request import REQUEST
+
+pytestmark = [pytest.mark.services, pytest.mark.usefixtures("own_redis")]
 
 
 @pytest.fixture
@@ -83,7 +86,8 @@ async def test_a_batch_needs_no_folder_of_this_machine(at: str, emulator: Emulat
         done = [one async for one in forgetting.each(store, ["p-0", "p-1", "p-2"])]
     assert all(isinstance(one, Forgotten) for one in done)
     files.invalidate_cache()
-    assert [path for path in files.find(f"{at}/storage") if "/batches/" not in path] == []
+    left = [path for path in files.find(f"{at}/storage") if "/batches/" not in path]
+    assert left == [f"{at}/storage/{layout.TRIAL}"]
 
 
 async def test_a_key_that_the_store_refuses_sends_nothing(
@@ -100,7 +104,7 @@ async def test_a_key_that_the_store_refuses_sends_nothing(
     assert emulator.requests() == []
 
 
-async def test_records_that_cannot_be_read_are_not_taken_for_none(
+async def test_a_storage_that_cannot_be_used_is_told_and_nothing_is_sent(
     at: str, emulator: Emulator, samples: Path, monkeypatch: pytest.MonkeyPatch
 ):
     copy_samples(samples)
@@ -108,6 +112,5 @@ async def test_records_that_cannot_be_read_are_not_taken_for_none(
     change_key(monkeypatch)
     state: State[Any] = await cast("Any", deliver)(**REQUEST, return_state=True)
     said = state.message or ""
-    assert said.startswith("unavailable: StorageUnavailable: cannot read records/emulator/default/")
-    assert "(PermissionError)" in said
+    assert said.startswith("unavailable: StorageUnavailable: cannot use the storage (Permission")
     assert emulator.requests() == []

@@ -216,15 +216,23 @@ def test_a_write_whose_reply_was_lost_is_known_as_done(
         documents.replace(NAME, b"3", '"0"', durable=True)
 
 
-def test_a_store_shows_what_its_conditional_writes_do(bucket: str, monkeypatch: pytest.MonkeyPatch):
-    assert open_documents(f"s3://{bucket}/storage").shows_conditional_writes()
-    put: Any = S3FileSystem.__dict__["_pipe_file"]
+def test_a_store_shows_that_it_honours_conditions(bucket: str):
+    documents = open_documents(f"s3://{bucket}/storage")
+    assert documents.shows_conditional_writes()
+    assert documents.names("") == []
 
-    async def without_conditions(*args: Any, **_: Any) -> Any:
-        return await put(*args)
 
-    monkeypatch.setattr(S3FileSystem, "_pipe_file", without_conditions)
-    S3FileSystem.clear_instance_cache()
-    assert not open_documents(f"s3://{bucket}/storage").shows_conditional_writes()
-    assert not open_documents(f"memory://{bucket}").shows_conditional_writes()
-    assert open_documents(f"s3://{bucket}/storage").names("probe") == []
+@pytest.mark.parametrize("way", ["ignores", "refuses"])
+def test_a_store_shows_that_it_does_not(careless: Callable[[str], str], way: str):
+    documents = open_documents(f"s3://{careless(way)}/storage")
+    assert not documents.shows_conditional_writes()
+    assert documents.names("") == []
+
+
+def test_another_file_system_shows_that_it_does_not(tmp_path: Path):
+    documents = open_documents(f"memory://{tmp_path.name}")
+    assert not documents.shows_conditional_writes()
+    assert documents.names("") == []
+    documents.write(NAME, b"1", durable=True)
+    assert documents.remove(NAME, documents.read(NAME).version)
+    assert documents.names("") == []

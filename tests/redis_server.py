@@ -1,0 +1,44 @@
+"""A Redis server of a test's own, which may be flushed and stopped."""
+
+import shutil
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import BusyLoadingError, ConnectionError
+
+from deployments.stack import free_port
+from tests.waiting import until
+
+
+@contextmanager
+def redis_server(folder: Path) -> Generator[tuple[Redis, str]]:
+    """Start a Redis server that keeps nothing; yield a client of it, and its URL."""
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed")
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder) as server:
+        client = Redis(port=port)
+        try:
+            until(lambda: _answers(client), "the Redis server")
+            yield client, f"redis://127.0.0.1:{port}"
+        finally:
+            client.close()
+            server.terminate()
+
+
+def _answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except (ConnectionError, BusyLoadingError):
+        return False
+
+
+def has_lock(client: Redis) -> bool:
+    """Return whether a run holds a request's lock on the server."""
+    # The return values of redis-py are only partly typed.
+    return any(client.scan_iter("faceid:lock:records*"))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
