@@ -41,11 +41,15 @@ def is_held(path: Path, handle: int) -> bool:
 
 
 def release_file_lock(path: Path, handle: int) -> None:
-    """Release the lock, and remove its file."""
+    """Release the lock, and remove its file, unless somebody else has removed it already.
+
+    In that case the file of this name may be the one that another process has locked.
+    """
     # Removed before the lock is released: otherwise a process that acquires it in between would
     # hold it on a file that is about to lose its name.
     with contextlib.suppress(OSError):
-        path.unlink()
+        if is_held(path, handle):
+            path.unlink()
     os.close(handle)
 
 

@@ -3,20 +3,24 @@
 Real processes, stopped with SIGSTOP, with locks on a Redis server of the test's own.
 """
 
+import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
 
 from faceid.emulator import Emulator
 from tasks.settings import DeliverySettings
+from tasks.state.file_locks import file_lock
 from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
 from tests.deployments.command_line import deliver_tokens
@@ -89,3 +93,58 @@ def test_a_run_that_was_stopped_ends_with_the_verdict_of_the_one_that_took_over(
     assert record.verdict is not None
     assert record.reply is not None
     assert record.reply.tencent_request_id in first["tencent_request_ids"]
+
+
+@pytest.fixture
+def store(emulator: Emulator) -> RecordStore:
+    return RecordStore(open_storage(DeliverySettings.load()), "emulator", "default")
+
+
+def _writing(store: RecordStore) -> Path:
+    """Return the path of the lock that is held while the sample request's record is written."""
+    folder, name = store.storage.folder, store.name(REQUEST["request_id"])
+    assert folder
+    return folder / "locks" / hashlib.sha256(f"write {name}".encode()).hexdigest()
+
+
+@contextmanager
+def stopped(pid: int) -> Generator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_run_that_was_stopped_between_its_intent_and_its_call_does_not_call(
+    prefect_api: str, emulator: Emulator, redis: "Redis", store: RecordStore
+):
+    emulator.add_fault("PutObject", "delay:4", times=2)
+    with delivering(prefect_api) as first:
+        key = until(lambda: _key(redis), "the lock")
+        until(lambda: len(emulator.requests(op="CreateUploadUrl")) == 2, "the tickets")
+        with file_lock(_writing(store), 10):
+            paced = f"{{faceid:pace:emulator/default/{ACTION}}}:starts"
+            until(lambda: redis.exists(paced), "the pacer's leave to call")
+            # It now waits to store its intent, and will then ask Redis for its lock.
+            keeper = int(redis.info("server")["process_id"])  # pyright: ignore[reportUnknownMemberType]
+            os.kill(keeper, signal.SIGSTOP)
+            address = ("127.0.0.1", urlsplit(os.environ["FACEID_LOCKS"]).port or 0)
+            lost = socket.create_connection(address)
+            lost.sendall(b"DEL " + key + b"\r\n")  # before all that it asks
+        until(lambda: any(record.intent for record in store.all()), "the intent")
+        with stopped(first.pid):
+            os.kill(keeper, signal.SIGCONT)
+            until(lambda: not redis.exists(key), "the loss of the lock")
+            lost.close()
+            assert emulator.stats()["calls"].get(ACTION, 0) == 0
+            with delivering(prefect_api) as other:
+                out, err = other.communicate(timeout=120)
+                assert other.returncode == 0, err
+        again, err = first.communicate(timeout=120)
+        assert first.returncode == 0, err
+    assert json.loads(again)["verdict"] == json.loads(out)["verdict"]
+    assert emulator.stats()["calls"][ACTION] == 1
+    (record,) = store.all()
+    assert record.state == "done"
+    assert record.calls >= 1

@@ -20,7 +20,7 @@ from tests.environment import HOME
 from tests.flows.batches import Ended, RunBatch, entry, write
 from tests.flows.deliveries import Deliver
 from tests.flows.deployed import Worker, next_run, swept, tag
-from tests.flows.helpers import called, calls_of, nobody_at_work
+from tests.flows.helpers import called, calls_of, nobody_at_work, told_of
 
 Save = Callable[..., Awaitable[str]]
 
@@ -303,6 +303,27 @@ async def test_a_follow_up_is_of_the_blocks_service_and_a_sweep_looks_after_it(
     assert (tag(again, "service"), tag(again, "window")) == ("emulator", "2")
     assert (await worker.work(again["id"])).message == "verdict: passed, Success [emulator]"
     assert await swept() == "nothing is open"
+
+
+@pytest.mark.usefixtures("nothing_crashed_before")
+async def test_a_sweep_that_gives_a_request_up_tells_of_the_blocks_service(
+    prefect_api: str,
+    worker: Worker,
+    die: Callable[..., Awaitable[UUID]],
+    save: Save,
+    emulator: Emulator,
+    elsewhere: None,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    name = await save(endpoint=emulator.url)
+    await die(await worker.trigger(credentials=name))
+    monkeypatch.setenv("FACEID_GIVE_UP_AFTER", "0")
+    assert DeliverySettings.load().service == "live"
+    assert await swept() == "1 given up, 1 marked Crashed"
+    (event,) = await told_of(prefect_api, f"faceid.request.emulator.{worker.request_id}", 1)
+    assert event["event"] == "faceid.delivery.failed"
+    assert event["resource"]["faceid.service"] == "emulator"
+    assert event["resource"]["faceid.error-code"] == "RunsDied"
 
 
 async def test_a_block_that_moved_to_another_service_takes_nothing_along(

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from subprocess import Popen
 
@@ -72,6 +73,18 @@ async def test_one_at_a_time_in_one_process(tmp_path: Path):
         return number
 
     assert await asyncio.gather(*map(work, range(5))) == list(range(5))
+
+
+async def test_a_holder_whose_file_was_removed_leaves_the_next_ones_alone(tmp_path: Path):
+    async with AsyncExitStack() as first:
+        lease = await first.enter_async_context(acquire_lock("", tmp_path, "r-1", wait_for_it))
+        (lock,) = tmp_path.iterdir()
+        lock.unlink()
+        async with acquire_lock("", tmp_path, "r-1", wait_for_it) as held:
+            with pytest.raises(StorageError, match="expired"):
+                await lease.confirm()
+            await first.aclose()
+            await held.confirm()
 
 
 def test_one_at_a_time_across_processes(tmp_path: Path, script: Callable[..., "Popen[str]"]):
