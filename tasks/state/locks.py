@@ -163,8 +163,9 @@ class _RedisLease:
     async def confirm(self) -> None:
         asked = _clock()
         try:
-            token = await self._redis.get(self.lock.name)
-            left = await self._redis.pttl(self.lock.name)
+            # Both at one moment: what is left of the next holder's lease is not left of this one.
+            both: Any = self._redis.pipeline()
+            token, left = await both.get(self.lock.name).pttl(self.lock.name).execute()
         except RedisError as error:
             raise locks_unavailable(error) from None
         if token != self.lock.local.token or left / 1000 - (_clock() - asked) < LEASE_LEFT:

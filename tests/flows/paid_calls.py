@@ -40,8 +40,8 @@ from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
 from tasks.state.storage import open_storage
 from tasks.upload_resource import upload_resource
-from tests.flows.stepping import CURRENT, Stepped
 from tests.sample_request import REQUEST
+from tests.stepping import CURRENT, Stepped
 
 ACTION = REQUEST["target_action"]
 ATTEMPTS = 2

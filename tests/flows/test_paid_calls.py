@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from faceid.emulator import Emulator, EmulatorOptions
+from tasks.delivery import OnUnknownOutcome
 from tests.flows.paid_calls import ACTION, Event, Mark, PaidCalls, Plan, What
-from tests.flows.stepping import watch_runs
+from tests.stepping import watch_runs
 
 # By default, the lives are the same each time. The variable asks for as many random ones.
 LIVES = os.environ.get("FACEID_TEST_LIVES", "")
@@ -38,13 +39,12 @@ FAULTS = [
     "expire-now",
 ]
 
-_points = st.one_of(
-    st.tuples(st.just("begun"), st.integers(1, 90)),
-    st.tuples(st.just("intended"), st.integers(1, 4)),
-    st.tuples(st.just("intended"), st.integers(1, 4)),
-    st.tuples(st.just("sent"), st.integers(1, 15)),
-    st.tuples(st.just("answered"), st.integers(1, 3)),
-)
+_begun = st.tuples(st.just("begun"), st.integers(1, 120))
+_intended = st.tuples(st.just("intended"), st.integers(1, 5))
+_sent = st.tuples(st.just("sent"), st.integers(1, 15))
+_answered = st.tuples(st.just("answered"), st.integers(1, 3))
+# The awaits before a call leaves, and before its answer is stored, are few and matter most.
+_points = st.one_of(_begun, _intended, _intended, _sent, _answered)
 _DISTURBANCES: list[What] = ["cancel", "overtake", "lose lock", "storage away", "told late", "late"]
 
 
@@ -58,7 +58,7 @@ def _events(*most: What) -> st.SearchStrategy[tuple[Event, ...]]:
     return st.lists(events, min_size=1, max_size=3).map(tuple)
 
 
-_policies = st.sampled_from(["call_again", "stop"])
+_policies: st.SearchStrategy[OnUnknownOutcome] = st.sampled_from(["call_again", "stop"])
 _plans = st.builds(Plan, _policies, _events("overtake", "cancel"))
 _rivals = st.builds(Plan, _policies, _events("let go on", "let go on", "let go on"))
 
@@ -83,6 +83,11 @@ class PaidCallsLife(RuleBasedStateMachine):
         self.requests += 1
         self.emulator.reset()
         self.life = PaidCalls(self.emulator, f"r-{self.requests}")
+
+    def _begin_another(self) -> None:
+        if self.life.is_answered:
+            self._end()
+            self._begin()
 
     def _end(self) -> None:
         """Check that the request comes to its verdict once everything works again."""
@@ -114,13 +119,28 @@ class PaidCallsLife(RuleBasedStateMachine):
     def a_run(
         self, plan: Plan, rivals: list[Plan], faults: list[str], of_another_request: bool
     ) -> None:
-        if self.life.is_answered and of_another_request:
-            self._end()
-            self._begin()
+        if of_another_request:
+            self._begin_another()
         for fault in faults:
             self.emulator.add_fault(ACTION, fault)
         self.life.rivals = list(rivals)
         self._run(plan)
+
+    @rule(point=_points, policy=_policies, rival=_rivals)
+    def a_run_is_overtaken(
+        self, point: tuple[Mark, int], policy: OnUnknownOutcome, rival: Plan
+    ) -> None:
+        self._begin_another()
+        self.life.rivals = [rival]
+        self._run(Plan(policy, (Event(*point, "overtake"),)))
+
+    @rule(await_number=st.integers(1, 3), operations=st.integers(0, 5))
+    def a_run_is_cancelled_with_its_answer_in_hand(
+        self, await_number: int, operations: int
+    ) -> None:
+        self._begin_another()
+        away = Event("sent", 1, "storage away", operations)
+        self._run(Plan(events=(away, Event("answered", await_number, "cancel"))))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from subprocess import Popen
@@ -10,12 +11,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from faceid.errors import InvalidInput, StorageError
 from tasks.state import locks
 from tasks.state.locks import acquire_lock
+from tests.stepping import Stepped, watch_runs
 from tests.tasks.script_processes import next_line
 from tests.waiting import wait_until
 
@@ -153,6 +156,36 @@ async def test_a_holder_that_lost_its_lease_does_not_go_on(
     task = asyncio.current_task()
     assert task is not None
     assert not task.cancelling()
+
+
+@pytest.mark.parametrize("await_number", range(1, 5))
+async def test_a_lease_that_ends_while_it_is_asked_for_is_not_confirmed(
+    redis: Any, name: str, monkeypatch: pytest.MonkeyPatch, await_number: int
+):
+    key, awaits, stopped_for = f"faceid:lock:{name}", 0, 0.0
+
+    def wake_up_later() -> None:
+        """Stop the holder at one of its awaits, until another one has the lock."""
+        nonlocal awaits, stopped_for
+        awaits += 1
+        if awaits == await_number:
+            with SyncRedis.from_url(URL) as server:
+                server.set(key, "another's", px=30_000)
+            stopped_for = 20.0
+
+    monkeypatch.setattr(locks, "_clock", lambda: time.monotonic() + stopped_for)
+    async with acquire_lock(URL, NO_FOLDER, name, wait_for_it) as lease:
+        await redis.pexpire(key, 20_000)
+        watch_runs(asyncio.get_running_loop())
+        asking = Stepped(wake_up_later).start(lease.confirm())
+        failed = (await asyncio.gather(asking, return_exceptions=True))[0]
+        asyncio.get_running_loop().set_task_factory(None)
+        if awaits >= await_number:
+            assert isinstance(failed, StorageError)
+            assert failed.code == "LockLost"
+        else:
+            assert failed is None
+    await redis.delete(key)
 
 
 async def test_a_holder_that_is_cancelled_is_cancelled(name: str):
