@@ -38,7 +38,7 @@ def _answers(client: Redis) -> bool:
         return False
 
 
-def has_lock(client: Redis) -> bool:
-    """Return whether a run holds a request's lock on the server."""
+def lock_of_request(client: Redis) -> bytes | None:
+    """Return the key of a request's lock that a run holds on the server, if there is one."""
     # The return values of redis-py are only partly typed.
-    return any(client.scan_iter("faceid:lock:records*"))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    return next(client.scan_iter("faceid:lock:records*"), None)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType]

@@ -24,7 +24,7 @@ from tasks.state.file_locks import file_lock
 from tasks.state.record_store import RecordStore
 from tasks.state.storage import open_storage
 from tests.deployments.command_line import deliver_tokens
-from tests.redis_server import has_lock
+from tests.redis_server import lock_of_request
 from tests.sample_request import REQUEST
 from tests.waiting import until
 
@@ -68,7 +68,7 @@ def test_a_run_that_was_stopped_ends_with_the_verdict_of_the_one_that_took_over(
 ):
     emulator.add_fault(op, "delay:4", times=2 if op == "PutObject" else 1)
     with delivering(prefect_api) as stopped:
-        until(lambda: has_lock(own_redis), "the lock")
+        until(lambda: lock_of_request(own_redis), "the lock")
         if op == "PutObject":
             until(lambda: len(emulator.requests(op="CreateUploadUrl")) == 2, "the tickets")
         else:
@@ -117,17 +117,17 @@ def stopped(pid: int) -> Generator[None]:
 
 
 def test_a_run_that_was_stopped_between_its_intent_and_its_call_does_not_call(
-    prefect_api: str, emulator: Emulator, redis: "Redis", store: RecordStore
+    prefect_api: str, emulator: Emulator, own_redis: "Redis", store: RecordStore
 ):
     emulator.add_fault("PutObject", "delay:4", times=2)
     with delivering(prefect_api) as first:
-        key = until(lambda: _key(redis), "the lock")
+        key = until(lambda: lock_of_request(own_redis), "the lock")
         until(lambda: len(emulator.requests(op="CreateUploadUrl")) == 2, "the tickets")
         with file_lock(_writing(store), 10):
             paced = f"{{faceid:pace:emulator/default/{ACTION}}}:starts"
-            until(lambda: redis.exists(paced), "the pacer's leave to call")
+            until(lambda: own_redis.exists(paced), "the pacer's leave to call")
             # It now waits to store its intent, and will then ask Redis for its lock.
-            keeper = int(redis.info("server")["process_id"])  # pyright: ignore[reportUnknownMemberType]
+            keeper = int(own_redis.info("server")["process_id"])  # pyright: ignore[reportUnknownMemberType]
             os.kill(keeper, signal.SIGSTOP)
             address = ("127.0.0.1", urlsplit(os.environ["FACEID_LOCKS"]).port or 0)
             lost = socket.create_connection(address)
@@ -135,7 +135,7 @@ def test_a_run_that_was_stopped_between_its_intent_and_its_call_does_not_call(
         until(lambda: any(record.intent for record in store.all()), "the intent")
         with stopped(first.pid):
             os.kill(keeper, signal.SIGCONT)
-            until(lambda: not redis.exists(key), "the loss of the lock")
+            until(lambda: not own_redis.exists(key), "the loss of the lock")
             lost.close()
             assert emulator.stats()["calls"].get(ACTION, 0) == 0
             with delivering(prefect_api) as other:

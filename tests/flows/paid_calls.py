@@ -30,6 +30,7 @@ from flows.delivery.run import DeliveryOptions, deliver_request
 from tasks.call_target_action import call_target_action
 from tasks.check_expiry import check_expiry
 from tasks.delivery import OnUnknownOutcome
+from tasks.drain import Drain
 from tasks.request_upload_url import request_upload_url
 from tasks.retries import is_passing
 from tasks.settings import DeliverySettings
@@ -167,6 +168,8 @@ class PaidCalls:
                 store,
                 CurrentRun(f"run-{len(self.runs)}"),
                 DeliveryOptions(on_unknown_outcome=run.plan.policy),
+                Patience(settings.source_seconds),
+                Drain(),
             )
 
     def _ended(self, run: Run, task: "asyncio.Task[DeliveryOutcome]") -> None:
