@@ -21,6 +21,7 @@ from prefect import State, Task
 from faceid.client import FaceIdClient
 from faceid.emulator import Emulator
 from faceid.errors import FaceIdError, NoAnswer
+from faceid.files.sources import Patience
 from faceid.pacing import Pacer
 from faceid.replies import read_reply, read_verdict
 from faceid.validation import read_request, validate_request
