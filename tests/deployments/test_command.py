@@ -188,7 +188,7 @@ def _result(**fields: Any) -> DeliveryResult:
         ({"status": "verdict", "verdict": Verdict(passed=False, result="x")}, False, 0),
         ({"status": "verdict", "verdict": Verdict(passed=False, result="x")}, True, 3),
         ({"status": "verdict", "verdict": Verdict(passed=None, result=None)}, True, 0),
-        ({"status": "waiting"}, False, 1),
+        ({"status": "waiting"}, False, 4),
         ({"error": ResultError(code="c", message="m", kind="input")}, False, 2),
         ({"error": ResultError(code="c", message="m", kind="account"), "windows": 1}, False, 1),
         ({"error": ResultError(code="c", message="m", kind="unavailable")}, False, 1),
