@@ -55,7 +55,7 @@ def test_an_outage_is_told_once_for_the_whole_batch(
     monkeypatch.setenv("FACEID_WAIT_IN_RUN", "1")
     emulator.add_fault("PutObject", "http:503", times=0)
     code, _, err = faceid("batch", manifest(3))
-    assert code == 1
+    assert code == 4
     assert err.count("; trying again for up to about 1 s (FACEID_WAIT_IN_RUN)\n") == 1
     assert err.count("trying again") == 1
 

@@ -225,7 +225,7 @@ def test_an_outage_is_told_at_the_first_attempt(
     monkeypatch.setenv("FACEID_ENDPOINT", f"http://{host}")
     monkeypatch.setenv("FACEID_WAIT_IN_RUN", "1")
     code, out, err = faceid(*deliver_tokens())
-    assert code == 1
+    assert code == 4
     assert json.loads(out)["status"] == "waiting"
     # Two tickets are requested at the same time. The retries are told once.
     told = f"ConnectError: cannot connect ({host}); trying again for up to about 1 s"
