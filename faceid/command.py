@@ -169,7 +169,7 @@ def one_line(error: FaceIdError) -> str:
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """Print a message as one line to stderr, and end the command with an exit code."""
-    raise Exit(_told(message, code))
+    sys.exit(_told(message, code))
 
 
 def _told(message: str, code: int = 2) -> int:

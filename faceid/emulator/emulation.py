@@ -26,7 +26,7 @@ class Emulation:
     address: tuple[str, int] = ("127.0.0.1", 0)
     """Host and port at which the emulator can reach itself."""
     ending: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the server shuts down."""
+    """Set when the server shuts down, or is reset, which begins another event."""
 
     def __post_init__(self) -> None:
         options = self.options
@@ -50,7 +50,12 @@ class Emulation:
         self.store_keys = {key.secret_id: key for key in (*STORE_KEYS.values(), own)}
 
     def reset(self) -> None:
-        """Restore the initial state, and remove all objects, even those that were there before."""
+        """Restore the initial state, and remove all objects, even those that were there before.
+
+        Requests that a fault delays are cut off: they belong to what was before.
+        """
+        self.ending.set()
+        self.ending = asyncio.Event()
         self.accept_key_of(self.options)
         self.clock.reset()
         self.journal.clear()

@@ -100,7 +100,7 @@ class Exchange:
     """An HTTP request and its reply.
 
     ``scope``, ``receive`` and ``send`` are those of ASGI. ``date`` returns the value of the
-    ``Date`` header. ``ending`` is set when the server shuts down, and ends all pauses.
+    ``Date`` header. ``ending`` is set when the server shuts down or is reset, and ends all pauses.
     """
 
     def __init__(
@@ -179,8 +179,14 @@ class Exchange:
                     async for _ in self.chunks():
                         pass
 
-    async def pause(self, seconds: float) -> None:
-        """Wait for some seconds, or until the server shuts down."""
+    async def delay(self, seconds: float) -> None:
+        """Wait for some seconds. Raises ``ClientGone`` if the server is reset or ends meanwhile."""
+        await self._pause(seconds)
+        if self._ending.is_set():
+            await self.reset()
+            raise ClientGone
+
+    async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ending.wait()
@@ -206,7 +212,7 @@ class Exchange:
                 case "stall":
                     await self._start(reply, reply.length)
                     await self._body(reply, 0, reply.length // 2)
-                    await self.pause(fault.amount)
+                    await self._pause(fault.amount)
                     await self._body(reply, reply.length // 2, reply.length)
                     await self._part(b"", last=True)
                 case _:

@@ -74,7 +74,7 @@ class Gateway:
                     await exchange.reset()
                     return
                 case "delay":
-                    await exchange.pause(fault.amount)
+                    await exchange.delay(fault.amount)
                 case "api":
                     raise Refusal(fault.code)
                 case _:

@@ -148,7 +148,7 @@ class Store:
             case "reset":
                 raise _Cut
             case "delay":
-                await exchange.pause(fault.amount)
+                await exchange.delay(fault.amount)
             case "http":
                 return trouble(int(fault.amount))
             case "api":

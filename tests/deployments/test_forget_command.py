@@ -28,6 +28,7 @@ drops them after PREFECT_SERVER_EVENTS_RETENTION_PERIOD, 7 days by default
   - logs of batches' runs, and their summaries, which name some requests that failed: delete \
 those runs in the dashboard
   - free pages in the file of Prefect's database, until they are used again
+  - answers that were spilled on other machines, which remove them in their next sweep
   - log files of Prefect's server and workers, backups, results in folders that you named
   - uploads at Tencent, which live up to two hours, and what Tencent itself keeps
 """

@@ -1,13 +1,16 @@
 """Control calls under ``/_emulator/``: clock, key, log, counts, reset, and invalid calls."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
+import requests
 from emulator_calls import JPEG, MP4, Caller, md5
 
 from faceid.emulator import ControlError, Emulator, EmulatorControl
+from tests.waiting import until
 
 TICKET = {"TargetAction": "VideoLivenessCompare"}
 
@@ -216,6 +219,30 @@ def test_reset(emulator: Emulator, caller: Caller) -> None:
     assert caller.get(url).status_code == 404
     assert caller.put(ticket["UploadUrl"], JPEG).status_code == 200
     assert caller.ticket()
+
+
+@pytest.mark.parametrize("op", ["VideoLivenessCompare", "PutObject"])
+def test_a_reset_cuts_off_what_a_fault_delays(emulator: Emulator, caller: Caller, op: str) -> None:
+    ticket = caller.ticket()
+    parameters = {
+        "ImageUrl": caller.upload(JPEG),
+        "ImageMd5": md5(JPEG),
+        "VideoUrl": caller.upload(MP4),
+        "VideoMd5": md5(MP4),
+        "LivenessType": "SILENT",
+    }
+    emulator.add_fault(op, "delay:3600")
+    with ThreadPoolExecutor() as pool:
+        delayed = (
+            pool.submit(caller.put, ticket["UploadUrl"], JPEG)
+            if op == "PutObject"
+            else pool.submit(caller.post, op, parameters)
+        )
+        until(lambda: emulator.faults()[0]["fired"], "the delay")
+        emulator.reset()
+        assert isinstance(delayed.exception(), requests.ConnectionError)
+    assert emulator.requests() == []
+    assert list((emulator.folder / "objects").iterdir()) == []
 
 
 def test_an_emulator_that_is_not_there() -> None:

@@ -37,8 +37,8 @@ def test_never_more_than_20_in_any_second(emulator: Emulator, caller: Caller) ->
             caller.call("CreateUploadUrl", TICKET)
     passed = [entry["at"] for entry in emulator.requests(op="CreateUploadUrl") if not entry["code"]]
     gaps = [later - earlier for earlier, later in zip(passed, passed[20:], strict=False)]
-    # The log's times are taken just before the limit is checked.
-    assert min(gaps) > 0.99
+    # The log's times are taken just before the limit is checked, which a busy machine may delay.
+    assert min(gaps) > 0.9
     assert emulator.stats()["peak_per_second"]["CreateUploadUrl"] == 20
 
 
