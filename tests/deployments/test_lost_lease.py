@@ -132,7 +132,7 @@ def test_a_run_that_was_stopped_between_its_intent_and_its_call_does_not_call(
             address = ("127.0.0.1", urlsplit(os.environ["FACEID_LOCKS"]).port or 0)
             lost = socket.create_connection(address)
             lost.sendall(b"DEL " + key + b"\r\n")  # before all that it asks
-        until(lambda: any(record.intent for record in store.all()), "the intent")
+        until(lambda: any(record.calls for record in store.all()), "the intent")
         with stopped(first.pid):
             os.kill(keeper, signal.SIGCONT)
             until(lambda: not own_redis.exists(key), "the loss of the lock")
