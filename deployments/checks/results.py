@@ -24,6 +24,8 @@ class CheckResult(NamedTuple):
     """What the check found, in one line."""
     advice: str = ""
     """What a person should do; empty if there is nothing to do."""
+    requests: tuple[str, ...] = ()
+    """IDs of the requests that the message is about, of which it names only the first few."""
 
 
 def failed(check: str, error: FaceIdError) -> CheckResult:

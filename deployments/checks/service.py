@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import anyio.to_thread
 
+from deployments.checks.records import check_records
 from deployments.checks.results import Check, CheckResult
 from faceid.actions import CREATE_UPLOAD_URL
 from faceid.client import FaceIdClient
@@ -40,6 +41,7 @@ def checks(settings: DeliverySettings) -> list[tuple[str, Check]]:
     return [
         ("storage", partial(check_storage, settings)),
         ("spill", partial(check_spill, settings)),
+        ("records", partial(check_records, settings)),
         ("locks", partial(check_locks, settings)),
         ("limits", partial(check_limits, settings)),
         ("resource roots", partial(check_roots, settings)),

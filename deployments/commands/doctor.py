@@ -36,7 +36,7 @@ def doctor(
         Name of the tencent-credentials block in Prefect to check. If omitted, the environment is
         checked.
     as_json
-        Print a JSON list of objects with the fields check, status, message and advice.
+        Print a JSON list of objects with the fields check, status, message, advice and requests.
     """
     results = _look(credentials)
     if as_json:

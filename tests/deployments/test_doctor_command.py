@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 from cryptography.fernet import Fernet
@@ -32,7 +34,7 @@ from tests.deployments.stack_processes import running_up
 from tests.sample_request import REQUEST
 from tests.tasks.spilled_answers import open_both, spilled
 
-Found = dict[str, dict[str, str]]
+Found = dict[str, dict[str, Any]]
 
 
 @contextmanager
@@ -99,6 +101,7 @@ def test_a_stack_that_runs_is_well(samples: Path, tmp_path: Path):
         found = by_check(ended.stdout)
         parts = [part for part in PARTS if not part.startswith("work ")]
         names = ["server", "server settings", "database", *parts, "worker", *SERVICE]
+        names.insert(names.index("locks"), "records")
         assert list(found) == names
         assert {finding["status"] for finding in found.values()} == {"ok"}, ended.stdout
         assert ended.returncode == 0
@@ -117,6 +120,22 @@ def test_without_a_server_the_rest_is_looked_at(doctor: Callable[[], tuple[int, 
     assert found["server"]["status"] == "warning"
     assert {found[part]["status"] for part in (*PARTS, "worker")} == {"skipped"}
     assert {found[check]["status"] for check in SERVICE} == {"ok"}
+    assert found["records"]["status"] == "skipped"
+
+
+def test_a_storage_that_has_lost_its_records(
+    doctor: Callable[[], tuple[int, Found]], prefect_api: str, samples: Path
+):
+    request_id = (
+        f"r-{uuid4().hex}"  # the runs of other tests, whose storage is gone, are named, too
+    )
+    asyncio.run(cast("Any", deliver)(**REQUEST | {"request_id": request_id}))
+    assert request_id not in doctor()[1]["records"]["requests"]
+    shutil.rmtree(samples / "storage" / "records")
+    code, found = doctor()
+    assert found["records"]["status"] == "warning"
+    assert found["records"]["requests"][0] == request_id
+    assert "records" not in problems(found)
 
 
 def test_answers_that_wait_for_the_storage_are_counted(
@@ -170,6 +189,7 @@ def test_a_plain_server_on_postgresql_is_well(
         "status": "ok",
         "message": "PostgreSQL",
         "advice": "",
+        "requests": [],
     }
 
 
