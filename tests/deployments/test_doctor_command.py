@@ -132,7 +132,7 @@ def test_a_storage_that_has_lost_its_records(
     asyncio.run(cast("Any", deliver)(**REQUEST | {"request_id": request_id}))
     assert request_id not in doctor()[1]["records"]["requests"]
     shutil.rmtree(samples / "storage" / "records")
-    code, found = doctor()
+    _, found = doctor()
     assert found["records"]["status"] == "warning"
     assert found["records"]["requests"][0] == request_id
     assert "records" not in problems(found)

@@ -1,13 +1,18 @@
 """Storage that was restored from a backup older than the last calls: who tells, and who waits."""
 
+import os
 import shutil
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
+from anyio import run_process
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from pydantic import SecretStr
 
 from deployments.checks.records import check_records
 from deployments.checks.results import CheckResult
@@ -16,6 +21,7 @@ from flows.server.runs import list_runs
 from flows.upkeep import restored
 from tasks.credentials import TencentCredentials
 from tasks.settings import DeliverySettings
+from tests.docs.pages import ROOT, blocks
 from tests.flows.batches import RunBatch, entry, write
 from tests.flows.deliveries import Deliver
 from tests.flows.deployed import Worker, swept
@@ -24,6 +30,8 @@ from tests.flows.helpers import ACTION, calls_of
 from tests.flows.sweeping import PASSED
 from tests.tasks.spilled_answers import open_both, spilled
 from tests.waiting import wait_until
+
+Die = Callable[..., Coroutine[Any, Any, UUID]]
 
 ALL_KNOWN = "lack none of the newest calls of Prefect's runs; compared: "
 OLDER = "older than runs with a verdict or an unknown outcome, for "
@@ -96,7 +104,7 @@ async def test_older_runs_are_compared_while_any_are_missing(
 
 
 async def test_a_record_copied_while_its_run_was_at_work_is_named(
-    worker: Worker, storage: Path, die: Callable[..., Awaitable[UUID]], emulator: Emulator
+    worker: Worker, storage: Path, die: Die, emulator: Emulator
 ):
     await die()
     back_up(storage)
@@ -120,12 +128,12 @@ async def test_a_record_copied_while_its_run_was_at_work_is_named(
 
 
 async def test_another_accounts_verdict_holds_nothing_up(
-    worker: Worker, die: Callable[..., Awaitable[UUID]], emulator: Emulator
+    worker: Worker, die: Die, emulator: Emulator
 ):
     block = TencentCredentials(
-        secret_id=emulator.secret_id, secret_key=emulator.secret_key, account="other"
+        secret_id=emulator.secret_id, secret_key=SecretStr(emulator.secret_key), account="other"
     )
-    await block.save("other-account", overwrite=True)
+    await block.asave("other-account", overwrite=True)
     await die()
     assert (await worker.deliver(credentials="other-account")).message == PASSED
     assert await swept() == "1 marked Crashed, 1 scheduled"
@@ -138,6 +146,7 @@ async def test_a_call_without_an_answer_is_named(
     back_up(storage)
     emulator.add_fault(ACTION, "commit-then-reset")
     _, result, _ = await run_deliver(request_id="after", on_unknown_outcome="stop")
+    assert result.error
     assert result.error.kind == "unknown"
     assert (await check()).status == "ok"
     restore(storage)
@@ -183,7 +192,7 @@ async def test_requests_of_a_batch_are_named(
 
 
 async def test_a_spilled_answer_whose_record_is_missing_is_named(
-    emulator: Emulator, storage: Path, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator, storage: Path, prefect_api: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("FACEID_SPILL", str(storage.with_name("spill")))
     store, spill = open_both()
@@ -195,3 +204,14 @@ async def test_a_spilled_answer_whose_record_is_missing_is_named(
     assert (answer.status, answer.requests, runs.status) == ("warning", ("r-1",), "ok")
     assert answer.message == "the storage does not know 1 request with a spilled answer: r-1"
     assert "FACEID_SPILL" in answer.advice
+
+    # The page has a program that stores it.
+    (program,) = (b for b in blocks(ROOT / "docs" / "operations.md") if b.language == "python")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    await run_process([sys.executable, "-c", program.text], env=environment)
+    assert (await check()).status == "ok"
+    assert await swept() == "1 spilled answers stored"
+    record = await store.load("r-1")
+    assert record is not None
+    assert record.verdict is not None
+    assert spill.all() == []
