@@ -7,7 +7,7 @@ it claimed the request, the follow-up is lost. Answers that were spilled on the 
 stored first. In each case the sweep schedules one new follow-up,
 however many sweeps there are, because the follow-up is stored in the record and its idempotency key
 is derived from the record. Cancelled requests are not continued, and neither are those whose record
-was restored from a backup that is older than their verdict.
+was restored from a backup that is older than their call.
 
 The final state of a sweep contains counts and no request IDs, so that runs of ``sweep`` need not be
 deleted when a request is forgotten.
@@ -44,7 +44,7 @@ from flows.delivery.outcome import DeliveryOutcome, emit_delivery_event, misconf
 from flows.server.events import emit_event
 from flows.server.runs import tag_of
 from flows.upkeep.dead_runs import crashed_runs, delete_late_runs, mark_crashed, mark_dead_runs
-from flows.upkeep.restored import has_later_verdict
+from flows.upkeep.restored import was_called_since
 from flows.upkeep.spilled import take_up_all
 from tasks.credentials import block_of, services_in_use, settings_of
 from tasks.settings import DeliverySettings
@@ -62,9 +62,9 @@ LONG_WAIT = timedelta(hours=1)
 EXAMPLES = 3
 """Number of request IDs that are reported as examples of waiting requests."""
 
-RESTORED = "older than their verdict"
-"""What is said of open requests whose record was restored from a backup. A run has got the verdict
-since then, so they are left to a person: a follow-up would call again."""
+RESTORED = "older than their runs"
+"""What is said of open requests whose record was restored from a backup. A run has called since
+then, so they are left to a person: a follow-up would call again."""
 
 MAX_DEATHS = 8
 """Number of runs that may die in succession before they claim their request. After that, no further
@@ -209,7 +209,7 @@ class _Sweep:
         follow_up = record.follow_up
         if follow_up is None or follow_up.flow_run_id is None:
             # The run that planned the follow-up died before it scheduled it.
-            if await has_later_verdict(self.client, store, record):
+            if await was_called_since(self.client, store, record):
                 return RESTORED
             await submit(self.client, store, record)
             return "scheduled"
@@ -250,7 +250,7 @@ class _Sweep:
     ) -> str:
         due = next_attempt_at(record, self.settings, at_once=True)
         if due is None:
-            if await has_later_verdict(self.client, store, record):
+            if await was_called_since(self.client, store, record):
                 return RESTORED
             message = "its runs died one after the other; see the worker's log"
             error = ResultError(code="RunsDied", message=message, kind="unavailable")
@@ -276,7 +276,7 @@ class _Sweep:
     async def _schedule(
         self, store: RecordStore, record: Record, due: datetime, dead: FlowRun | None = None
     ) -> str:
-        if await has_later_verdict(self.client, store, record):
+        if await was_called_since(self.client, store, record):
             return RESTORED
         await schedule(self.client, store, record, due, dead and str(dead.id))
         if dead and record.follow_up and record.follow_up.flow_run_id:

@@ -110,17 +110,19 @@ async def spilled_without_record(settings: DeliverySettings) -> list[str]:
     return found
 
 
-async def has_later_verdict(client: PrefectClient, store: RecordStore, record: Record) -> bool:
-    """Return whether a run got the request's verdict after the record was last written.
+async def was_called_since(client: PrefectClient, store: RecordStore, record: Record) -> bool:
+    """Return whether a run ended after the record was written, with a verdict or a call unanswered.
 
     Then the record has been restored from a backup. Raises ``StorageError`` if the Prefect server
     cannot be asked.
     """
     if record.verdict is not None:
         return False
-    tags = [f"request:{record.request_id}", _VERDICT, f"service:{store.service}"]
     runs = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=tags),
+        tags=FlowRunFilterTags(
+            all_=[f"request:{record.request_id}", f"service:{store.service}"],
+            any_=[_VERDICT, _UNKNOWN],
+        ),
         # Prefect annotates times with a class of its own, but accepts any datetime.
         end_time=FlowRunFilterEndTime(after_=cast("Any", record.updated_at)),
     )

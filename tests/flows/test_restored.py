@@ -118,7 +118,7 @@ async def test_a_record_copied_while_its_run_was_at_work_is_named(
     # The sweep leaves it to a person, however often it looks.
     before = worker.chain()
     for _ in range(2):
-        assert await swept() == "1 older than their verdict"
+        assert await swept() == "1 older than their runs"
     assert worker.chain() == before
     assert (await check()).requests == (worker.request_id,)
     # Somebody decides to call again.
@@ -151,6 +151,20 @@ async def test_a_call_without_an_answer_is_named(
     assert (await check()).status == "ok"
     restore(storage)
     assert (await check()).requests == ("after",)
+
+
+async def test_the_sweep_does_not_repeat_a_call_without_an_answer(
+    worker: Worker, storage: Path, die: Die, emulator: Emulator
+):
+    await die(await worker.trigger(on_unknown_outcome="stop"))
+    back_up(storage)
+    assert await swept() == "1 marked Crashed, 1 scheduled"
+    emulator.add_fault(ACTION, "commit-then-reset")
+    state = await worker.work(worker.newest()["id"])
+    assert (state.message or "").startswith("outcome-unknown")
+    restore(storage)
+    assert await swept() == "1 older than their runs"
+    assert (await check()).requests == (worker.request_id,)
 
 
 @pytest.mark.parametrize("keep_verdict", [False, True])
