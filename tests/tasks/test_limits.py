@@ -113,14 +113,12 @@ async def test_each_day_has_a_count_of_its_own(limit_of: Open):
     assert await limit_of(1, day=WEST).left() == 0
 
 
-async def test_it_is_told_once_and_again_for_a_higher_limit(limit_of: Open):
-    assert await limit_of(2).is_first_to_tell()
+async def test_it_is_told_once_a_day_and_again_for_a_higher_limit(limit_of: Open):
+    assert await limit_of(2, day=EAST).is_first_to_tell()
     assert not await limit_of(2).is_first_to_tell()
     assert not await limit_of(1).is_first_to_tell()
     assert await limit_of(3).is_first_to_tell()
-    assert await limit_of(3, day=WEST).is_first_to_tell() == (
-        Day.today(limit_of(3, day=WEST).zone).date != Day.today(limit_of(3, day="UTC").zone).date
-    )
+    assert await limit_of(3, day=WEST).is_first_to_tell()
 
 
 def start(script: str) -> "subprocess.Popen[str]":
@@ -145,7 +143,6 @@ async def test_processes_that_call_at_once_do_not_exceed_it(limit_of: Open):
         with taker:
             assert taker.wait() == 0
     assert sum(counts) == 50
-    assert all(counts)
     assert await limit.left() == 0
 
 
@@ -163,14 +160,13 @@ async def test_calls_of_one_process_at_the_same_time_do_not_exceed_it(limit_of: 
     assert sum(isinstance(end, LimitReached) for end in ended) == 20
 
 
+@pytest.mark.parametrize("limit_of", ["file"], indirect=True)
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"days": {"2026-11-30": {"calls": -1}}}'])
 async def test_a_file_that_says_nothing_lets_no_call_through(
     limit_of: Open, tmp_path: Path, content: str
 ):
     limit = limit_of(5)
     day = await limit.take()
-    if "FACEID_LOCKS" in os.environ:
-        pytest.skip("the count is not in a file")
     (path,) = (tmp_path / "storage" / "calls").iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_text(content)
@@ -201,6 +197,7 @@ async def test_old_days_are_dropped(limit_of: Open, tmp_path: Path):
     assert str(Day.today(limit.zone).date) in text
 
 
+@pytest.mark.parametrize("limit_of", ["file"], indirect=True)
 async def test_a_count_that_cannot_be_written_lets_no_call_through(limit_of: Open, tmp_path: Path):
     limit = limit_of(5, locks="")
     (tmp_path / "storage").mkdir(exist_ok=True)
@@ -209,6 +206,7 @@ async def test_a_count_that_cannot_be_written_lets_no_call_through(limit_of: Ope
         await limit.take()
 
 
+@pytest.mark.parametrize("limit_of", ["file"], indirect=True)
 async def test_a_server_that_is_not_there_lets_no_call_through(limit_of: Open):
     limit = limit_of(5, locks="redis://127.0.0.1:1")
     with pytest.raises(StorageError, match="FACEID_LOCKS cannot be reached"):
@@ -239,5 +237,5 @@ def test_a_wrong_limit_is_told(limits: str, said: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("zone", ["", "Nowhere", "Europe", "../UTC", "/etc/localtime"])
 def test_a_wrong_zone_is_told(zone: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FACEID_DAY", zone)
-    with pytest.raises(InvalidInput, match="FACEID_DAY: .*must be a time zone"):
+    with pytest.raises(InvalidInput, match=r"FACEID_DAY: .*must be a time zone"):
         DeliverySettings.load()
