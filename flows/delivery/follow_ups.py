@@ -26,7 +26,7 @@ from prefect.states import Scheduled
 
 from faceid.errors import FaceIdError, InvalidInput
 from faceid.models import Service
-from flows.server.events import emit_limit_event
+from flows.server.events import NOBODY_LISTENS, emit_limit_event
 from flows.server.runs import tag_of
 from tasks.delivery import Delivery
 from tasks.retries import is_passing
@@ -119,9 +119,10 @@ async def defer_to_next_day(delivery: Delivery, reason: LimitReached) -> Deliver
     """Leave the request to a follow-up that is due when the day of a reached limit is over.
 
     Returns the exception for the current run to raise. The first run that reaches the limit on a
-    day emits an event.
+    day emits an event, unless nobody would hear of it.
     """
-    if delivery.limit and await delivery.limit.is_first_to_tell():
+    heard = not NOBODY_LISTENS.get()
+    if heard and delivery.limit and await delivery.limit.is_first_to_tell():
         emit_limit_event(delivery.limit, delivery.settings, reason)
     due = after_turn(reason)
     delivery.record.wait_until(due)

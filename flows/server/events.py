@@ -13,6 +13,7 @@ sent in the background. Nothing is lost if an event cannot be sent, because the 
 records and result lines.
 """
 
+from contextvars import ContextVar
 from typing import Any, Literal
 
 from prefect import get_run_logger
@@ -21,6 +22,9 @@ from prefect.events import emit_event as emit_prefect_event
 from faceid.models import Service
 from tasks.settings import DeliverySettings
 from tasks.state.limits import DailyLimit, LimitReached
+
+NOBODY_LISTENS: ContextVar[bool] = ContextVar("NOBODY_LISTENS", default=False)
+"""Whether the Prefect server is a temporary one, which ends with this process."""
 
 Kind = Literal["request", "batch", "requests", "limit"]
 """What an event is about: a request, a batch, several requests of a service, or a limit."""

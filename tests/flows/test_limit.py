@@ -4,7 +4,9 @@ The day is changed as a person could change it, by ``FACEID_DAY``: the dates of 
 here always differ.
 """
 
+import asyncio
 from collections import Counter
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -14,6 +16,7 @@ import pytest
 
 from faceid.emulator import Emulator
 from flows.delivery.follow_ups import TURN_SECONDS
+from flows.server.events import NOBODY_LISTENS
 from tasks.delivery import Delivery
 from tasks.settings import DeliverySettings
 from tasks.state.limits import DailyLimit, open_limit
@@ -22,8 +25,8 @@ from tasks.state.storage import open_storage
 from tests.flows.batches import RunBatch, entry, write
 from tests.flows.deliveries import Deliver
 from tests.flows.deployed import Worker, next_run, swept
+from tests.flows.deployed_batch import Deployed
 from tests.flows.helpers import ACTION, calls_of, record_of, records, told_of
-from tests.flows.test_batch_ending import Deployed, deployed  # noqa: F401 - a fixture
 
 TODAY, TOMORROW = "Pacific/Pago_Pago", "Pacific/Kiritimati"
 
@@ -123,6 +126,14 @@ async def test_the_wait_for_the_day_does_not_count_towards_giving_up(
     assert timedelta(hours=23) <= waited < timedelta(hours=23, minutes=5)
 
 
+async def test_what_nobody_hears_is_left_for_others_to_tell(run_deliver: Deliver, limited: None):
+    context = copy_context()
+    context.run(NOBODY_LISTENS.set, True)
+    for number in range(3):
+        await asyncio.create_task(run_deliver(request_id=f"r-{number}"), context=context)
+    assert await limit().is_first_to_tell()
+
+
 async def test_without_a_deployment_the_same_request_goes_on(
     run_deliver: Deliver, emulator: Emulator, limited: None, monkeypatch: pytest.MonkeyPatch
 ):
@@ -197,7 +208,7 @@ async def test_a_damaged_count_lets_nothing_leave(
 
 
 async def test_the_rest_of_a_batch_waits_for_one_later_batch(
-    deployed: Deployed,  # noqa: F811
+    deployed: Deployed,
     emulator: Emulator,
     prefect_api: str,
     account: str,
