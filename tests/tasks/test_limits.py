@@ -15,6 +15,7 @@ from faceid.errors import InvalidInput, StorageError
 from tasks.settings import DeliverySettings
 from tasks.state.limits import DailyLimit, Day, LimitReached, open_limit
 from tasks.state.storage import open_storage
+from tests.redis_server import redis_server
 from tests.tasks.script_processes import close_input, next_line
 
 ACTION = "VideoLivenessCompare"
@@ -214,6 +215,18 @@ async def test_a_server_that_is_not_there_lets_no_call_through(limit_of: Open):
     await limit.give_back(Day.today(limit.zone))
     with pytest.raises(InvalidInput, match="FACEID_LOCKS"):
         limit_of(5, locks="memcached://x")
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("limit_of", ["file"], indirect=True)
+async def test_the_count_survives_a_restart_of_a_server_that_keeps_its_data(
+    limit_of: Open, tmp_path: Path
+):
+    for left in (4, 3):
+        with redis_server(tmp_path, "--appendonly", "yes") as (_, url):
+            limit = limit_of(5, locks=url)
+            await limit.take()
+            assert await limit.left() == left
 
 
 @pytest.mark.parametrize(
