@@ -33,7 +33,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from faceid import redaction
-from faceid.errors import FaceIdError, InvalidInput
+from faceid.errors import FaceIdError, InvalidInput, OutcomeUnknown
 from faceid.manifests.snapshot import ManifestSnapshot, take_snapshot
 from flows.batch.chain import begin, run_name, schedule_remainder, tag_shard
 from flows.batch.meter import Meter
@@ -68,6 +68,7 @@ async def deliver_batch(
     results: FolderText = "",
     concurrency: Annotated[int, Field(ge=1, le=256)] = 32,
     max_failed_percent: Annotated[float, Field(ge=0, le=100)] = 100,
+    max_unknown: Annotated[int, Field(ge=1)] = 20,
     credentials: BlockName = "",
     save_files_to: FolderText = "",
     max_windows: MaxWindows = 12,
@@ -83,6 +84,8 @@ async def deliver_batch(
         concurrency: How many requests to deliver at the same time, 1 to 256.
         max_failed_percent: The batch stops when more than this percentage of its finished requests
             has failed.
+        max_unknown: The batch stops after this number of calls that were not answered. They may
+            have been billed.
         credentials: Name of a tencent-credentials block. If empty, the worker's environment is
             used.
         save_files_to: Folder for the files that the answers link to. If empty, they are not
@@ -125,6 +128,7 @@ async def deliver_batch(
                 results_location(results, settings, str(flow_run.id)),
                 concurrency=concurrency,
                 max_failed_percent=max_failed_percent,
+                max_unknown=max_unknown,
                 chain_began=begun.chain_began,
             ) as batch:
                 await deliver_all(batch)
@@ -134,10 +138,15 @@ async def deliver_batch(
         return await end_batch_early(batch, settings)
     stopped, next_run = batch.stopped, None
     if batch.goes_on and batch.stats.status["waiting"]:
-        next_run = await schedule_remainder(settings)
+        next_run = await schedule_remainder(settings, batch.goes_on_at)
     if batch.failed_too_often:
         share = f"{batch.stats.failed_percent:.0f} % of {batch.stats.done} have failed"
         stopped = InvalidInput("TooManyFailed", f"{share}, more than {max_failed_percent:g} %")
+    if batch.unknown_too_often:
+        said = f"{batch.unknown} calls were not answered, and max_unknown is {max_unknown}"
+        stopped = OutcomeUnknown(
+            "TooManyUnknown", said, advice="The same manifest goes on from here."
+        )
     return await finish_batch(batch, stopped, settings, next_run)
 
 
@@ -182,14 +191,16 @@ async def opened(
     *,
     concurrency: int,
     max_failed_percent: float,
+    max_unknown: int,
     chain_began: datetime | None,
 ) -> AsyncGenerator[Batch]:
     """Yield a batch that is ready to be delivered, and sort its result lines on exit.
 
     ``block`` is the name of the credentials block, or empty; ``results_at`` is the folder of the
-    result lines; ``concurrency``, ``max_failed_percent`` and ``chain_began`` are those of
-    ``Batch``. Raises ``InvalidInput`` if the settings are invalid or another batch writes to the
-    folder, and ``StorageError`` if the storage cannot be used or the results cannot be written.
+    result lines; ``concurrency``, ``max_failed_percent``, ``max_unknown`` and ``chain_began`` are
+    those of ``Batch``. Raises ``InvalidInput`` if the settings are invalid or another batch writes
+    to the folder, and ``StorageError`` if the storage cannot be used or the results cannot be
+    written.
     """
     storage = await open_for_runs(settings)
     meter = Meter()
@@ -210,6 +221,7 @@ async def opened(
                     meter,
                     concurrency=concurrency,
                     max_failed_percent=max_failed_percent,
+                    max_unknown=max_unknown,
                     chain_began=chain_began,
                 )
         finally:
@@ -253,5 +265,7 @@ async def finish_batch(
     assert stats is not None
     outcome = "completed" if stats.status["verdict"] == stats.total else "partial"
     message = f"{outcome}: {counts} {service}"
+    if batch is not None and batch.waits_for_limit:
+        message += "".join(f"; {limit.message}" for limit in batch.limits.values())
     await emit_batch_event(outcome, settings.service, message, stats, next_run)
     return Completed(message=message, data=stats)

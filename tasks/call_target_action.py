@@ -26,6 +26,7 @@ from tasks.cache import UNCACHED
 from tasks.delivery import Delivery
 from tasks.retries import RETRIES
 from tasks.state.answers import keep_answer
+from tasks.state.limits import Day
 from tasks.state.spill import open_spill
 
 
@@ -41,10 +42,11 @@ async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> V
     (``Delivery.may_call``). A negative verdict counts as a success.
 
     Raises ``OutcomeUnknown`` if a call was sent but not answered and the delivery's
-    ``on_unknown_outcome`` is ``stop``; otherwise such a call is repeated. Raises ``WindowOver`` if
-    the uploads have expired in the meantime, ``StorageError`` if the record cannot be written (if
-    that concerns the intent, the action is not called), and the ``FaceIdError`` that corresponds
-    to the service's error code.
+    ``on_unknown_outcome`` is ``stop``; otherwise such a call is repeated. Raises ``LimitReached``
+    if the account may not call the action again today, ``WindowOver`` if the uploads have expired
+    in the meantime, ``StorageError`` if the call cannot be counted or the record cannot be written
+    (if that concerns the intent, the action is not called), and the ``FaceIdError`` that
+    corresponds to the service's error code.
     """
     record = delivery.record
     if record.verdict is not None:
@@ -76,31 +78,41 @@ def _cached(verdict: Verdict | None) -> Verdict:
 
 
 class _Departure:
-    """Stores the intent to call when it is the call's turn, and lets the call leave under lock."""
+    """Counts a call and stores the intent when it is its turn, and lets it leave under lock."""
 
     def __init__(self, delivery: Delivery) -> None:
         self.before = delivery.record.intent
         self.is_intended = False
         self.was_kept_back = False
         self._delivery = delivery
+        self._counted: Day | None = None
 
     async def prepare(self) -> None:
-        """Store the intent, once for all times that the call is signed.
+        """Count the call and store the intent, once for all times that the call is signed.
 
-        If it cannot be stored, it is withdrawn, and ``StorageError`` is raised. From here on, the
-        call counts as in flight: a run that is told to end waits for it.
+        Raises ``LimitReached`` if the limit allows no more calls today. If the intent cannot be
+        stored, it is withdrawn, and ``StorageError`` is raised. From here on, the call counts as in
+        flight: a run that is told to end waits for it.
         """
         if self.is_intended:
             return
         self._delivery.drain.begin_call()
+        if self._delivery.limit:
+            self._counted = await self._delivery.limit.take()
         record = self._delivery.record
         record.intend_call()
         try:
             await self._delivery.save()
         except StorageError:
             record.withdraw_call(self.before)
+            await self.give_back()
             raise
         self.is_intended = True
+
+    async def give_back(self) -> None:
+        """Take the call off the count of its day, because the action has not received it."""
+        if self._delivery.limit and self._counted:
+            await self._delivery.limit.give_back(self._counted)
 
     async def confirm(self) -> None:
         """Raise ``StorageError`` unless the request's lock is held at this moment."""
@@ -129,6 +141,8 @@ async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]
         # The intent is kept, because the service may have carried out the call.
         delivery.note(error)
         await delivery.save()
+        if delivery.on_no_answer:
+            delivery.on_no_answer()
         if delivery.on_unknown_outcome == "stop":
             raise OutcomeUnknown(error.code, error.message, host=error.host) from None
         raise
@@ -137,7 +151,10 @@ async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]
             raise
         was_throttled = isinstance(error, RateLimited)
         was_sent = not departure.was_kept_back and bool(error.tencent_request_id)
-        record.refuse_call(reached_action=was_sent and not was_throttled, before=departure.before)
+        reached_action = was_sent and not was_throttled
+        record.refuse_call(reached_action=reached_action, before=departure.before)
+        if not reached_action:
+            await departure.give_back()
         delivery.note(error)
         await delivery.save()
         if isinstance(error, ResourceUnreadable):

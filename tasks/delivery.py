@@ -14,6 +14,7 @@ from faceid.models import CheckedRequest, UploadTicket
 from tasks.drain import Drain
 from tasks.settings import DeliverySettings
 from tasks.state.claims import Claim
+from tasks.state.limits import open_limit
 from tasks.state.record_store import RecordStore
 
 OnUnknownOutcome = Literal["call_again", "stop"]
@@ -40,6 +41,7 @@ class Delivery:
         *,
         wants_files: bool = False,
         in_batch: bool = False,
+        on_no_answer: Callable[[], None] | None = None,
     ) -> None:
         self.action = action
         """The target action of the request."""
@@ -64,6 +66,10 @@ class Delivery:
         """Whether to save the files that the answer links to after the verdict."""
         self.in_batch = in_batch
         """Whether the request is delivered as part of a batch."""
+        self.on_no_answer = on_no_answer
+        """Called after each call that was sent and not answered, if set."""
+        self.limit = open_limit(settings, store.storage, action.name)
+        """The limit on the action's calls in a day; ``None`` if there is none."""
         self.saw_open_window = False
         """Whether this run has opened a window or found an open one."""
         self._request = taken.request

@@ -10,6 +10,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+from faceid.errors import OutcomeUnknown
+
 
 class Drain:
     """The deliveries of a run, and which of them may be cancelled."""
@@ -49,10 +51,12 @@ class Drain:
         """End the protection of a call that began within this context.
 
         If the run has been told to end meanwhile and the call failed, it is not tried again: the
-        task is cancelled.
+        task is cancelled. It is not if the outcome is unknown for good, which has to be recorded.
         """
         try:
             yield
+        except OutcomeUnknown:
+            raise
         except Exception:
             if self.told_to_end:
                 _current_task().cancel()

@@ -17,14 +17,18 @@ from tests.waiting import until
 
 
 @contextmanager
-def redis_server(folder: Path) -> Generator[tuple[Redis, str]]:
-    """Start a Redis server that keeps nothing; yield a client of it, and its URL."""
+def redis_server(folder: Path, *flags: str) -> Generator[tuple[Redis, str]]:
+    """Start a Redis server that keeps nothing; yield a client of it, and its URL.
+
+    ``flags`` are further flags of the server, which works in ``folder``.
+    """
     if not shutil.which("redis-server"):
         if os.environ.get("FACEID_TEST_SERVICES") == "required":
             pytest.fail("redis-server is not installed")
         pytest.skip("redis-server is not installed")
     port = free_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    command += flags
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder) as server:
         client = Redis(port=port)
         try:

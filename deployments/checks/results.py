@@ -34,7 +34,7 @@ def failed(check: str, error: FaceIdError) -> CheckResult:
 
 
 Check = Callable[[], Awaitable[list[CheckResult]]]
-"""A check: an async function that returns one or more results."""
+"""A check: an async function that returns its results."""
 
 
 async def run_check(check: str, look: Check) -> list[CheckResult]:

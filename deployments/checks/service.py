@@ -15,6 +15,7 @@ from tasks.credentials import check_credentials
 from tasks.settings import DeliverySettings
 from tasks.state import layout
 from tasks.state.claims import fail_if_locked
+from tasks.state.limits import open_limit
 from tasks.state.locks import acquire_lock
 from tasks.state.shared_storage import NO_CONDITIONS, NO_LOCKS, try_conditional_writes
 from tasks.state.spill import open_spill
@@ -44,6 +45,7 @@ def checks(settings: DeliverySettings) -> list[tuple[str, Check]]:
         ("records", partial(check_records, settings)),
         ("locks", partial(check_locks, settings)),
         ("limits", partial(check_limits, settings)),
+        ("limit", partial(check_daily_limits, settings)),
         ("resource roots", partial(check_roots, settings)),
         ("clock", partial(check_clock, settings)),
         ("credentials", partial(check_key, settings)),
@@ -116,6 +118,20 @@ async def check_limits(settings: DeliverySettings) -> list[CheckResult]:
         return [CheckResult("limits", "warning", said, "correct the name: this rate has no effect")]
     said = ", ".join(f"{action} {rate:g}/s" for action, rate in settings.rates.items())
     return [CheckResult("limits", "ok", said or "the API's defaults; FACEID_RATES is not set")]
+
+
+async def check_daily_limits(settings: DeliverySettings) -> list[CheckResult]:
+    """Tell how many calls are left today, for each action with a limit."""
+    results: list[CheckResult] = []
+    for action in settings.max_calls_per_day:
+        limit = open_limit(settings, open_storage(settings), action)
+        assert limit
+        if await limit.left():
+            results.append(CheckResult("limit", "ok", await limit.describe()))
+        else:
+            advice = "requests wait for the next day; or raise FACEID_MAX_CALLS_PER_DAY"
+            results.append(CheckResult("limit", "warning", await limit.describe(), advice))
+    return results
 
 
 async def check_roots(settings: DeliverySettings) -> list[CheckResult]:

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from flows.batch.runner import Batch, BatchStats
 from flows.deliver_batch import WATCH, deliver_batch
 from tasks.settings import DeliverySettings
 from tasks.state.claims import has_verdict
+from tasks.state.limits import open_limit
 from tasks.state.record_store import RecordStore
 from tasks.state.shared_storage import open_for_runs
 from tasks.state.storage import open_storage
@@ -46,6 +48,7 @@ def batch(
     check: Annotated[bool, Parameter(negative=())] = False,
     concurrency: int = 32,
     max_failed_percent: float = 100,
+    max_unknown: int = 20,
     flags: DeliveryFlags = DEFAULT_FLAGS,
     require_passed: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -70,6 +73,8 @@ def batch(
         How many requests to deliver at the same time, 1 to 256.
     max_failed_percent
         Stop when more than this percentage of the finished requests has failed.
+    max_unknown
+        Stop after this number of calls that were not answered. They may have been billed.
     require_passed
         Exit with code 3 if any verdict is negative.
     """
@@ -77,6 +82,8 @@ def batch(
         raise InvalidInput("InvalidRequest", "--concurrency must be 1 to 256")
     if not 0 <= max_failed_percent <= 100:
         raise InvalidInput("InvalidRequest", "--max-failed-percent must be 0 to 100")
+    if max_unknown < 1:
+        raise InvalidInput("InvalidRequest", "--max-unknown must be 1 or more")
     settings = flags.load_settings()
     if not check:
         settings.credentials()
@@ -90,10 +97,13 @@ def batch(
         _estimate(snapshot, settings)
         if check:
             raise Exit(asyncio.run(_check_all(snapshot, settings)))
+        with suppress(StorageError):  # as above
+            asyncio.run(_tell_limits(snapshot.per_action, settings))
     arguments: dict[str, Any] = {
         "manifest": manifest,
         "concurrency": concurrency,
         "max_failed_percent": max_failed_percent,
+        "max_unknown": max_unknown,
         **flags.arguments(),
     }
     code = local_run(lambda: _run_flow(arguments, results, failures, require_passed=require_passed))
@@ -117,11 +127,26 @@ def _estimate(snapshot: ManifestSnapshot, settings: DeliverySettings) -> None:
     stderr.print(f"{snapshot.count:,} requests: {counts}; {time_needed} at the API's rates")
 
 
+async def _tell_limits(calls: Mapping[str, int], settings: DeliverySettings) -> None:
+    """Print how many calls are left today, for each action with a limit.
+
+    ``calls`` maps actions to the calls that the batch needs at most.
+    """
+    for action, count in calls.items():
+        if action in settings.max_calls_per_day:
+            limit = open_limit(settings, open_storage(settings), action)
+            assert limit
+            more = max(0, count - await limit.left())
+            rest = f"; of {count:,} requests, {more:,} wait for the next day" if more else ""
+            stderr.print(await limit.describe() + rest)
+
+
 async def _check_all(snapshot: ManifestSnapshot, settings: DeliverySettings) -> int:
     """Open the files of every request that has no verdict yet, and return the exit code."""
     store = RecordStore(open_storage(settings), settings.service, settings.account)
     validator = RequestValidator.load(settings, from_manifest=True)
     wrong = done = 0
+    calls: Counter[str] = Counter()
     for request in snapshot.entries():
         try:
             validated = validator.check(request)
@@ -129,6 +154,7 @@ async def _check_all(snapshot: ManifestSnapshot, settings: DeliverySettings) -> 
                 done += 1
             else:
                 await check_files(validated, Patience(settings.source_seconds))
+                calls[request.target_action] += 1
         except FaceIdError as error:
             wrong += 1
             stderr.print(f"faceid: {request.request_id}: {one_line(error)}", markup=False)
@@ -136,6 +162,7 @@ async def _check_all(snapshot: ManifestSnapshot, settings: DeliverySettings) -> 
     stderr.print(
         f"{snapshot.count - wrong - done:,} requests can be sent, {wrong:,} cannot{verdicts}"
     )
+    await _tell_limits(calls, settings)
     return 1 if wrong else 0
 
 

@@ -141,5 +141,7 @@ async def _run_flow(arguments: dict[str, Any]) -> DeliveryResult | None:
     if isinstance(outcome, DeliveryFailed):
         return outcome.result
     if isinstance(outcome, DeliveryResult):
+        if outcome.status == "waiting":
+            stderr.print(f"faceid: {state.message}", markup=False)
         return outcome
     raise outcome if isinstance(outcome, Exception) else RuntimeError(state.message)

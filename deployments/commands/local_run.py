@@ -20,6 +20,7 @@ from deployments.stack import temporary_prefect_server
 from faceid.errors import FaceIdError
 from faceid.outputs import stderr
 from flows.delivery.shutdown import SAY
+from flows.server.events import NOBODY_LISTENS
 from flows.server.runs import server_errors
 from tasks.retries import WATCH_RETRIES
 
@@ -45,6 +46,7 @@ def local_run(
                 "some seconds"
             )
             api_url = stack.enter_context(temporary_prefect_server(os.environ))
+            stack.callback(NOBODY_LISTENS.reset, NOBODY_LISTENS.set(True))
             auth = PREFECT_SERVER_API_AUTH_STRING.value()
             stack.enter_context(
                 temporary_settings({PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: auth})

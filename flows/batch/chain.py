@@ -99,17 +99,22 @@ async def _zone_of(client: PrefectClient, run: FlowRun) -> ZoneInfo:
     return ZoneInfo(zones.get(schedule) or "UTC")
 
 
-async def schedule_remainder(settings: DeliverySettings) -> str | None:
+async def schedule_remainder(settings: DeliverySettings, due: datetime | None = None) -> str | None:
     """Schedule a later run for the requests that wait, and return its ID.
 
-    Returns ``None`` if the current run has no deployment. The delay grows with each run of the
-    chain. The chain comes to an end, because requests that have waited for ``FACEID_GIVE_UP_AFTER``
-    seconds fail.
+    Returns ``None`` if the current run has no deployment. ``due`` is when the limit allows calls
+    again, if that is all that the requests wait for. Otherwise, the delay grows with each run of
+    the chain. The chain comes to an end, because requests that have waited for
+    ``FACEID_GIVE_UP_AFTER`` seconds for something else fail.
     """
     async with get_client() as client:
         run = await client.read_flow_run(flow_run.id)
-        attempt = 1 + _number(tag_of(run, "attempt"))
-        delay = delay_after(attempt - 1, settings)
+        attempt = _number(tag_of(run, "attempt"))
+        if due is None:
+            delay = delay_after(attempt, settings)
+            attempt += 1
+        else:
+            delay = (due - datetime.now(UTC)).total_seconds()
         follow_up = await _schedule(client, run, delay, attempt, deaths=0)
     if follow_up is None:
         return None
@@ -138,8 +143,8 @@ async def _schedule(
     """Schedule the next run of a chain in ``delay`` seconds, and return it.
 
     If the next run has been scheduled before, it is only returned. ``attempt`` is the number of
-    runs that left requests waiting, and ``deaths`` the number of runs that died in succession.
-    Returns ``None`` if ``run`` has no deployment or no manifest.
+    runs that left requests waiting for more than the next day, and ``deaths`` the number of runs
+    that died in succession. Returns ``None`` if ``run`` has no deployment or no manifest.
     """
     origin = await origin_of(client, run)
     if origin is None or "manifest" not in origin.parameters:

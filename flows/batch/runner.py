@@ -23,11 +23,13 @@ from faceid.validation import RequestValidator, ValidatedRequest
 from flows.batch.meter import Meter
 from flows.batch.places import Place, Places
 from flows.batch.results import BatchResults
+from flows.delivery.follow_ups import DeliveryDeferred, after_turn
 from flows.delivery.outcome import DeliveryOutcome, emit_delivery_event, result_of, verdict_word
 from flows.delivery.run import DeliveryOptions, after_cut_off, deliver_request
 from flows.delivery.shutdown import GracefulShutdown
 from tasks.settings import DeliverySettings
 from tasks.state.claims import CurrentRun
+from tasks.state.limits import LimitReached
 from tasks.state.record_store import RecordStore, request_digest
 
 COUNTED_FROM = 20
@@ -89,8 +91,10 @@ class Batch:
 
     At most ``concurrency`` requests are delivered at the same time, apart from those with slow
     sources (``flows.batch.places``). The batch stops if more than ``max_failed_percent`` of its
-    requests have failed. If the current run continues a chain, ``chain_began`` is when the first
-    run of the chain began; requests that have failed since then are not tried again.
+    requests have failed, or after ``max_unknown`` calls without an answer. Requests of an action
+    whose limit for the day is reached wait. If the current run continues a chain, ``chain_began``
+    is when the first run of the chain began; requests that have failed since then are not tried
+    again.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Batch:
         *,
         concurrency: int,
         max_failed_percent: float,
+        max_unknown: int,
         chain_began: datetime | None = None,
     ) -> None:
         self.snapshot = snapshot
@@ -123,16 +128,23 @@ class Batch:
         """The error because of which no more requests begin, if there is one."""
         self.failed_too_often = False
         """Whether more than ``max_failed_percent`` of the requests have failed."""
+        self.unknown = 0
+        """Number of calls in this run that were sent and not answered."""
+        self.limits: dict[str, LimitReached] = {}
+        """The limits that were reached, by action."""
+        self.waits_for_limit = 0
+        """Number of requests that wait because of a limit."""
         self.tell: Callable[[DeliveryResult], None] | None = None
         """Called with each result, if set."""
         self._client = client
         self._store = store
-        self._options = options
+        self._options = options._replace(on_no_answer=self._count_unknown)
         self._chain_began = chain_began
         self._places = Places(concurrency, settings.source_seconds)
         self._turn = asyncio.Lock()
         """Held by the shard that is beginning its requests."""
         self._max_failed_percent = max_failed_percent
+        self._max_unknown = max_unknown
         self._has_turn: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
 
     @property
@@ -140,6 +152,18 @@ class Batch:
         """Whether more requests may begin."""
         told_to_end = self.shutdown.drain.told_to_end
         return self.stopped is None and not self.failed_too_often and not told_to_end
+
+    @property
+    def unknown_too_often(self) -> bool:
+        """Whether ``max_unknown`` calls or more were not answered."""
+        return self.unknown >= self._max_unknown
+
+    @property
+    def goes_on_at(self) -> datetime | None:
+        """When to continue (UTC), if all requests that wait do so because of a limit."""
+        if self.waits_for_limit < self.stats.status["waiting"]:
+            return None
+        return max((after_turn(limit) for limit in self.limits.values()), default=None)
 
     async def has_turn(self, first: int, shard: "asyncio.Task[Any]") -> None:
         """Wait until a shard begins its requests, or has ended.
@@ -208,7 +232,11 @@ class Batch:
         except FaceIdError as error:
             self.stopped = self.stopped or error
         self.stats.enter(result)
-        emit_delivery_event(result, ending, in_batch=True)
+        if ending.deferred and isinstance(ending.deferred.reason, LimitReached):
+            self.limits[request.target_action] = ending.deferred.reason
+            self.waits_for_limit += 1
+        if not ending.was_skipped:
+            emit_delivery_event(result, ending, in_batch=True)
         if self.tell:
             self.tell(result)
         if isinstance(ending.failure, AccountError):
@@ -223,6 +251,8 @@ class Batch:
             validated = validator.check(request)
             if self._chain_began is not None and (failed := await self._failed_before(validated)):
                 return failed
+            if waiting := await self._waits_for_next_day(request):
+                return waiting
         except FaceIdError as error:
             # The manifest was checked, but a folder may have become a link since then.
             return DeliveryOutcome(failure=error)
@@ -237,6 +267,26 @@ class Batch:
             place,
             self.shutdown.drain,
         )
+
+    def _count_unknown(self) -> None:
+        self.unknown += 1
+        if self.unknown_too_often:
+            self.shutdown.begin()
+
+    async def _waits_for_next_day(self, request: Request) -> DeliveryOutcome | None:
+        """Return the outcome of a request that need not begin, because its limit is reached.
+
+        Returns ``None`` if it has to begin nevertheless: an earlier run may have brought it to its
+        end or has left something to count.
+        """
+        reached = self.limits.get(request.target_action)
+        if reached is None or reached.until <= datetime.now(UTC):
+            return None
+        record = await self._store.load(request.request_id)
+        if record and (record.verdict or record.intent or record.backoff):
+            return None
+        deferred = DeliveryDeferred(reached, None)
+        return DeliveryOutcome(record, deferred=deferred, was_skipped=True)
 
     async def _failed_before(self, validated: ValidatedRequest) -> DeliveryOutcome | None:
         """Return the outcome of a request that failed earlier in the chain; otherwise ``None``."""

@@ -1,10 +1,12 @@
 """Follow-ups: later runs that continue requests which cannot be completed now.
 
-There are two reasons for a follow-up. If the window of a request is over, the follow-up is due
+There are three reasons for a follow-up. If the window of a request is over, the follow-up is due
 immediately. If the service is unavailable for longer than a run may wait, the follow-up is due
-later, with growing delays, until the request is given up after ``FACEID_GIVE_UP_AFTER`` seconds. A
-follow-up is a run of the same deployment, scheduled by Prefect. Until it is due, it does not occupy
-a worker's slot, and the worker and the server may be restarted.
+later, with growing delays, until the request is given up after ``FACEID_GIVE_UP_AFTER`` seconds. If
+the account has made as many calls as ``FACEID_MAX_CALLS_PER_DAY`` allows, the follow-up is due on
+the next day, and nothing is given up because of that. A follow-up is a run of the same deployment,
+scheduled by Prefect. Until it is due, it does not occupy a worker's slot, and the worker and the
+server may be restarted.
 
 A follow-up is stored in the record before it is scheduled. If the process dies in between, the
 sweep schedules the follow-up with the same idempotency key (``flows.sweep``).
@@ -24,11 +26,13 @@ from prefect.states import Scheduled
 
 from faceid.errors import FaceIdError, InvalidInput
 from faceid.models import Service
+from flows.server.events import NOBODY_LISTENS, emit_limit_event
 from flows.server.runs import tag_of
 from tasks.delivery import Delivery
 from tasks.retries import is_passing
 from tasks.settings import DeliverySettings
 from tasks.state.claims import CurrentRun
+from tasks.state.limits import LimitReached
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Backoff, FollowUp, Origin, Record
 
@@ -36,6 +40,9 @@ SHORTEST_DELAY = 5.0
 """Shortest delay before the first follow-up of a request, in seconds, without jitter."""
 LONGEST_DELAY = 3600.0
 """Longest delay before a follow-up, in seconds, without jitter."""
+
+TURN_SECONDS = 60.0
+"""Seconds from the beginning of a day over which the requests that waited for it are spread."""
 
 
 class DeliveryDeferred(Exception):
@@ -106,6 +113,26 @@ async def defer_until_available(delivery: Delivery, reason: FaceIdError) -> Deli
         return None
     due = next_attempt_at(record, delivery.settings)
     return due and DeliveryDeferred(reason, await _leave(delivery, due))
+
+
+async def defer_to_next_day(delivery: Delivery, reason: LimitReached) -> DeliveryDeferred:
+    """Leave the request to a follow-up that is due when the day of a reached limit is over.
+
+    Returns the exception for the current run to raise. The first run that reaches the limit on a
+    day emits an event, unless nobody would hear of it.
+    """
+    heard = not NOBODY_LISTENS.get()
+    if heard and delivery.limit and await delivery.limit.is_first_to_tell():
+        emit_limit_event(delivery.limit, delivery.settings, reason)
+    due = after_turn(reason)
+    delivery.record.wait_until(due)
+    return DeliveryDeferred(reason, await _leave(delivery, due))
+
+
+def after_turn(reason: LimitReached) -> datetime:
+    """Return when to go on after a reached limit (UTC): within ``TURN_SECONDS`` of the next day."""
+    seconds = random.uniform(0, TURN_SECONDS)  # noqa: S311 - no secret
+    return reason.until + timedelta(seconds=seconds)
 
 
 def next_attempt_at(

@@ -48,6 +48,8 @@ class DeliveryOutcome(NamedTuple):
     """Why the files of the answer could not be saved, if they were requested."""
     failed_before: bool = False
     """Whether the request failed in an earlier run, so that this run did nothing."""
+    was_skipped: bool = False
+    """Whether the request was not begun, because a limit for the day had been reached."""
 
     @property
     def was_cut_off(self) -> bool:

@@ -11,7 +11,7 @@
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,12 @@ from faceid.errors import (
 from faceid.files.sources import Patience
 from faceid.models import ResourceFile, Upload, Verdict
 from faceid.validation import ValidatedRequest
-from flows.delivery.follow_ups import DeliveryDeferred, defer_to_next_window, defer_until_available
+from flows.delivery.follow_ups import (
+    DeliveryDeferred,
+    defer_to_next_day,
+    defer_to_next_window,
+    defer_until_available,
+)
 from flows.delivery.outcome import CUT_OFF, DeliveryOutcome, error_of, outcome_of
 from tasks.call_target_action import call_target_action
 from tasks.check_expiry import check_expiry
@@ -37,6 +42,7 @@ from tasks.request_upload_url import request_upload_url
 from tasks.save_files import save_files
 from tasks.settings import DeliverySettings
 from tasks.state.claims import CurrentRun, claim_request
+from tasks.state.limits import LimitReached
 from tasks.state.record_store import Overtaken, RecordStore
 from tasks.state.records import Record
 from tasks.upload_resource import upload_resource
@@ -54,6 +60,8 @@ class DeliveryOptions(NamedTuple):
     in_batch: bool = False
     """Whether the request is part of a batch. If so, names of task runs include the request ID, and
     a stored verdict is returned without a task run."""
+    on_no_answer: Callable[[], None] | None = None
+    """Called after each call that was sent and not answered, if set."""
 
 
 async def deliver_request(
@@ -87,6 +95,7 @@ async def deliver_request(
                 options.on_unknown_outcome,
                 wants_files=options.folder is not None,
                 in_batch=options.in_batch,
+                on_no_answer=options.on_no_answer,
             )
             verdict = await to_verdict(delivery, options.max_windows)
             if options.folder:
@@ -183,6 +192,8 @@ async def _to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
             url_was_refused = isinstance(error, UrlRefused)
             record.open_window()
             await delivery.save()
+        except LimitReached as error:
+            raise await defer_to_next_day(delivery, error) from None
         except FaceIdError as error:
             deferred = await defer_until_available(delivery, error)
             if deferred is None:
@@ -224,9 +235,12 @@ async def end_without_verdict(delivery: Delivery, failure: FaceIdError) -> None:
 async def in_one_window(delivery: Delivery) -> Verdict:
     """Upload the files of the request, call the action, and return the verdict.
 
-    Raises ``WindowOver`` if the window is over before the call, ``UrlRefused`` if the store refuses
-    a signed URL, and any other ``FaceIdError`` of the steps.
+    Raises ``LimitReached`` if the account may not call the action again today, ``WindowOver`` if
+    the window is over before the call, ``UrlRefused`` if the store refuses a signed URL, and any
+    other ``FaceIdError`` of the steps.
     """
+    if delivery.limit:
+        await delivery.limit.require()  # so that no file is uploaded in vain
     uploads = await asyncio.gather(
         *(to_upload(delivery, file) for file in delivery.request.files), return_exceptions=True
     )

@@ -5,6 +5,7 @@
     faceid.delivery.verdict | rerequested | failed                     about a request
     faceid.batch.completed | partial | waiting | failed | cancelled    about a batch's run
     faceid.requests.waiting             about a service: some of its requests have waited for long
+    faceid.limit.reached                about an account and action: no call is left today
 
 Values to filter by are labels of the event's resource. The payload is for the receivers of
 webhooks. Prefect adds the flow run, its deployment and their tags as related resources. Events are
@@ -12,15 +13,21 @@ sent in the background. Nothing is lost if an event cannot be sent, because the 
 records and result lines.
 """
 
+from contextvars import ContextVar
 from typing import Any, Literal
 
 from prefect import get_run_logger
 from prefect.events import emit_event as emit_prefect_event
 
 from faceid.models import Service
+from tasks.settings import DeliverySettings
+from tasks.state.limits import DailyLimit, LimitReached
 
-Kind = Literal["request", "batch", "requests"]
-"""What an event is about: a request, a batch, or several requests of a service."""
+NOBODY_LISTENS: ContextVar[bool] = ContextVar("NOBODY_LISTENS", default=False)
+"""Whether the Prefect server is a temporary one, which ends with this process."""
+
+Kind = Literal["request", "batch", "requests", "limit"]
+"""What an event is about: a request, a batch, several requests of a service, or a limit."""
 
 
 def emit_event(
@@ -55,3 +62,21 @@ def emit_event(
         emit_prefect_event(f"faceid.{event}", resource, related=related, payload=payload)
     except Exception as error:  # such as an event that is too large
         get_run_logger().warning("event %s was not sent (%s)", event, type(error).__name__)
+
+
+def emit_limit_event(limit: DailyLimit, settings: DeliverySettings, reached: LimitReached) -> None:
+    """Emit the event ``faceid.limit.reached`` about an action of an account."""
+    emit_event(
+        "limit.reached",
+        kind="limit",
+        name=f"{settings.account}.{limit.action}",
+        service=settings.service,
+        labels={"scope": "account", "account": settings.account, "target-action": limit.action},
+        payload={
+            "account": settings.account,
+            "target_action": limit.action,
+            "calls_per_day": limit.limit,
+            "time_zone": limit.zone.key,
+            "until": reached.until.isoformat(timespec="seconds"),
+        },
+    )

@@ -7,6 +7,7 @@
     cache/<digest>                                        result of a cached step
     locks/<digest>                                        lock of a request
     pace/<digest>                                         times of an action's last calls
+    calls/<digest>.json                                   an action's calls of the last days
     batches/<flow run ID>/                                result lines of a batch
     probe/conditional-writes.json                         what a trial has shown of the store
     data.key                                              key of an emulator's storage
@@ -18,8 +19,8 @@ answers that a storage has not accepted::
 
     <digest of the storage>/<service>/<account>/<2 digits>/<digest>.<flow run ID>.json
 
-If ``FACEID_LOCKS`` names a Redis server, which remote storage needs, locks and times are kept on
-that server instead of in ``locks`` and ``pace``.
+If ``FACEID_LOCKS`` names a Redis server, which remote storage needs, locks, times and calls are
+kept on that server instead of in ``locks``, ``pace`` and ``calls``.
 """
 
 import hashlib
@@ -83,6 +84,15 @@ def pace_folder(local: Path | None) -> Path:
     ``local`` is the folder of the storage; ``None`` if the storage is remote.
     """
     return _machine_folder(local) / "pace"
+
+
+def calls_file(local: Path | None, name: str) -> Path:
+    """Return the file that has the number of an action's calls by day.
+
+    ``local`` is the folder of the storage; ``None`` if the storage is remote. ``name`` identifies
+    service, account and action.
+    """
+    return _machine_folder(local) / "calls" / f"{digest(name)}.json"
 
 
 def digest(text: str) -> str:

@@ -13,7 +13,7 @@ request, and raises ``IllegalTransition`` if the event cannot happen in the reco
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 from uuid import uuid4
@@ -110,6 +110,7 @@ class Record(BaseModel, frozen=True):
     ``finish``                answered, done                                    done
     ``fail``                  at work, calling, waiting, crashed                failed
     ``back_off``              at work, calling, waiting, crashed                the same
+    ``wait_until``            at work, calling, waiting, crashed                the same
     ``defer``                 at work, calling, waiting, crashed                waiting
     ``plan_follow_up``        at work, calling, waiting, crashed                waiting
     ``follow_up_scheduled``   waiting                                           waiting
@@ -341,6 +342,13 @@ class Record(BaseModel, frozen=True):
         """Count a setback of the request, such as an outage or a run that died."""
         before = self.backoff or Backoff(since=datetime.now(UTC))
         self._set(backoff=Backoff(since=before.since, count=before.count + 1))
+
+    @_from("at work", "calling", "waiting", "crashed")
+    def wait_until(self, due: datetime) -> None:
+        """Let the time until ``due`` not count towards giving the request up."""
+        if self.backoff:
+            since = self.backoff.since + max(due - datetime.now(UTC), timedelta())
+            self._set(backoff=self.backoff.model_copy(update={"since": since}))
 
     @_from("at work", "calling", "waiting", "crashed")
     def defer(self, *, to_next_window: bool = False) -> None:

@@ -106,6 +106,42 @@ def test_check_says_how_long_the_batch_will_take(
     assert "; 2.5 minutes at the API's rates" in faceid("batch", path, "--check").err
 
 
+def test_what_a_limit_leaves_is_told_and_the_rest_waits(
+    faceid: Faceid,
+    emulator: Emulator,
+    prefect_api: str,
+    manifest: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("FACEID_MAX_CALLS_PER_DAY", '{"VideoLivenessCompare": 2}')
+    monkeypatch.setenv("FACEID_DAY", "Pacific/Pago_Pago")
+    left = "VideoLivenessCompare: {} of 2 calls left today (Pacific/Pago_Pago)"
+    code, _, err = faceid("batch", manifest(2), "--check")
+    assert (code, err.splitlines()[-1]) == (0, left.format(2))
+    path = manifest(3)
+    code, _, err = faceid("batch", path)
+    assert code == 4
+    assert left.format(2) + "; of 3 requests, 1 wait for the next day" in err
+    assert (
+        "partial: 2 verdicts, 1 waiting of 3 requests [emulator]; VideoLivenessCompare has" in err
+    )
+    code, _, err = faceid("batch", path, "--check")
+    assert err.splitlines()[-1] == left.format(0) + "; of 1 requests, 1 wait for the next day"
+    monkeypatch.setenv("FACEID_DAY", "Pacific/Kiritimati")  # where it is another day
+    assert faceid("batch", path).code == 0
+    assert emulator.stats()["calls"]["VideoLivenessCompare"] == 3
+
+
+def test_calls_without_an_answer_stop_a_batch(
+    faceid: Faceid, emulator: Emulator, prefect_api: str, manifest: Callable[..., str]
+):
+    emulator.add_fault("VideoLivenessCompare", "commit-then-reset")
+    code, _, err = faceid("batch", manifest(3), "--concurrency", "1", "--max-unknown", "1")
+    assert code == 1
+    assert "TooManyUnknown: 1 calls were not answered, and max_unknown is 1" in err
+    assert emulator.stats()["calls"]["VideoLivenessCompare"] == 1
+
+
 def test_a_manifest_that_is_not_there_is_told_with_its_path(
     faceid: Faceid, emulator: Emulator, samples: Path
 ):
@@ -169,6 +205,7 @@ def test_every_bad_line_is_said_and_nothing_is_sent(
     [
         (["--concurrency", "0"], "--concurrency must be 1 to 256"),
         (["--max-failed-percent", "101"], "--max-failed-percent must be 0 to 100"),
+        (["--max-unknown", "0"], "--max-unknown must be 1 or more"),
         (["--max-windows", "0"], "--max-windows must be 1 to 1000"),
         (["--max-windows", "1001"], "--max-windows must be 1 to 1000"),
     ],

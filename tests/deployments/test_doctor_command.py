@@ -318,3 +318,29 @@ def test_a_clock_that_is_off(
         code, found = doctor()
     assert (code, problems(found)) == (1, ["clock"])
     assert "600 s ahead" in found["clock"]["message"]
+
+
+def test_what_a_limit_leaves_is_told(
+    doctor: Callable[[], tuple[int, Found]],
+    faceid: Callable[..., Ended],
+    prefect_api: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    action = "VideoLivenessCompare"
+    monkeypatch.setenv("FACEID_MAX_CALLS_PER_DAY", f'{{"{action}": 1234}}')
+    assert doctor()[1]["limit"]["message"] == f"{action}: 1,234 of 1,234 calls left today (UTC)"
+    monkeypatch.setenv("FACEID_MAX_CALLS_PER_DAY", f'{{"{action}": 0}}')
+    found = doctor()[1]["limit"]
+    assert (found["status"], found["message"]) == (
+        "warning",
+        f"{action}: 0 of 0 calls left today (UTC)",
+    )
+    assert "FACEID_MAX_CALLS_PER_DAY" in found["advice"]
+    resources = [f"--resource={field}={path}" for field, path in REQUEST["resources"].items()]
+    code, out, err = faceid(
+        *("deliver", "--request-id", "r-1", "--action", action, "--region", REQUEST["region"]),
+        *("--param", "LivenessType=SILENT", *resources),
+    )
+    assert code == 4
+    assert json.loads(out)["status"] == "waiting"
+    assert f"DailyLimit: {action} has its 0 calls of this day; goes on at " in err

@@ -203,6 +203,7 @@ def test_what_is_right_is_taken(one: Form, changes: dict[str, Any]):
         ({"concurrency": 1.5}, "concurrency", "is not of type 'integer'"),
         ({"max_failed_percent": -1}, "max_failed_percent", "less than the minimum of 0"),
         ({"max_failed_percent": 100.5}, "max_failed_percent", "greater than the maximum of 100"),
+        ({"max_unknown": 0}, "max_unknown", "less than the minimum of 1"),
         ({"credentials": "My Keys"}, "credentials", "does not match"),
         ({"save_files_to": "faces\0"}, "save_files_to", "does not match"),
         ({"max_windows": 0}, "max_windows", "less than the minimum of 1"),
@@ -223,7 +224,7 @@ def test_a_wrong_batch_is_refused_by_its_field(
         {},
         {"manifest": "in/people-{date}*.csv"},
         {"manifest": "s3://bucket/{date}/people.jsonl", "results": "s3://bucket/out"},
-        {"concurrency": 256, "max_failed_percent": 2.5},
+        {"concurrency": 256, "max_failed_percent": 2.5, "max_unknown": 1},
     ],
 )
 def test_a_batch_that_is_right_is_taken(many: Form, changes: dict[str, Any]):

@@ -11,10 +11,12 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas.objects import State
 from prefect.states import Running
+from prefect.types.entrypoint import EntrypointType
 
 from faceid.emulator import Emulator
 from faceid.models import DeliveryFailed, DeliveryResult
 from flows.deliver import deliver
+from flows.deliver_batch import deliver_batch
 from flows.upkeep import dead_runs, request_runs
 from tasks.call_target_action import call_target_action
 from tasks.check_expiry import check_expiry
@@ -22,9 +24,10 @@ from tasks.request_upload_url import request_upload_url
 from tasks.save_files import save_files
 from tasks.upload_resource import upload_resource
 from tests.flows import batches
-from tests.flows.batches import Ended, RunBatch
+from tests.flows.batches import Ended, RunBatch, entry, write
 from tests.flows.deliveries import Deliver, Delivered
 from tests.flows.deployed import Worker
+from tests.flows.deployed_batch import Deployed
 from tests.flows.sweeping import Gone
 from tests.sample_request import REQUEST
 
@@ -82,6 +85,26 @@ async def worker(prefect_api: str, emulator: Emulator, no_delays: None) -> Async
     """A new deployment of ``deliver``, with the test in the role of its worker."""
     worker = await Worker.of_a_deployment(prefect_api)
     yield worker
+    await worker.leave_nothing()
+
+
+@pytest.fixture
+async def deployed(
+    prefect_api: str,
+    emulator: Emulator,
+    samples: Path,
+    no_delays: None,
+    fast: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncGenerator[Deployed]:
+    deployment = await deliver_batch.ato_deployment(
+        f"test-{uuid4().hex[:12]}", entrypoint_type=EntrypointType.MODULE_PATH
+    )
+    worker = Worker(prefect_api, await deployment.aapply(), "none")
+    write(samples / "people.jsonl", [entry(f"p-{n}") for n in range(6)])
+    results = str(samples / "results")
+    parameters = {"manifest": "people.jsonl", "results": results, "concurrency": 3}
+    yield Deployed(worker, parameters, monkeypatch)
     await worker.leave_nothing()
 
 

@@ -41,6 +41,7 @@ NAMES = [
     "faceid: no heartbeat",
     "faceid: requests wait",
     "faceid: batch waits",
+    "faceid: limit reached",
 ]
 CALL_BACK = "faceid: call back"
 

@@ -2,24 +2,20 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
-from uuid import UUID, uuid4
 
 import pytest
 from prefect import get_client
-from prefect.client.schemas.objects import FlowRun, State
-from prefect.flow_engine import run_flow_async
+from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Cancelling, Crashed
-from prefect.types.entrypoint import EntrypointType
 
 from faceid.emulator import Emulator
 from flows.batch import chain as batch_chain
-from flows.deliver_batch import deliver_batch
 from flows.server.runs import tag_of
 from tests.flows.batches import Ended, RunBatch, entry, write
-from tests.flows.deployed import Worker, swept
+from tests.flows.deployed import swept
+from tests.flows.deployed_batch import Deployed
 from tests.flows.helpers import ACTION, REFUSES_THE_FILE, called, calls_of, record_of
 
 
@@ -107,60 +103,6 @@ async def test_what_takes_too_long_is_cut_off(
     state, _, lines, _ = await told_in_flight(emulator, batch, signal.SIGINT)
     assert state.is_cancelled()
     assert [line.status for line in lines] == ["waiting"] * 3
-
-
-class Deployed:
-    """A deployed batch, whose runs are executed by the test."""
-
-    def __init__(
-        self, worker: Worker, parameters: dict[str, Any], patch: pytest.MonkeyPatch
-    ) -> None:
-        self.worker = worker
-        self.parameters = parameters
-        self.patch = patch
-
-    async def trigger(self) -> FlowRun:
-        async with get_client() as client:
-            return await client.create_flow_run_from_deployment(
-                self.worker.deployment_id, parameters=self.parameters
-            )
-
-    async def work(self, run: FlowRun) -> State[Any]:
-        """Execute a run as the process that a worker starts for it."""
-        self.patch.setenv("PREFECT__FLOW_RUN_ID", str(run.id))
-        taken = await self.worker.taken(run.id)
-        ended = await run_flow_async(deliver_batch, taken, taken.parameters, return_type="state")
-        return cast("State[Any]", ended)
-
-    async def read(self, run: FlowRun) -> FlowRun:
-        async with get_client() as client:
-            return await client.read_flow_run(run.id)
-
-    async def next(self, run: FlowRun) -> FlowRun:
-        following = tag_of(await self.read(run), "next")
-        assert following
-        async with get_client() as client:
-            return await client.read_flow_run(UUID(following))
-
-
-@pytest.fixture
-async def deployed(
-    prefect_api: str,
-    emulator: Emulator,
-    samples: Path,
-    no_delays: None,
-    fast: None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncGenerator[Deployed]:
-    deployment = await deliver_batch.ato_deployment(
-        f"test-{uuid4().hex[:12]}", entrypoint_type=EntrypointType.MODULE_PATH
-    )
-    worker = Worker(prefect_api, await deployment.aapply(), "none")
-    write(samples / "people.jsonl", [entry(f"p-{n}") for n in range(6)])
-    results = str(samples / "results")
-    parameters = {"manifest": "people.jsonl", "results": results, "concurrency": 3}
-    yield Deployed(worker, parameters, monkeypatch)
-    await worker.leave_nothing()
 
 
 async def test_a_worker_that_stops_leaves_the_batch_to_the_sweeper(

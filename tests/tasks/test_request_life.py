@@ -89,6 +89,7 @@ HAPPENS: dict[str, Callable[[Record], object]] = {
     "finish": lambda record: record.finish(),
     "fail": lambda record: record.fail("unavailable", ERROR),
     "back_off": lambda record: record.back_off(),
+    "wait_until": lambda record: record.wait_until(NOW),
     "defer": lambda record: record.defer(),
     "plan_follow_up": lambda record: record.plan_follow_up(NOW),
     "follow_up_scheduled": lambda record: record.follow_up_scheduled("run-2"),
