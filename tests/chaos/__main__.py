@@ -28,8 +28,8 @@ from tests.chaos.servers import Local, Servers, Shared
 
 SWEEP_SECONDS = 15.0
 """Seconds between two sweeps."""
-END_SECONDS = 600.0
-"""Seconds within which all work must come to its end; a balance that takes longer is none."""
+PATIENCE = 1200.0
+"""Seconds within which all work must come to its end, unless others are given."""
 SETTLE_SECONDS = 200.0
 """Seconds within which the sweep finds runs that died, which takes three heartbeats."""
 
@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--setup", choices=get_args(Setup), default="local")
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--schedule", type=Path, help="a file with a schedule that was printed")
+    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds for all work")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and records")
     given = parser.parse_args()
     schedule = (
@@ -54,7 +55,7 @@ def main() -> int:
     try:
         servers = Local(folder) if given.setup == "local" else Shared(folder)
         os.environ.update(servers.environment)
-        return run(servers, given.requests, schedule)
+        return run(servers, given.requests, schedule, given.patience)
     finally:
         if servers:
             servers.stop()
@@ -65,8 +66,11 @@ def main() -> int:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(servers: Servers, requests: int, schedule: list[Fault]) -> int:
-    """Deliver so many requests under a schedule, print the books, and return the exit code."""
+def run(servers: Servers, requests: int, schedule: list[Fault], patience: float) -> int:
+    """Deliver so many requests under a schedule, print the books, and return the exit code.
+
+    What has not come to its end after ``patience`` seconds is entered as such.
+    """
     began = time.monotonic()
     servers.start()
     load = Load(servers, requests)
@@ -74,7 +78,7 @@ def run(servers: Servers, requests: int, schedule: list[Fault]) -> int:
     print(f"all servers are up after {time.monotonic() - began:.0f} s", flush=True)
     faults.start()
     load.begin()
-    _wait(load, lambda: load.is_done, END_SECONDS)
+    _wait(load, lambda: load.is_done, patience)
     load.is_over.set()
     faults.finish()
     print(f"all work is done after {time.monotonic() - began:.0f} s", flush=True)

@@ -114,11 +114,15 @@ class Load:
 
     def _plan(self, requests: int) -> list[Work]:
         names = iter(f"c-{number:04}" for number in range(requests))
-        work: list[Work] = []
-        for number in range(max(4, requests // SINGLE_RUNS)):
-            work.append(Work(f"run-{number}", "run", [next(names)], POLICIES[number % 2]))
-        for number in range(max(3, requests // SINGLE_COMMANDS)):
-            work.append(Work(f"command-{number}", "command", [next(names)], POLICIES[number % 2]))
+        counts: dict[Way, int] = {
+            "run": max(4, requests // SINGLE_RUNS),
+            "command": max(3, requests // SINGLE_COMMANDS),
+        }
+        work = [
+            Work(f"{way}-{number}", way, [next(names)], POLICIES[number % 2])
+            for way, count in counts.items()
+            for number in range(count)
+        ]
         rest = list(names)
         ways: list[Way] = ["batch twice", "batch | head -1", "batch > full", "batch run"]
         for number, way in enumerate(ways):
@@ -228,7 +232,10 @@ class Load:
 
     def _pursue_run(self, work: Work) -> None:
         (request_id,) = work.request_ids
-        parameters = {**_request(request_id), "on_unknown_outcome": work.policy}
+        parameters: dict[str, Any] = {
+            **_request(request_id),
+            "on_unknown_outcome": work.policy,
+        }
         resources = parameters["resources"]
         folder = self.servers.folder
         parameters["resources"] = {field: str(folder / name) for field, name in resources.items()}

@@ -7,7 +7,6 @@ answer was delivered. While the emulator is down the port is closed, as it is fo
 
 import asyncio
 import json
-import os
 import socket
 import struct
 import threading
@@ -246,8 +245,8 @@ def _owner(port: int) -> int | None:
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
             with suppress(OSError):
-                for handle in os.scandir(process / "fd"):
+                for handle in (process / "fd").iterdir():
                     with suppress(OSError):
-                        if os.readlink(handle.path) == f"socket:[{inode}]":
+                        if str(handle.readlink()) == f"socket:[{inode}]":
                             return int(process.name)
     return None

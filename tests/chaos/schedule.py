@@ -79,7 +79,7 @@ CUTS: tuple[Kind, ...] = ("reset-request", "reset-answer", "stall-request", "sta
 """The faults of connections, which concern the next calls or uploads."""
 
 SHORT: dict[Setup, tuple[Kind, ...]] = {
-    "local": ("kill-runs", "reset-answer", "disk-full", "kill-command", "kill-server"),
+    "local": ("kill-runs", "reset-answer", "disk-full", "kill-command", "kill-emulator"),
     "shared": ("kill-runs", "reset-answer", "redis-restart", "kill-command", "postgres-restart"),
 }
 """The faults of a short schedule."""

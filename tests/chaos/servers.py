@@ -51,7 +51,7 @@ class Servers:
         self.skew = 0.0
         self.calls_by_emulators = 0
         """Calls that emulators counted that have been killed since."""
-        self.environment = {
+        self.environment: dict[str, str] = {
             **{name: value for name, value in os.environ.items() if _is_neutral(name)},
             **WORKER_SETTINGS,
             MARK: self.mark,
