@@ -7,10 +7,14 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # process for each core.
 LIBRARY_TESTS := -n logical tests/faceid tests/emulator
 PYTHONS ?= python3.11 python3.12 python3.13
+# What `make chaos` does: the seed of its faults, the set-up (local, shared or both), its requests.
+SEED ?= 1
+SETUP ?= both
+REQUESTS ?= 500
 
 .DEFAULT_GOAL := help
 .PHONY: help install s3 demo up deploy test coverage test-fast test-library test-services \
-  test-browser test-docs docs lint format bench bench-large lock clean
+  test-browser test-docs chaos docs lint format bench bench-large lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,6 +63,11 @@ test-browser: $(VENV)/installed-dev ## run the tests that open the dashboard in 
 
 test-docs: $(VENV)/installed-dev ## run the commands of README and docs as they are written there
 	$(BIN)/python -m pytest -m docs --override-ini="addopts=" -ra
+
+chaos: $(VENV)/installed-dev ## deliver under faults, and draw up the books (SEED=1 SETUP=both REQUESTS=500)
+	@for setup in $(if $(filter both,$(SETUP)),local shared,$(SETUP)); do \
+	  $(BIN)/python -m tests.chaos --seed $(SEED) --setup $$setup --requests $(REQUESTS) || exit 1; \
+	done
 
 lint: $(VENV)/installed-dev ## check format, style, types and import rules
 	$(BIN)/ruff format --check .
