@@ -6,11 +6,13 @@ runs of the local stack as well as those of a pool's process worker, sends SIGKI
 SIGTERM, and has no setting for that time.
 """
 
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-from prefect.runner._process_manager import ProcessManager  # the only place with that time
-
 from tasks.settings import DeliverySettings
+
+if TYPE_CHECKING:
+    from prefect.runner._process_manager import ProcessManager
 
 REPORT_SECONDS = 15.0
 """Seconds that a run has after the drain to report how it ended."""
@@ -23,10 +25,14 @@ def run_seconds() -> float:
 
 def install() -> None:
     """Let Prefect's runner in this process wait for ``run_seconds`` before it kills a run."""
+    # ``faceid demo`` chooses Prefect's home before it imports Prefect, and imports this module
+    # earlier.
+    from prefect.runner._process_manager import ProcessManager  # the only place with that time
+
     prefects_kill = ProcessManager.kill
 
     async def kill(
-        self: ProcessManager, flow_run_id: UUID, grace_seconds: float = 30, *, force: bool = False
+        self: "ProcessManager", flow_run_id: UUID, grace_seconds: float = 30, *, force: bool = False
     ) -> None:
         await prefects_kill(self, flow_run_id, max(grace_seconds, run_seconds()), force=force)
 
