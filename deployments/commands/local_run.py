@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from prefect import get_client
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
@@ -36,8 +37,8 @@ def local_run(
 
     If ``PREFECT_API_URL`` is not set, a temporary Prefect server is started for the time of the
     run. If a step fails and is tried again, stderr says so, once for each error code. Raises
-    ``StorageError`` if the server cannot be reached or rejects our credentials, and ``StackError``
-    if the temporary server does not start.
+    ``StorageError`` if the server cannot be reached, rejects our credentials or answers a call with
+    an error, and ``StackError`` if the temporary server does not start.
     """
     with ExitStack() as stack:
         if not PREFECT_API_URL.value():
@@ -64,6 +65,10 @@ def local_run(
             logging.getLogger(name).addFilter(_is_no_end)
         try:
             return asyncio.run(_telling_retries(run))
+        except PrefectHTTPStatusError:
+            # Prefect does not repeat a call that was answered with 500, as in a database's restart.
+            with server_errors():
+                raise
         finally:
             APILogHandler().flush()  # before the server is stopped
 

@@ -30,6 +30,7 @@ SWEEP_SECONDS = 15.0
 """Seconds between two sweeps."""
 PATIENCE = 1200.0
 """Seconds within which all work must come to its end, unless others are given."""
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 SETTLE_SECONDS = 200.0
 """Seconds within which the sweep finds runs that died, which takes three heartbeats."""
 
@@ -93,22 +94,27 @@ def run(servers: Servers, requests: int, schedule: list[Fault], patience: float)
 def _wait(load: Load, is_done: Callable[[], bool], seconds: float) -> None:
     """Wait, with a sweep now and then."""
     deadline = time.monotonic() + seconds
-    swept = time.monotonic()
+    swept, sweep = time.monotonic(), ""
     while time.monotonic() < deadline:
         with suppress(httpx.HTTPError):
             if is_done():
                 return
             if time.monotonic() - swept > SWEEP_SECONDS:
+                sweep = _sweep(load, sweep)
                 swept = time.monotonic()
-                _sweep(load)
         time.sleep(1)
 
 
-def _sweep(load: Load) -> None:
+def _sweep(load: Load, last: str) -> str:
+    """Trigger a sweep, unless the last one has not ended yet; return the ID of the newest."""
     with load.api() as api:
+        if last:
+            run = api.get(f"/flow_runs/{last}").raise_for_status().json()
+            if run["state_type"] not in FINAL:
+                return last
         deployment = api.get("/deployments/name/sweep/default").raise_for_status().json()
         url = f"/deployments/{deployment['id']}/create_flow_run"
-        api.post(url, json={}).raise_for_status()
+        return api.post(url, json={}).raise_for_status().json()["id"]
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from tests.chaos.load import CONCURRENCY, Load
 from tests.chaos.recorder import Call
 from tests.chaos.servers import Servers
 
-IN_HAND_SECONDS = 5.0
-"""How long a process may have an answer in hand before it is stored, unless something holds it
-up."""
+IN_HAND_SECONDS = 20.0
+"""How long a process may have an answer in hand before it is stored on a busy machine, unless
+something holds it up."""
 STORAGE_FAULTS = ("storage-away", "disk-full", "redis-flush", "redis-restart")
 SERVER_FAULTS = ("kill-server", "postgres-restart")
 LEASE_FAULTS = ("redis-flush", "redis-restart")
@@ -127,7 +127,9 @@ class Bookkeeper:
             if self._was_in_hand(call):
                 self.in_hand.append(call)
             else:
-                lost.append(f"{request_id} {call.tencent_request_id}")
+                killed = self.faults.killed.get(call.pid or 0)
+                end = f"killed {killed - call.ended:.1f} s later" if killed else "not killed"
+                lost.append(f"{request_id} {call.tencent_request_id} ({end})")
         settings = DeliverySettings.load()
         spill = open_spill(settings, self.load.store.storage)
         books.note("answers delivered", given)

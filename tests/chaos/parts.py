@@ -17,6 +17,9 @@ import psutil
 MARK = "FACEID_CHAOS"
 """Environment variable by which the processes of a chaos run, orphans included, are known."""
 
+START_SECONDS = 300.0
+"""Seconds within which a part must be ready, on a machine that is busy."""
+
 
 class Part:
     """A process that is started, killed and started again.
@@ -40,7 +43,7 @@ class Part:
         self._is_ready = is_ready
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, seconds: float = 120) -> None:
+    def start(self, seconds: float = START_SECONDS) -> None:
         """Start the process and wait until it is ready. A process that ends is started again."""
         deadline = time.monotonic() + seconds
         while True:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.commands.deliver import exit_code
+from deployments.commands.local_run import local_run
 from deployments.stack import free_port
 from faceid.command import one_line
 from faceid.emulator import Emulator
-from faceid.errors import InvalidInput
+from faceid.errors import InvalidInput, StorageError
 from faceid.models import DeliveryResult, ResultError, Verdict
 from tests.deployments.command_line import Ended, deliver_tokens
 from tests.flows.helpers import calls_of
@@ -285,3 +287,13 @@ def test_the_emulator_runs_as_a_command(tmp_path: Path):
         assert json.loads(ready.read_text()) == line
         process.terminate()
         assert process.wait(30) == 0
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_an_error_of_the_server_in_mid_run_is_told_as_one_of_ours():
+    async def run() -> None:
+        async with get_client() as client:
+            await client.read_flow_runs(limit=100_000)  # more than the server allows
+
+    with pytest.raises(StorageError, match=r"a call to the Prefect server failed \(422"):
+        local_run(run)
