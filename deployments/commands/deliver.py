@@ -86,6 +86,8 @@ def _print(result: DeliveryResult) -> None:
             stderr.print(f"faceid: {broken.reason}", markup=False)
     if result.error is not None:
         stderr.print(f"faceid: {result.error.message}", markup=False)
+    elif result.status == "waiting":
+        stderr.print(f"faceid: {result.request_id} is waiting: the same command continues it")
 
 
 async def _check(validated: ValidatedRequest, settings: DeliverySettings) -> None:
