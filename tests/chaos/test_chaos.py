@@ -32,7 +32,7 @@ def test_a_schedule_with_an_unknown_fault_is_refused(change: dict[str, str]):
         from_json(json.dumps([fault | change]))
 
 
-@pytest.mark.services
+@pytest.mark.chaos
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("setup", get_args(Setup))
 def test_the_books_balance(setup: Setup):
