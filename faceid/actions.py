@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from faceid.errors import InvalidInput
+from faceid.errors import InvalidInput, reason_of
 
 API_VERSION = "2018-03-01"
 """Version of the API, which every call sends as ``X-TC-Version``."""
@@ -349,7 +349,7 @@ def load_actions(path: Path) -> dict[str, TargetAction]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput("FACEID_ACTIONS", f"{path}: {place}: {first['msg']}") from None
+        raise InvalidInput("FACEID_ACTIONS", f"{path}: {place}: {reason_of(first)}") from None
     return TARGET_ACTIONS | {action.name: action for action in added}
 
 
@@ -357,7 +357,9 @@ def find_action(name: str, actions: Mapping[str, TargetAction] = TARGET_ACTIONS)
     """Return the target action of this name. Raises ``InvalidInput`` if ``actions`` has none."""
     if name not in actions:
         known = ", ".join(sorted(actions))
-        raise InvalidInput("UnknownTargetAction", f"there is no target action {name!r}: {known}")
+        raise InvalidInput(
+            "UnknownTargetAction", f"there is no target action {name!r}, but there are {known}"
+        )
     return actions[name]
 
 
@@ -401,7 +403,7 @@ def _check_parameter(parameter: Parameter, given: Mapping[str, str]) -> Any:
     if not value:
         if parameter.required or (pattern and parameter.depends_on):
             raise InvalidInput(
-                "MissingParameter", f"parameter {parameter.name} is missing: {expects}"
+                "MissingParameter", f"parameter {parameter.name} is missing; it must be {expects}"
             )
         return None
     if (parameter.values and value not in parameter.values) or (

@@ -27,9 +27,12 @@ listed is classified by its first segment.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from faceid.redaction import redact
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 ErrorKind = Literal["input", "conflict", "account", "unavailable", "storage", "expired", "unknown"]
 """Kind of an error, as stated in results and events."""
@@ -133,6 +136,11 @@ class InvalidInput(FaceIdError):
     It is not part of the message, because paths must not get into logs. A command may show it to
     the person who gave it; a URL may contain a secret, which ``redact`` removes.
     """
+
+
+def reason_of(error: "ErrorDetails") -> str:
+    """Return what pydantic says is wrong, without the prefix that it puts before our own words."""
+    return error["msg"].removeprefix("Value error, ")
 
 
 class RequestIdConflict(InvalidInput):

@@ -30,7 +30,7 @@ from faceid.actions import (
     TargetAction,
     load_actions,
 )
-from faceid.errors import KEY_NAMES, InvalidInput
+from faceid.errors import KEY_NAMES, InvalidInput, reason_of
 from faceid.files.roots import Roots
 from faceid.files.sources import SOURCE_SECONDS
 from faceid.models import EXPIRY_MARGIN, Credentials, Service, check_key_part
@@ -151,7 +151,7 @@ class FaceIdSettings(BaseSettings):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             raise InvalidInput(
-                "Configuration", f"{_variable(first['loc'])}: {first['msg']}"
+                "Configuration", f"{_variable(first['loc'])}: {reason_of(first)}"
             ) from None
         except (json.JSONDecodeError, ValueError):
             # pydantic-settings raises these if a variable should contain JSON but does not.

@@ -7,7 +7,7 @@ from attrs import frozen
 from pydantic import ValidationError
 
 from faceid.actions import TargetAction, check_parameters, find_action
-from faceid.errors import InvalidInput
+from faceid.errors import InvalidInput, reason_of
 from faceid.files.roots import Roots
 from faceid.files.sources import Patience, measure_source
 from faceid.models import CheckedRequest, Request
@@ -26,7 +26,7 @@ def read_request(**fields: Any) -> Request:
         name = str(first["loc"][0])
         reason = "must be a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -"
         if name != "request_id":
-            reason = first["msg"]
+            reason = reason_of(first)
         raise InvalidInput("InvalidRequest", f"{name}: {reason}") from None
 
 
@@ -77,6 +77,11 @@ class RequestValidator:
         what is expected.
         """
         action = find_action(request.target_action, self.actions)
+        if not request.region:
+            raise InvalidInput(
+                "UnsupportedRegion",
+                f"the region is missing: {action.name} can be used in {', '.join(action.regions)}",
+            )
         if request.region not in action.regions:
             raise InvalidInput(
                 "UnsupportedRegion",

@@ -21,7 +21,13 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 
 from faceid.actions import UPLOAD_REGIONS
 from faceid.client import FaceIdClient
-from faceid.errors import AccountError, InvalidInput, RateLimited, ServiceUnavailable
+from faceid.errors import (
+    AccountError,
+    InvalidInput,
+    RateLimited,
+    ServiceUnavailable,
+    reason_of,
+)
 from faceid.models import Credentials, Service, check_key_part
 from faceid.pacing import Pacer
 from faceid.settings import ACCOUNT_PATTERN, base_url, service_of
@@ -149,7 +155,7 @@ async def _load(name: str) -> TencentCredentials:
         # Prefect's messages may contain the block's values.
         if isinstance(wrong := error.__cause__, ValidationError):
             first = wrong.errors(include_url=False, include_input=False)[0]
-            reason = f"{first['loc'][0]}: {first['msg']}"
+            reason = f"{first['loc'][0]}: {reason_of(first)}"
             raise InvalidInput("MissingCredentials", f"{what}: {reason}") from None
         raise ServiceUnavailable(
             "PrefectUnavailable",

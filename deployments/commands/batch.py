@@ -199,6 +199,8 @@ async def _run_flow(
                 # Lines that went to a pipe or a device as they came are not sorted.
                 if copy and watched and (copy.is_file() or not copy.exists()):
                     _copy(watched[0].results.location, name, copy)
+    if watched:
+        _say_failures(watched[0].stats)
     stderr.print(f"faceid: {state.message}", markup=False)
     return _exit_code(state, watched[0].stats if watched else None, require_passed=require_passed)
 
@@ -216,6 +218,15 @@ def _teller(batch: Batch, lines: TextIO | None) -> Callable[[DeliveryResult], No
             batch.shutdown.begin()
 
     return tell
+
+
+def _say_failures(stats: BatchStats) -> None:
+    """Say how many requests failed with each code, because the result lines may be in a file."""
+    for (_, code), failures in stats.failures.items():
+        stderr.print(
+            f"faceid: {failures.requests:,} failed with {code}, such as {failures.examples[0]}",
+            markup=False,
+        )
 
 
 def _check_can_write(path: Path) -> None:

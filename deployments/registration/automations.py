@@ -47,7 +47,7 @@ from pydantic import (
 )
 
 from faceid.command import fail
-from faceid.errors import InvalidInput
+from faceid.errors import InvalidInput, reason_of
 
 FILE = Path(__file__).with_name("automations.yaml")
 """The file with the automations."""
@@ -169,7 +169,7 @@ def _read(file: Path) -> _File:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
+        said = reason_of(first)
         raise _wrong(file, f"{where}: {said}" if where else said) from None
     except yaml.YAMLError as error:
         raise _wrong(file, " ".join(str(error).split())) from None

@@ -13,7 +13,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from faceid.actions import CREATE_UPLOAD_URL, TARGET_ACTIONS, TargetAction, load_actions
-from faceid.errors import InvalidInput
+from faceid.errors import InvalidInput, reason_of
 
 PREFIX = "FACEID_EMULATOR_"
 """Prefix of the environment variables."""
@@ -96,7 +96,7 @@ class EmulatorOptions(BaseSettings):
             actions = options.target_actions()
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            raise BadOption(f"{_variable(first['loc'])}: {first['msg']}") from None
+            raise BadOption(f"{_variable(first['loc'])}: {reason_of(first)}") from None
         except SettingsError:
             example = json.dumps({CREATE_UPLOAD_URL: 40})
             raise BadOption(f"{PREFIX}RATES: must be JSON, such as {example}") from None

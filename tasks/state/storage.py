@@ -235,8 +235,9 @@ def _open_storage(url: str, data_key: str, service: str) -> Storage:
     if service == "live":
         raise InvalidInput(
             "Configuration",
-            "FACEID_DATA_KEY is not set: the live service's answers are stored encrypted; create a "
-            "key with: head -c 32 /dev/urandom | base64 | tr '+/' '-_'",
+            "FACEID_DATA_KEY is not set: the service is live, because FACEID_ENDPOINT names no "
+            "emulator, and its answers are stored encrypted; create a key with: "
+            "head -c 32 /dev/urandom | base64 | tr '+/' '-_'",
         )
     return Storage(url, _parse_keys(_own_key(url), f"{KEY_FILE} in FACEID_STORAGE"))
 

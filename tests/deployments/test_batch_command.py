@@ -35,8 +35,9 @@ def test_files_hold_the_lines_in_the_manifests_order(
 ):
     wrong = {"resources": REQUEST["resources"] | {"ImageUrl": "none.jpg"}}
     path = manifest(4, p_2=wrong)
-    code, out, _ = faceid("batch", path, "--results", "out.jsonl", "--failures", "bad.jsonl")
+    code, out, err = faceid("batch", path, "--results", "out.jsonl", "--failures", "bad.jsonl")
     assert (code, out) == (1, "")
+    assert "faceid: 1 failed with InvalidResource, such as p-2\n" in err
     results = [json.loads(line) for line in (samples / "out.jsonl").read_text().splitlines()]
     assert [line["request_id"] for line in results] == ["p-0", "p-1", "p-2", "p-3"]
     assert [line["status"] for line in results] == ["verdict", "verdict", "failed", "verdict"]

@@ -33,7 +33,7 @@ from tests.flows.helpers import calls_of
         ({"param": ["A=1", "A=2"]}, "--param A is given twice"),
         ({"resource": ["ImageUrl"]}, "--resource must be NAME=VALUE"),
         ({"region": "ap-tokyo"}, "region 'ap-tokyo'"),
-        ({"region": None}, "region ''"),
+        ({"region": None}, "the region is missing: VideoLivenessCompare can be used in ap-bang"),
         ({"resource": ["ImageUrl=alder.mp4", "VideoUrl=alder.mp4"]}, "the file is not JPG or PNG"),
         ({"resource": ["ImageUrl=large.jpg", "VideoUrl=alder.mp4"]}, "the file is larger than"),
         ({"request_id": "r/1"}, "request_id: must be"),
@@ -90,8 +90,8 @@ def test_missing_credentials_get_one_line(
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"FACEID_ENDPOINT": "nowhere"}, "FACEID_ENDPOINT: "),
-        ({"FACEID_SPILL": "s3://bucket/spill"}, "FACEID_SPILL: Value error, must be the absolute"),
+        ({"FACEID_ENDPOINT": "nowhere"}, "FACEID_ENDPOINT: must look like https://host"),
+        ({"FACEID_SPILL": "s3://bucket/spill"}, "FACEID_SPILL: must be the absolute"),
         ({"FACEID_RATES": "fast"}, "FACEID_RATES: must be JSON"),
         ({"FACEID_ACTIONS": "none.json"}, "FACEID_ACTIONS: cannot read none.json"),
     ],

@@ -40,9 +40,9 @@ def test_right_parameters_are_sent_as_given(given: dict[str, str], sent: dict[st
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "LivenessType is missing: LIP or ACTION or SILENT"),
+        ({}, "LivenessType is missing; it must be LIP or ACTION or SILENT"),
         ({"LivenessType": "silent"}, "LivenessType must be LIP or ACTION or SILENT"),
-        ({"LivenessType": "LIP"}, "ValidateData is missing: 4 digits"),
+        ({"LivenessType": "LIP"}, "ValidateData is missing; it must be 4 digits"),
         ({"LivenessType": "LIP", "ValidateData": "123"}, "ValidateData must be 4 digits"),
         ({"LivenessType": "LIP", "ValidateData": "1234\n"}, "ValidateData must be 4 digits"),
         ({"LivenessType": "ACTION", "ValidateData": "1,1"}, "ValidateData must be"),

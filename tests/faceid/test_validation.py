@@ -64,7 +64,7 @@ def test_a_wrong_request_id_is_refused(folder: Path, request_id: str):
             {"region": "ap-tokyo"},
             "region 'ap-tokyo' is not supported: VideoLivenessCompare can be used in ap-bang",
         ),
-        ({"region": ""}, "region ''"),
+        ({"region": ""}, "the region is missing: VideoLivenessCompare can be used in"),
         (
             {"target_action": "ApplyWebVerificationToken", "region": "ap-bangkok"},
             "can be used in ap-singapore",

@@ -150,7 +150,7 @@ async def test_what_the_dashboard_let_through_is_told_by_its_field(
             f"/block_documents/{document.id}", json={"data": data, "merge_existing_data": False}
         )
     state, _, _ = await run_deliver(credentials=name)
-    said = f"the block tencent-credentials/{name}: endpoint: Value error, must consist of a scheme"
+    said = f"the block tencent-credentials/{name}: endpoint: must consist of a scheme"
     assert said in (state.message or "")
     assert "topsecret" not in str(state)
     manifest = write(samples / "people.jsonl", [entry("p-1")])
