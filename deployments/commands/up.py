@@ -163,7 +163,8 @@ def _keep_alive(parts: Sequence[Child], emulated: Child | None) -> NoReturn:
 def _say_how_to_trigger(
     dashboard: str, api_url: str, service: Service, endpoint: str, *, has_auth: bool
 ) -> None:
-    stderr.print(f"dashboard  {dashboard}")
+    # At the address itself are Prefect's older pages, in which the form of a run does nothing.
+    stderr.print(f"dashboard  {dashboard}/v2")
     stderr.print(f"service    {service}, {endpoint}")
     stderr.print("trigger    in the dashboard: Deployments, deliver/default, Run; or in a second")
     stderr.print("           terminal in this folder:")
