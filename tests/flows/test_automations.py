@@ -314,6 +314,10 @@ async def test_each_notices_what_it_is_for_once(
         labels={},
         payload={"requests": 1, "since": "-", "such_as": ["r-1"]},
     )
+    with monkeypatch.context() as limited:
+        limited.setenv("FACEID_MAX_CALLS_PER_DAY", f'{{"{ACTION}": 0}}')
+        for n in range(2):
+            await run_deliver(request_id=f"{mark}-limit-{n}")
 
     async def look() -> bool:
         return (await fired(prefect_api, there)).keys() == there.keys()
