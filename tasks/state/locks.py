@@ -33,6 +33,12 @@ LEASE_SECONDS = 30.0
 LEASE_LEFT = 5.0
 """Seconds that a lease must have left when it is confirmed."""
 
+CONFIRM_SECONDS = 1.0
+"""Age at which the confirmation of a lease is too old, and is asked for again."""
+
+CONFIRM_TRIES = 5
+"""How often a lease is asked for before it counts as lost."""
+
 REDIS_SECONDS = 5.0
 """Timeout of a connection to the Redis server, and of each answer from it."""
 
@@ -161,15 +167,23 @@ class _RedisLease:
         self.is_lost = False
 
     async def confirm(self) -> None:
-        asked = _clock()
-        try:
-            # Both at one moment: what is left of the next holder's lease is not left of this one.
-            both: Any = self._redis.pipeline()
-            token, left = await both.get(self.lock.name).pttl(self.lock.name).execute()
-        except RedisError as error:
-            raise locks_unavailable(error) from None
-        if token != self.lock.local.token or left / 1000 - (_clock() - asked) < LEASE_LEFT:
-            raise _lost()
+        for _ in range(CONFIRM_TRIES):
+            asked = _clock()
+            try:
+                # Both at one moment: what is left of the next holder's lease is not left of this
+                # one.
+                both: Any = self._redis.pipeline()
+                token, left = await both.get(self.lock.name).pttl(self.lock.name).execute()
+            except RedisError as error:
+                raise locks_unavailable(error) from None
+            took = _clock() - asked
+            if token != self.lock.local.token or left / 1000 - took < LEASE_LEFT:
+                raise _lost()
+            if took < CONFIRM_SECONDS:
+                return
+            # The process was stopped since, or the server was. A lease that had time left then may
+            # have vanished with the server's memory, and somebody else may hold the lock now.
+        raise _lost()
 
     @contextlib.contextmanager
     def not_to_be_cut_off(self) -> Generator[None]:

@@ -142,7 +142,7 @@ def test_a_run_that_was_stopped_between_its_intent_and_its_call_does_not_call(
                 out, err = other.communicate(timeout=120)
                 assert other.returncode == 0, err
         again, err = first.communicate(timeout=120)
-        assert first.returncode == 0, err
+        assert first.returncode == 0, (first.returncode, again, err)
     assert json.loads(again)["verdict"] == json.loads(out)["verdict"]
     assert emulator.stats()["calls"][ACTION] == 1
     (record,) = store.all()

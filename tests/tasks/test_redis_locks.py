@@ -159,8 +159,20 @@ async def test_a_holder_that_lost_its_lease_does_not_go_on(
 
 
 @pytest.mark.parametrize("await_number", range(1, 5))
+@pytest.mark.parametrize(
+    ("lasts", "away"),
+    [
+        (20.0, 20.0),  # it has run out meanwhile
+        (30.0, 8.0),  # it would still last, and has vanished with the server's memory
+    ],
+)
 async def test_a_lease_that_ends_while_it_is_asked_for_is_not_confirmed(
-    redis: Any, name: str, monkeypatch: pytest.MonkeyPatch, await_number: int
+    redis: Any,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    await_number: int,
+    lasts: float,
+    away: float,
 ):
     key, awaits, stopped_for = f"faceid:lock:{name}", 0, 0.0
 
@@ -171,11 +183,11 @@ async def test_a_lease_that_ends_while_it_is_asked_for_is_not_confirmed(
         if awaits == await_number:
             with SyncRedis.from_url(URL) as server:
                 server.set(key, "another's", px=30_000)
-            stopped_for = 20.0
+            stopped_for += away
 
     monkeypatch.setattr(locks, "_clock", lambda: time.monotonic() + stopped_for)
     async with acquire_lock(URL, NO_FOLDER, name, wait_for_it) as lease:
-        await redis.pexpire(key, 20_000)
+        await redis.pexpire(key, int(lasts * 1000))
         watch_runs(asyncio.get_running_loop())
         asking = Stepped(wake_up_later).start(lease.confirm())
         failed = (await asyncio.gather(asking, return_exceptions=True))[0]
