@@ -120,9 +120,10 @@ def test_a_batch_that_is_at_work_lets_what_is_in_flight_finish(
     told_to_end(worker)
 
     lines = [json.loads(line) for line in (results / "results.jsonl").read_text().splitlines()]
-    assert {line["status"] for line in lines} == {"verdict"}
-    # Each call that was sent has its answer, and no others were begun.
-    assert len(lines) == calls(emulator) < REQUESTS
+    # Each call that was sent has its answer. Requests whose turn had not come wait.
+    verdicts = [line for line in lines if line["status"] == "verdict"]
+    assert len(verdicts) == calls(emulator) < REQUESTS
+    assert {line["status"] for line in lines} <= {"verdict", "waiting"}
     # The sweeper continues crashed batches.
     assert state_of(prefect_api, run)["type"] == "CRASHED"
 

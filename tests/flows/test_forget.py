@@ -317,7 +317,8 @@ async def test_what_a_killed_run_had_saved_by_half_goes_too(
 
         async def is_there() -> bool:
             assert process.poll() is None
-            return any((samples / "saved").glob(f".{request_id}*"))
+            begun = any((samples / "saved").glob(f".{request_id}*"))
+            return begun and bool(emulator.faults()[0]["fired"])
 
         await wait_until(is_there, "a partly downloaded file", seconds=60)
     finally:
