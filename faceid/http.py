@@ -18,6 +18,9 @@ from faceid import __version__
 from faceid.errors import InvalidInput, NoAnswer, ServiceUnavailable
 from faceid.server_clock import ServerClock
 
+HTTPError = httpx.HTTPError
+"""The base class of the errors of HTTP exchanges, which Prefect's client raises, too."""
+
 CHUNK = 256 * 1024
 """Size in bytes of the chunks in which files are uploaded and downloaded."""
 

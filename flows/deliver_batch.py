@@ -33,7 +33,8 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from faceid import redaction
-from faceid.errors import FaceIdError, InvalidInput, OutcomeUnknown
+from faceid.errors import FaceIdError, InvalidInput, OutcomeUnknown, StorageError
+from faceid.http import HTTPError
 from faceid.manifests.snapshot import ManifestSnapshot, take_snapshot
 from flows.batch.chain import begin, run_name, schedule_remainder, tag_shard
 from flows.batch.meter import Meter
@@ -45,7 +46,7 @@ from flows.delivery.outcome import error_of, misconfigured, outcome_of
 from flows.delivery.run import DeliveryOptions
 from flows.delivery.shutdown import end_early
 from flows.parameters import BlockName, FolderText, ManifestText, MaxWindows
-from flows.server.runs import settings_of_this_run
+from flows.server.runs import server_errors, settings_of_this_run
 from tasks.credentials import open_client
 from tasks.delivery import OnUnknownOutcome
 from tasks.settings import DeliverySettings
@@ -175,10 +176,19 @@ async def deliver_all(batch: Batch) -> None:
         async with shown(batch), asyncio.TaskGroup() as shards:
             for start in range(0, batch.snapshot.count, SHARD):
                 last = min(start + SHARD, batch.snapshot.count)
-                shard = shards.create_task(cast("Any", deliver_shard)(first=start + 1, last=last))
+                shard = shards.create_task(run_shard(batch, start + 1, last))
                 await batch.has_turn(start, shard)
                 if not batch.goes_on:
                     break
+
+
+async def run_shard(batch: Batch, first: int, last: int) -> None:
+    """Run a shard. If the Prefect server refuses something, the batch begins no more requests."""
+    try:
+        with server_errors(HTTPError):
+            await cast("Any", deliver_shard)(first=first, last=last)
+    except StorageError as error:
+        batch.stopped = batch.stopped or error
 
 
 @asynccontextmanager

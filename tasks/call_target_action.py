@@ -27,6 +27,7 @@ from tasks.delivery import Delivery
 from tasks.retries import RETRIES
 from tasks.state.answers import keep_answer
 from tasks.state.limits import Day
+from tasks.state.records import Record
 from tasks.state.spill import open_spill
 
 
@@ -58,16 +59,12 @@ async def call_target_action(delivery: Delivery, window: OpenWindow | None) -> V
     assert window is not None
     for upload in window.uploads:
         delivery.require_open(upload.ticket)
-    with delivery.drain.calling():
-        reply, verdict = await _call(delivery, window)
-        # If the run has files to save, it does not end with the answer.
-        record.answer(reply, verdict, ends_run=not delivery.wants_files)
-        spill = open_spill(delivery.settings, delivery.store.storage)
-        kept = await keep_answer(delivery.store, spill, record, delivery.settings.wait_in_run)
+    kept = await delivery.drain.bring_home(_call_and_keep(delivery, window))
     if kept is not record:
         delivery.record = kept
         return _cached(kept.verdict)
-    return verdict
+    assert kept.verdict is not None
+    return kept.verdict
 
 
 def _cached(verdict: Verdict | None) -> Verdict:
@@ -119,6 +116,18 @@ class _Departure:
         self.was_kept_back = True
         await self._delivery.lease.confirm()
         self.was_kept_back = False
+
+
+async def _call_and_keep(delivery: Delivery, window: OpenWindow) -> Record:
+    """Call the action, and return the record that is stored with the answer.
+
+    This is another record if another run has overtaken this one.
+    """
+    reply, verdict = await _call(delivery, window)
+    # If the run has files to save, it does not end with the answer.
+    delivery.record.answer(reply, verdict, ends_run=not delivery.wants_files)
+    spill = open_spill(delivery.settings, delivery.store.storage)
+    return await keep_answer(delivery.store, spill, delivery.record, delivery.settings.wait_in_run)
 
 
 async def _call(delivery: Delivery, window: OpenWindow) -> tuple[Reply, Verdict]:

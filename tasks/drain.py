@@ -1,31 +1,37 @@
 """A gentle end of a run: no target action is called any more, and calls in flight come home.
 
-A call that is cut off may be billed although its answer is lost. When a run is told to end, the
-tasks that deliver its requests are therefore cancelled, except while a call is in flight: from the
-moment at which its intent is stored until its answer is. Whatever else is cut off can be repeated.
+A call that is cut off may be billed although its answer is lost. A call is in flight from the
+moment at which its intent is stored until its answer is. Whatever cancels the task that delivers
+the request meanwhile (a run that is told to end, or an error elsewhere that ends the batch) waits
+until the call has come home. Whatever else is cut off can be repeated.
 """
 
 import asyncio
-from collections.abc import Generator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from faceid.errors import OutcomeUnknown
 
+T = TypeVar("T")
+
 
 class Drain:
-    """The deliveries of a run, and which of them may be cancelled."""
+    """The deliveries of a run, and which of them have a call in flight."""
 
     def __init__(self) -> None:
         self.told_to_end = False
         """Whether the run has been told to end."""
+        self._is_cut_off = False
         self._deliveries: dict[asyncio.Task[Any], str] = {}
-        self._calls: set[asyncio.Task[Any]] = set()
+        self._callers: dict[asyncio.Task[Any], asyncio.Task[Any]] = {}
+        """The tasks of the calls, and the deliveries that they belong to."""
+        self._calls: dict[asyncio.Task[Any], asyncio.Task[Any]] = {}
+        """Those of them that are in flight."""
 
     @property
     def in_flight(self) -> list[str]:
         """IDs of the requests whose call is in flight."""
-        return sorted(name for task, name in self._deliveries.items() if task in self._calls)
+        return sorted(self._deliveries.get(task, "") for task in self._calls.values())
 
     def add(self, delivery: "asyncio.Task[Any]", request_id: str) -> None:
         """Add the task that delivers a request. It is removed when it is done.
@@ -38,41 +44,51 @@ class Drain:
             delivery.cancel()
 
     def begin_call(self) -> None:
-        """Protect the current task, whose call is about to leave.
+        """Protect the call of the current task, which is within ``bring_home`` and about to leave.
 
         Raises ``asyncio.CancelledError`` if the run has been told to end.
         """
         if self.told_to_end:
             raise asyncio.CancelledError
-        self._calls.add(_current_task())
+        call = _current_task()
+        self._calls[call] = self._callers[call]
 
-    @contextmanager
-    def calling(self) -> Generator[None]:
-        """End the protection of a call that began within this context.
+    async def bring_home(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call that uses ``begin_call``, and return its result.
 
-        If the run has been told to end meanwhile and the call failed, it is not tried again: the
-        task is cancelled. It is not if the outcome is unknown for good, which has to be recorded.
+        From ``begin_call`` on, a cancellation takes effect only when the call has ended, or at once
+        if the run is cut off. If the run has been told to end and the call failed, it is not tried
+        again: the delivery is cancelled. It is not if the outcome is unknown for good, which has to
+        be recorded.
         """
-        try:
-            yield
-        except OutcomeUnknown:
-            raise
-        except Exception:
-            if self.told_to_end:
-                _current_task().cancel()
-            raise
-        finally:
-            self._calls.discard(_current_task())
+        caller, task = _current_task(), asyncio.create_task(call)
+        self._callers[task] = caller
+        cancellation: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as error:
+                cancellation = error
+                if self._is_cut_off or task not in self._calls:
+                    task.cancel()
+        del self._callers[task]
+        self._calls.pop(task, None)
+        failure = None if task.cancelled() else task.exception()
+        if cancellation is not None:
+            raise cancellation
+        if self.told_to_end and failure and not isinstance(failure, OutcomeUnknown):
+            caller.cancel()
+        return task.result()
 
     def tell_to_end(self) -> None:
         """Cancel all deliveries whose call is not in flight, and let no other call leave."""
         self.told_to_end = True
-        for task in self._deliveries.keys() - self._calls:
+        for task in self._deliveries.keys() - set(self._calls.values()):
             task.cancel()
 
     def cut_off(self) -> None:
-        """Cancel all deliveries."""
-        self.told_to_end = True
+        """Cancel all deliveries, even those whose call is in flight."""
+        self.told_to_end = self._is_cut_off = True
         for task in self._deliveries:
             task.cancel()
 

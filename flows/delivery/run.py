@@ -25,6 +25,7 @@ from faceid.errors import (
     WindowOver,
 )
 from faceid.files.sources import Patience
+from faceid.http import HTTPError
 from faceid.models import ResourceFile, Upload, Verdict
 from faceid.validation import ValidatedRequest
 from flows.delivery.follow_ups import (
@@ -34,6 +35,7 @@ from flows.delivery.follow_ups import (
     defer_until_available,
 )
 from flows.delivery.outcome import CUT_OFF, DeliveryOutcome, error_of, outcome_of
+from flows.server.runs import server_errors
 from tasks.call_target_action import call_target_action
 from tasks.check_expiry import check_expiry
 from tasks.delivery import Delivery, OnUnknownOutcome
@@ -83,23 +85,24 @@ async def deliver_request(
     delivery: Delivery | None = None
     unsaved: FaceIdError | None = None
     try:
-        async with claim_request(validated, store, settings, run, patience) as taken:
-            delivery = Delivery(
-                validated.action,
-                client,
-                settings,
-                store,
-                taken,
-                patience,
-                drain,
-                options.on_unknown_outcome,
-                wants_files=options.folder is not None,
-                in_batch=options.in_batch,
-                on_no_answer=options.on_no_answer,
-            )
-            verdict = await to_verdict(delivery, options.max_windows)
-            if options.folder:
-                unsaved = await to_files(delivery, verdict, options.folder)
+        with server_errors(HTTPError):
+            async with claim_request(validated, store, settings, run, patience) as taken:
+                delivery = Delivery(
+                    validated.action,
+                    client,
+                    settings,
+                    store,
+                    taken,
+                    patience,
+                    drain,
+                    options.on_unknown_outcome,
+                    wants_files=options.folder is not None,
+                    in_batch=options.in_batch,
+                    on_no_answer=options.on_no_answer,
+                )
+                verdict = await to_verdict(delivery, options.max_windows)
+                if options.folder:
+                    unsaved = await to_files(delivery, verdict, options.folder)
     except DeliveryDeferred as deferred:
         return DeliveryOutcome(_record(delivery), deferred=deferred)
     except FaceIdError as error:
@@ -179,7 +182,8 @@ async def _to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
                 return record.verdict
             if not delivery.may_call:
                 return await call_target_action(delivery, None)
-            return await in_one_window(delivery)
+            with server_errors(HTTPError):  # the engine of the steps calls the server
+                return await in_one_window(delivery)
         except (WindowOver, UrlRefused) as error:
             # The store may refuse a signed URL once by accident. If it refuses URLs in two
             # successive windows, the request fails.

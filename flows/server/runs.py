@@ -58,13 +58,17 @@ async def settings_of_this_run(block: str) -> DeliverySettings:
 
 
 @contextlib.contextmanager
-def server_errors() -> Generator[None]:
-    """Turn any error of a call to the Prefect server into ``StorageError``, within the context."""
+def server_errors(errors: type[Exception] = Exception) -> Generator[None]:
+    """Turn errors of calls to the Prefect server into ``StorageError``, within the context.
+
+    ``errors`` is the class of the errors that the calls raise, if the context contains more than
+    calls.
+    """
     try:
         yield
     except FaceIdError:
         raise
-    except Exception as error:
+    except errors as error:
         if isinstance(error, PrefectHTTPStatusError):
             why = f"{error.response.status_code} {error.response.reason_phrase}"
         elif isinstance(error, RuntimeError):  # raised when Prefect's client is entered

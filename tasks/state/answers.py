@@ -2,16 +2,15 @@
 
 The answer's save is not cut off by a cancellation, and is tried again while the storage does not
 answer. Meanwhile the answer is spilled (``tasks.state.spill``), so that it survives the end of the
-process. If another run has overtaken this one in the meantime, the answer is added to what that one
-has stored: the first stored verdict stands.
+process, and a run that is cancelled need not wait for the storage any longer. If another run has
+overtaken this one in the meantime, the answer is added to what that one has stored: the first
+stored verdict stands.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
 
 import anyio.to_thread
 
@@ -19,8 +18,6 @@ from faceid.errors import StorageError
 from tasks.state.record_store import Overtaken, RecordStore
 from tasks.state.records import Record
 from tasks.state.spill import Spill
-
-T = TypeVar("T")
 
 FIRST_DELAY, LAST_DELAY = 0.1, 5.0
 """Seconds between two attempts to save; each delay is twice the one before."""
@@ -36,26 +33,24 @@ async def keep_answer(store: RecordStore, spill: Spill, record: Record, seconds:
     been spilled. If the request has been forgotten, its answer is forgotten, too, and this raises
     ``Overtaken``.
     """
-    return await uninterrupted(_keep(store, spill, record, seconds))
-
-
-async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Await to its end, and only then let a cancellation that came meanwhile take effect."""
-    task = asyncio.ensure_future(work)
-    interruption: asyncio.CancelledError | None = None
+    cancelled = asyncio.Event()
+    task = asyncio.create_task(_keep(store, spill, record, seconds, cancelled))
+    cancellation: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await asyncio.shield(task)
+            await asyncio.wait({task})
         except asyncio.CancelledError as error:
-            interruption = error
-        except Exception:  # noqa: S110 - raised below
-            pass
-    if interruption is not None:
-        raise interruption
+            cancellation = error
+            cancelled.set()
+    if cancellation is not None:
+        task.exception()  # was logged
+        raise cancellation
     return task.result()
 
 
-async def _keep(store: RecordStore, spill: Spill, record: Record, seconds: float) -> Record:
+async def _keep(
+    store: RecordStore, spill: Spill, record: Record, seconds: float, cancelled: asyncio.Event
+) -> Record:
     deadline = time.monotonic() + seconds
     delay = FIRST_DELAY
     spilled: list[str] = []
@@ -73,7 +68,8 @@ async def _keep(store: RecordStore, spill: Spill, record: Record, seconds: float
                     spilled.append(await anyio.to_thread.run_sync(spill.write, store, record))
                 except StorageError as failure:
                     unspilled = failure
-            if time.monotonic() + delay > deadline:
+            is_over = time.monotonic() + delay > deadline
+            if is_over or (spilled and cancelled.is_set()):
                 failed = _not_stored(error, spill, unspilled)
                 # A run that is cancelled does not report the error.
                 logger.warning("request %s: %s", record.request_id, failed)
@@ -82,7 +78,11 @@ async def _keep(store: RecordStore, spill: Spill, record: Record, seconds: float
             with suppress(StorageError):  # left to the next run or sweep
                 await anyio.to_thread.run_sync(spill.remove, spilled)
             return kept
-        await asyncio.sleep(delay)
+        if spilled:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(cancelled.wait(), delay)
+        else:
+            await asyncio.sleep(delay)
         delay = min(2 * delay, LAST_DELAY)
 
 

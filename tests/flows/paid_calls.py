@@ -40,6 +40,7 @@ from tasks.state.claims import CurrentRun
 from tasks.state.documents import LocalDocuments
 from tasks.state.record_store import RecordStore
 from tasks.state.records import Record
+from tasks.state.spill import open_spill
 from tasks.state.storage import open_storage
 from tasks.upload_resource import upload_resource
 from tests.sample_request import REQUEST
@@ -52,7 +53,9 @@ ATTEMPTS = 2
 Mark = Literal["begun", "intended", "sent", "answered"]
 """A point of a run: its start, its intent is stored, its call has left, its answer is in hand."""
 
-What = Literal["cancel", "lose lock", "overtake", "let go on", "storage away", "told late", "late"]
+What = Literal[
+    "cancel", "cut off", "lose lock", "overtake", "let go on", "storage away", "told late", "late"
+]
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Call:
     run: "Run"
     ended: bool = False
     """Whether its answer, or its refusal, is known to the run."""
+    came_home: bool = False
+    """Whether the run has waited for its end, whatever that was."""
     answer: str | None = None
     """The Tencent request ID of its answer, if that was given to the run whole."""
 
@@ -96,7 +101,8 @@ class Run(Stepped):
         self.intended_at = 0
         self.was_robbed = False
         """Whether its lock was taken away."""
-        self.was_cancelled = False
+        self.was_cancelled = self.was_cut_off = False
+        self.drain = Drain()
         self.outcome: DeliveryOutcome | None = None
 
     def reach(self, mark: Mark) -> None:
@@ -128,6 +134,7 @@ class PaidCalls:
     def __post_init__(self) -> None:
         self._settings = DeliverySettings.load()
         self._store = RecordStore(open_storage(self._settings), "emulator", "default")
+        self._spill = open_spill(self._settings, self._store.storage)
         self._moments = itertools.count(1)
         self._holder: Run | None = None
         self._lock = Path()
@@ -150,7 +157,9 @@ class PaidCalls:
     def _start(self, plan: Plan, overtakes: Run | None) -> Run:
         run = Run(self, plan, overtakes)
         self.runs.append(run)
-        run.start(self._deliver(run)).add_done_callback(lambda task: self._ended(run, task))
+        task = run.start(self._deliver(run))
+        run.drain.add(task, self.request_id)
+        task.add_done_callback(lambda task: self._ended(run, task))
         return run
 
     async def _deliver(self, run: Run) -> DeliveryOutcome:
@@ -170,7 +179,7 @@ class PaidCalls:
                 CurrentRun(f"run-{len(self.runs)}"),
                 DeliveryOptions(on_unknown_outcome=run.plan.policy),
                 Patience(settings.source_seconds),
-                Drain(),
+                run.drain,
             )
 
     def _ended(self, run: Run, task: "asyncio.Task[DeliveryOutcome]") -> None:
@@ -181,6 +190,8 @@ class PaidCalls:
         else:
             run.outcome = task.result()
         for call in self.calls:
+            if call.run is run and not run.was_cut_off:
+                self._expect(call.came_home, "a call was cut off")
             if call.run is run and call.answer:
                 self._expect(self.kept(call.answer), "an answer was dropped")
                 if run.outcome:
@@ -201,6 +212,9 @@ class PaidCalls:
             case "cancel":
                 run.was_cancelled = True
                 asyncio.get_running_loop().call_soon(run.task.cancel)
+            case "cut off":
+                run.was_cancelled = run.was_cut_off = True
+                asyncio.get_running_loop().call_soon(run.drain.cut_off)
             case "lose lock":
                 self._take_lock_away()
             case "overtake":
@@ -242,9 +256,13 @@ class PaidCalls:
             CURRENT.reset(token)
 
     def kept(self, answer: str) -> bool:
-        """Return whether the answer with this ID is stored, or counted beside an earlier one."""
-        record = self.record()
-        return record is not None and bool(record.reply) and answer in record.tencent_request_ids
+        """Return whether the answer with this ID is stored or spilled.
+
+        It is also stored if it is counted beside an earlier one.
+        """
+        spilled = [self._spill.read(name) for name in self._spill.of(self._store, self.request_id)]
+        records = [self.record(), *(found.record for found in spilled if found)]
+        return any(r and r.reply and answer in r.tencent_request_ids for r in records)
 
     def look(self) -> None:
         """Compare the stored record with what was stored before and with the emulator's count."""
@@ -283,7 +301,7 @@ class PaidCalls:
         if run.plan.policy == "stop":
             self._expect(not unknown, "a call followed an unknown outcome")
         for call in unknown:
-            over = call.run.was_robbed or call.run.task.done() or call.run is run
+            over = call.came_home or call.run.was_robbed or call.run.task.done()
             self._expect(over, "two runs called at a time")
         if self._answer is not None:
             answered = self._answer[0].tencent_request_id
@@ -381,9 +399,15 @@ class _Network(httpx.AsyncHTTPTransport):
         if request.headers.get("X-TC-Action") != ACTION:
             return await super().handle_async_request(request)
         request.stream = body = _Leaving(self._life, self._run, request.stream)
-        response = await super().handle_async_request(request)
-        content = await response.aread()
+        try:
+            response = await super().handle_async_request(request)
+            content = await response.aread()
+        except httpx.HTTPError:
+            if body.call:
+                body.call.came_home = True
+            raise
         assert body.call
+        body.call.came_home = True
         self._life.arrives(body.call, response.status_code, content)
         return response
 

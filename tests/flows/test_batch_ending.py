@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from faceid.emulator import Emulator
+from flows import deliver_batch
 from flows.batch import chain as batch_chain
 from flows.server.runs import tag_of
 from tests.flows.batches import Ended, RunBatch, entry, write
@@ -103,6 +104,62 @@ async def test_what_takes_too_long_is_cut_off(
     state, _, lines, _ = await told_in_flight(emulator, batch, signal.SIGINT)
     assert state.is_cancelled()
     assert [line.status for line in lines] == ["waiting"] * 3
+
+
+async def nothing() -> None:
+    pass
+
+
+async def refused_by_prefect() -> None:
+    async with get_client() as client:
+        await client._client.get("/there-is-no-such-path")  # pyright: ignore[reportPrivateUsage]
+
+
+async def broken() -> None:
+    raise RuntimeError("something nobody has thought of")
+
+
+@pytest.mark.parametrize(
+    ("failing", "message"),
+    [
+        (
+            refused_by_prefect,
+            "unavailable: PrefectUnavailable: a call to the Prefect server failed (404 Not Found). "
+            "Check PREFECT_API_URL and PREFECT_API_AUTH_STRING, and that the server is running.; "
+            "3 verdicts of 6 requests, 3 not begun [emulator]",
+        ),
+        (broken, "Flow run encountered an exception: ExceptionGroup"),
+    ],
+)
+async def test_calls_in_flight_come_home_when_another_shard_fails(
+    run_batch: RunBatch,
+    emulator: Emulator,
+    samples: Path,
+    fast: None,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: Callable[[], Awaitable[None]],
+    message: str,
+):
+    shards = iter([nothing, failing])
+
+    async def tag_shard() -> None:
+        shard = next(shards)
+        if shard is failing:
+            await called(emulator, 3)
+        await shard()
+
+    monkeypatch.setattr(deliver_batch, "SHARD", 3)
+    monkeypatch.setattr(deliver_batch, "tag_shard", tag_shard)
+    emulator.add_fault(ACTION, "delay:1", times=3)
+    manifest = write(samples / "people.jsonl", [entry(f"p-{n}") for n in range(6)])
+    state, *_ = await run_batch(manifest)
+    assert state.is_failed()
+    assert (state.message or "").startswith(message)
+    for number in range(3):
+        assert (await record_of(f"p-{number}")).state == "done"
+    state, *_ = await run_batch(manifest)
+    assert state.message == "completed: 6 verdicts of 6 requests [emulator]"
+    assert calls_of(emulator) == 6
 
 
 async def test_a_worker_that_stops_leaves_the_batch_to_the_sweeper(
