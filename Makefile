@@ -13,7 +13,7 @@ SETUP ?= both
 REQUESTS ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: help install s3 demo up deploy test coverage test-fast test-library test-services \
+.PHONY: help install s3 demo up deploy test coverage test-fast test-long test-library test-services \
   test-browser test-docs chaos docs lint format bench bench-large lock clean
 
 help: ## show this list
@@ -54,6 +54,9 @@ test-library: ## run the tests of library and emulator with each of PYTHONS
 
 test-library-%: .venv-library/%/installed
 	.venv-library/$*/bin/python -m pytest $(LIBRARY_TESTS)
+
+test-long: $(VENV)/installed-dev ## run the tests of whole stacks and of random lives, which take long
+	$(BIN)/python -m pytest -m long --override-ini="addopts=" -n 4 --dist worksteal -ra
 
 test-services: $(VENV)/installed-dev ## run the tests that need PostgreSQL and Redis on this machine
 	$(BIN)/python -m pytest -m services --override-ini="addopts=" -ra

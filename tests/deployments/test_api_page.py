@@ -20,6 +20,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_its_lines_do_what_it_says(
     up: Callable[[], dict[str, str]], samples: Path, monkeypatch: pytest.MonkeyPatch

@@ -74,6 +74,7 @@ def problems(found: Found) -> list[str]:
     return [check for check, finding in found.items() if finding["status"] == "problem"]
 
 
+@pytest.mark.long
 def test_a_stack_that_runs_is_well(samples: Path, tmp_path: Path):
     with running_up(tmp_path) as ready:
         environment = {
@@ -151,6 +152,7 @@ def test_answers_that_wait_for_the_storage_are_counted(
     spill.remove(spill.all())
 
 
+@pytest.mark.long
 def test_what_a_plain_server_on_sqlite_will_do_under_load(
     doctor: Callable[[], tuple[int, Found]], tmp_path: Path
 ):
@@ -200,6 +202,7 @@ def test_a_server_that_is_not_there(doctor: Callable[[], tuple[int, Found]]):
     assert found["worker"]["status"] == "skipped"
 
 
+@pytest.mark.long
 def test_a_server_with_a_password_and_without_our_settings(
     doctor: Callable[[], tuple[int, Found]], tmp_path: Path
 ):

@@ -18,7 +18,7 @@ from tests.deployments.triggered_runs import trigger
 from tests.sample_request import REQUEST
 from tests.waiting import until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 ACTION = REQUEST["target_action"]
 

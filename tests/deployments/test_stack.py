@@ -26,7 +26,7 @@ from tests.flows.helpers import nobody_at_work
 from tests.sample_request import REQUEST
 from tests.waiting import until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def test_demo_takes_every_request_to_its_verdict_and_leaves_nothing(tmp_path: Path):

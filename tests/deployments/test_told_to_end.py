@@ -17,6 +17,8 @@ from tests.waiting import until
 ACTION = "VideoLivenessCompare"
 REQUEST_ID = str(DELIVER["--request-id"])
 
+pytestmark = pytest.mark.long
+
 Start = Callable[..., "subprocess.Popen[str]"]
 
 

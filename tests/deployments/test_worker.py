@@ -103,6 +103,7 @@ def state_of(api: str, run: str) -> dict[str, Any]:
     return httpx.get(f"{api}/flow_runs/{run}").json()["state"]
 
 
+@pytest.mark.long
 def test_a_batch_that_is_at_work_lets_what_is_in_flight_finish(
     worker: "subprocess.Popen[bytes]",
     pool: Pool,
@@ -128,6 +129,7 @@ def test_a_batch_that_is_at_work_lets_what_is_in_flight_finish(
     assert state_of(prefect_api, run)["type"] == "CRASHED"
 
 
+@pytest.mark.long
 def test_a_single_request_is_brought_to_its_verdict(
     worker: "subprocess.Popen[bytes]",
     pool: Pool,

@@ -101,6 +101,7 @@ async def alerts(listener: Receiver) -> None:
     await block.asave("faceid-alerts")
 
 
+@pytest.mark.long
 async def test_they_are_registered_once_and_stay_as_a_person_changed_them(
     prefect_api: str, listener: Receiver
 ):
@@ -263,6 +264,7 @@ async def set_state(flow_run_id: UUID, state: Any) -> None:
         await client.set_flow_run_state(flow_run_id, state, force=True)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_each_notices_what_it_is_for_once(
     prefect_api: str,

@@ -191,6 +191,7 @@ async def _set_state(flow_run_id: str, state: Any) -> None:
         await client.set_flow_run_state(cast("Any", flow_run_id), state, force=True)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(timedelta(minutes=20).total_seconds())
 def test_every_chain_comes_to_its_end(
     emulator: Emulator,

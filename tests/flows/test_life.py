@@ -284,6 +284,7 @@ class Life(RuleBasedStateMachine):
         assert 1 <= record.window <= 12
 
 
+@pytest.mark.long
 @pytest.mark.timeout(timedelta(minutes=20).total_seconds())
 def test_every_life_is_lived_by_the_rules(
     emulator: Emulator, samples: Path, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch

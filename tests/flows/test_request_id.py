@@ -302,6 +302,7 @@ async def ended(process: "Popen[str]") -> DeliveryResult:
     return DeliveryResult.model_validate_json(out)
 
 
+@pytest.mark.long
 async def test_two_processes_at_once_make_one_set_of_calls(start: Start, emulator: Emulator):
     request_id = f"r-{uuid4()}"
     async with nobody_at_work(request_id):
@@ -315,6 +316,7 @@ async def test_two_processes_at_once_make_one_set_of_calls(start: Start, emulato
     assert (calls["CreateUploadUrl"], calls["PutObject"], calls[ACTION]) == (2, 2, 1)
 
 
+@pytest.mark.long
 async def test_a_killed_run_delays_the_other_for_less_than_a_minute(
     start: Start, emulator: Emulator
 ):

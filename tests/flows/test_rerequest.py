@@ -65,6 +65,7 @@ async def test_a_window_that_is_over_is_left_to_a_run_that_is_due_at_once(
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["http:503", "api:InternalError", "api:RequestLimitExceeded"])
 async def test_an_outage_is_waited_out_without_a_worker(
     worker: Worker, emulator: Emulator, fault: str

@@ -26,6 +26,7 @@ def soon_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "SLOW_SECONDS", 0.2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "readings"), [("hang", 1), ("second", 2)])
 async def test_others_come_to_their_verdicts_while_sources_hang(
     run_batch: RunBatch,
