@@ -9,6 +9,7 @@ from tests.environment import HOME  # isort: skip - first, as it cleans up the e
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -44,6 +45,8 @@ def main() -> int:
     parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds for all work")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and records")
     given = parser.parse_args()
+    # So that all servers are stopped and cleared away.
+    signal.signal(signal.SIGTERM, _exit)
     schedule = (
         from_json(given.schedule.read_text())
         if given.schedule
@@ -65,6 +68,10 @@ def main() -> int:
             print(f"kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _exit(number: int, _: object) -> None:
+    sys.exit(128 + number)
 
 
 def run(servers: Servers, requests: int, schedule: list[Fault], patience: float) -> int:

@@ -19,7 +19,7 @@ from tests.chaos.load import CONCURRENCY, Load
 from tests.chaos.recorder import Call
 from tests.chaos.servers import Servers
 
-IN_HAND_SECONDS = 20.0
+IN_HAND_SECONDS = 5.0
 """How long a process may have an answer in hand before it is stored on a busy machine, unless
 something holds it up."""
 STORAGE_FAULTS = ("storage-away", "disk-full", "redis-flush", "redis-restart")

@@ -1,7 +1,9 @@
 """The load of a chaos run: runs triggered through the API, and commands, and how they are pursued.
 
-Each piece of work is pursued as its user would: a command that ended without all verdicts is run
-again, a deployed run that failed is triggered again, and what died is left to the sweep.
+The runs and commands for single requests begin one after the other, while the batches are at work,
+so that every fault meets some of them. Each piece of work is pursued as its user would: a command
+that ended without all verdicts is run again, a deployed run that failed is triggered again, and
+what died is left to the sweep.
 """
 
 import asyncio
@@ -39,6 +41,8 @@ COMMANDS_AT_ONCE = 3
 POLL_SECONDS = 1.0
 SINGLE_RUNS, SINGLE_COMMANDS, BROKEN = 12, 25, 40
 """One request in so many is a run or a command of its own, or has no file."""
+SPREAD = 0.6
+"""Share of the answers after which the last run and the last command begin."""
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 POLICIES: tuple[OnUnknownOutcome, ...] = ("call_again", "stop")
 
@@ -51,6 +55,8 @@ class Work:
     way: Way
     request_ids: list[str]
     policy: OnUnknownOutcome
+    after: int = 0
+    """The number of answers after which it begins."""
 
 
 class Load:
@@ -119,7 +125,13 @@ class Load:
             "command": max(3, requests // SINGLE_COMMANDS),
         }
         work = [
-            Work(f"{way}-{number}", way, [next(names)], POLICIES[number % 2])
+            Work(
+                f"{way}-{number}",
+                way,
+                [next(names)],
+                POLICIES[number % 2],
+                after=round(SPREAD * requests * number / count),
+            )
             for way, count in counts.items()
             for number in range(count)
         ]
@@ -175,10 +187,16 @@ class Load:
         may_stop = self.policy_of[record.request_id] == "stop"
         return record.outcome == "verdict" or (may_stop and record.outcome == "outcome-unknown")
 
+    def _wait_for_its_time(self, work: Work) -> None:
+        while self.servers.recorder.steps["answer"] < work.after:
+            if self.is_over.wait(POLL_SECONDS):
+                return
+
     # Commands.
 
     def _pursue_command(self, work: Work) -> None:
         attempt = 0
+        self._wait_for_its_time(work)
         while not self.is_over.is_set():
             with self._slots:
                 code = self._command(work, attempt)
@@ -239,6 +257,7 @@ class Load:
         resources = parameters["resources"]
         folder = self.servers.folder
         parameters["resources"] = {field: str(folder / name) for field, name in resources.items()}
+        self._wait_for_its_time(work)
         while not self.is_over.is_set():
             run_id = self._trigger("deliver/default", parameters)
             while not self.is_over.wait(POLL_SECONDS) and not self._all_final(work):

@@ -70,6 +70,8 @@ STEPS: dict[Kind, tuple[Step, ...]] = {
     "kill-runs": ("upload", "call", "answer"),
     "kill-command": ("call", "answer"),
     "stop-run": ("call", "answer"),
+    "cancel-run": ("call",),
+    "cancel-batch": ("call",),
     "storage-away": ("call", "answer"),
     "disk-full": ("call", "answer"),
 }
