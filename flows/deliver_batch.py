@@ -34,7 +34,6 @@ from pydantic import Field
 
 from faceid import redaction
 from faceid.errors import FaceIdError, InvalidInput, OutcomeUnknown, StorageError
-from faceid.http import HTTPError
 from faceid.manifests.snapshot import ManifestSnapshot, take_snapshot
 from flows.batch.chain import begin, run_name, schedule_remainder, tag_shard
 from flows.batch.meter import Meter
@@ -185,7 +184,7 @@ async def deliver_all(batch: Batch) -> None:
 async def run_shard(batch: Batch, first: int, last: int) -> None:
     """Run a shard. If the Prefect server refuses something, the batch begins no more requests."""
     try:
-        with server_errors(HTTPError):
+        with server_errors(only=True):
             await cast("Any", deliver_shard)(first=first, last=last)
     except StorageError as error:
         batch.stopped = batch.stopped or error

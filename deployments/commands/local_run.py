@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from prefect import get_client
-from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
@@ -64,11 +63,10 @@ def local_run(
         for name in ("prefect.flow_runs", "prefect.task_runs"):
             logging.getLogger(name).addFilter(_is_no_end)
         try:
-            return asyncio.run(_telling_retries(run))
-        except PrefectHTTPStatusError:
-            # Prefect does not repeat a call that was answered with 500, as in a database's restart.
-            with server_errors():
-                raise
+            # Prefect's client gives up on a server that is down for long, and at once on one that
+            # answers 500, as in a restart of its database.
+            with server_errors(only=True):
+                return asyncio.run(_telling_retries(run))
         finally:
             APILogHandler().flush()  # before the server is stopped
 

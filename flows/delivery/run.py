@@ -25,7 +25,6 @@ from faceid.errors import (
     WindowOver,
 )
 from faceid.files.sources import Patience
-from faceid.http import HTTPError
 from faceid.models import ResourceFile, Upload, Verdict
 from faceid.validation import ValidatedRequest
 from flows.delivery.follow_ups import (
@@ -85,7 +84,7 @@ async def deliver_request(
     delivery: Delivery | None = None
     unsaved: FaceIdError | None = None
     try:
-        with server_errors(HTTPError):
+        with server_errors(only=True):
             async with claim_request(validated, store, settings, run, patience) as taken:
                 delivery = Delivery(
                     validated.action,
@@ -182,7 +181,7 @@ async def _to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
                 return record.verdict
             if not delivery.may_call:
                 return await call_target_action(delivery, None)
-            with server_errors(HTTPError):  # the engine of the steps calls the server
+            with server_errors(only=True):  # the engine of the steps calls the server
                 return await in_one_window(delivery)
         except (WindowOver, UrlRefused) as error:
             # The store may refuse a signed URL once by accident. If it refuses URLs in two

@@ -11,6 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectHTTPStatusError
 
 from faceid.errors import FaceIdError, StorageError
+from faceid.http import HTTPError
 from tasks.credentials import CHECK_PREFECT, load_settings
 from tasks.settings import DeliverySettings
 
@@ -58,22 +59,28 @@ async def settings_of_this_run(block: str) -> DeliverySettings:
 
 
 @contextlib.contextmanager
-def server_errors(errors: type[Exception] = Exception) -> Generator[None]:
-    """Turn errors of calls to the Prefect server into ``StorageError``, within the context.
+def server_errors(*, only: bool = False) -> Generator[None]:
+    """Turn any error of a call to the Prefect server into ``StorageError``, within the context.
 
-    ``errors`` is the class of the errors that the calls raise, if the context contains more than
-    calls.
+    With ``only``, the context does other things as well, and their errors are left as they are.
     """
     try:
         yield
     except FaceIdError:
         raise
-    except errors as error:
+    except Exception as error:
+        if only and not _is_of_server(error):
+            raise
         if isinstance(error, PrefectHTTPStatusError):
             why = f"{error.response.status_code} {error.response.reason_phrase}"
-        elif isinstance(error, RuntimeError):  # raised when Prefect's client is entered
+        elif isinstance(error, RuntimeError):
             why = "no answer, or an incompatible version"
         else:
             why = type(error).__name__
         message = f"a call to the Prefect server failed ({why})"
         raise StorageError("PrefectUnavailable", message, advice=CHECK_PREFECT) from None
+
+
+def _is_of_server(error: Exception) -> bool:
+    # Prefect's client raises RuntimeError if it does not reach the server when it is entered.
+    return isinstance(error, HTTPError) or str(error).startswith("Failed to reach API")

@@ -44,6 +44,7 @@ def main() -> int:
     parser.add_argument("--schedule", type=Path, help="a file with a schedule that was printed")
     parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds for all work")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and records")
+    parser.add_argument("--mutant", action="store_true", help="drop the first save of a verdict")
     given = parser.parse_args()
     # So that all servers are stopped and cleared away.
     signal.signal(signal.SIGTERM, _exit)
@@ -57,7 +58,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="faceid-chaos-"))
     servers: Servers | None = None
     try:
-        servers = Local(folder) if given.setup == "local" else Shared(folder)
+        kind = Local if given.setup == "local" else Shared
+        servers = kind(folder, mutant=given.mutant)
         os.environ.update(servers.environment)
         return run(servers, given.requests, schedule, given.patience)
     finally:

@@ -16,6 +16,8 @@ from tests.chaos.parts import having, marked
 from tests.chaos.schedule import CUTS, Fault
 from tests.chaos.servers import Local, Servers, Shared
 
+CANCEL_SECONDS = 30.0
+"""How long a fault waits for a run that it can cancel."""
 AFTERMATH = 15.0
 """Seconds after a fault within which it may still explain something."""
 
@@ -237,12 +239,15 @@ class Faults(threading.Thread):
             },
             "sort": "START_TIME_ASC",
         }
+        deadline = time.monotonic() + CANCEL_SECONDS
         with self.load.api() as api:
-            runs = api.post("/flow_runs/filter", json=query).raise_for_status().json()
-            for run in runs[int(fault.share * len(runs)) :][:1]:
-                state = {"state": {"type": "CANCELLING"}}
-                api.post(f"/flow_runs/{run['id']}/set_state", json=state).raise_for_status()
-                return run["name"]
+            while time.monotonic() < deadline and not self._is_over:
+                runs = api.post("/flow_runs/filter", json=query).raise_for_status().json()
+                for run in runs[int(fault.share * len(runs)) :][:1]:
+                    state = {"state": {"type": "CANCELLING"}}
+                    api.post(f"/flow_runs/{run['id']}/set_state", json=state).raise_for_status()
+                    return run["name"]
+                time.sleep(0.2)
         return "nothing runs"
 
 

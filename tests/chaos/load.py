@@ -76,7 +76,7 @@ class Load:
         self.triggered: list[str] = []
         """IDs of all runs that were triggered."""
         self.tracebacks: list[str] = []
-        """Names of the commands that printed a traceback."""
+        """Names of the commands that printed a traceback, each with the line after it."""
         self.attempts = 0
         """How often a command was run or a run was triggered."""
         self.is_over = threading.Event()
@@ -242,8 +242,10 @@ class Load:
                 with pipe:
                     pipe.readline()
             code = process.wait()
-        if "Traceback" in log.read_text() and work.name not in self.tracebacks:
-            self.tracebacks.append(work.name)
+        _, *traced = log.read_text().split("Traceback (most recent call last):")
+        for text in traced:
+            last = next((line for line in text.splitlines()[1:] if not line.startswith(" ")), "")
+            self.tracebacks.append(f"{work.name} ({last[:200]})")
         return code
 
     # Deployed runs.

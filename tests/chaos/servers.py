@@ -28,6 +28,8 @@ from tests.chaos.parts import MARK, Part, having, marked
 from tests.chaos.recorder import ACTION, Recorder
 
 ROOT = Path(__file__).parents[2]
+MUTANT = Path(__file__).with_name("mutant")
+"""The folder of a module that drops one save."""
 RATES = f'{{"CreateUploadUrl": 400, "{ACTION}": 200}}'
 CALL_SECONDS = 0.3
 """How long the emulator takes for a call, so that calls are in flight when something happens."""
@@ -41,7 +43,7 @@ RUN_COMMANDS = ("prefect.engine", "prefect.flow_engine")
 class Servers:
     """What both set-ups have."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, mutant: bool = False) -> None:
         self.folder = folder
         self.mark = uuid4().hex
         self.logs = folder / "logs"
@@ -55,7 +57,7 @@ class Servers:
             **{name: value for name, value in os.environ.items() if _is_neutral(name)},
             **WORKER_SETTINGS,
             MARK: self.mark,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{MUTANT}{os.pathsep}{ROOT}" if mutant else str(ROOT),
             "PREFECT_HOME": str(folder / "home"),
             "PREFECT_API_URL": self.api_url,
             "PREFECT_LOGGING_LEVEL": "ERROR",
@@ -141,8 +143,8 @@ class Servers:
 class Local(Servers):
     """File locks, storage in a folder, SQLite, and the worker of ``faceid up``."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *, mutant: bool = False) -> None:
+        super().__init__(folder, mutant=mutant)
         self.disk = folder / "disk"
         self.disk.mkdir()
         self.is_mounted = _mount(self.disk)
@@ -176,8 +178,8 @@ class Local(Servers):
 class Shared(Servers):
     """Redis, PostgreSQL, S3, and two workers of a pool with homes of their own."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *, mutant: bool = False) -> None:
+        super().__init__(folder, mutant=mutant)
         store, self.redis_port, self.postgres_port = free_port(), free_port(), free_port()
         self._store_is_away = folder / "store-is-away"
         self.redis = Redis(port=self.redis_port)

@@ -32,7 +32,7 @@ def test_a_schedule_with_an_unknown_fault_is_refused(change: dict[str, str]):
         from_json(json.dumps([fault | change]))
 
 
-@pytest.mark.chaos
+@pytest.mark.services
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("setup", get_args(Setup))
 def test_the_books_balance(setup: Setup):
@@ -40,13 +40,27 @@ def test_the_books_balance(setup: Setup):
     missing = [command for command in needed if not shutil.which(command)]
     if missing and os.environ.get("FACEID_TEST_SERVICES") != "required":
         pytest.skip(f"not installed: {', '.join(missing)}")
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--setup", setup, "--requests", "60"],
+    ended = chaos("--setup", setup, "--requests", "60")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "the books balance" in ended.stdout
+
+
+@pytest.mark.services
+@pytest.mark.timeout(1200)
+def test_the_books_do_not_balance_if_one_save_is_dropped(tmp_path: Path):
+    schedule = tmp_path / "schedule.json"
+    schedule.write_text("[]")
+    ended = chaos("--requests", "30", "--schedule", str(schedule), "--mutant")
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "the books DO NOT BALANCE: answers lost" in ended.stdout
+
+
+def chaos(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "tests.chaos", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "the books balance" in ended.stdout

@@ -47,6 +47,10 @@ class Stack:
         query = {"logs": {"flow_run_id": {"any_": [run]}}}
         return [log["message"] for log in self.ask("POST", "/logs/filter", query)]
 
+    def calls_of(self, action: str) -> int:
+        stats = httpx.get(f"{self.endpoint}/_emulator/stats").raise_for_status().json()
+        return stats["calls"].get(action, 0)
+
     def add_fault(self, **fault: Any) -> None:
         httpx.post(f"{self.endpoint}/_emulator/faults", json=fault).raise_for_status()
 

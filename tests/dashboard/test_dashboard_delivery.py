@@ -157,6 +157,29 @@ def test_a_failed_run_says_why_on_its_page(page: Page, stack: Stack, shoot: Shoo
     shoot("run-that-failed-with-its-steps")
 
 
+def test_cancel_brings_the_call_home(page: Page, stack: Stack, shoot: Shoot):
+    main = page.get_by_role("main")
+    action = "VideoLivenessCompare"
+    before = stack.calls_of(action)
+    stack.add_fault(op=action, do="delay:15")
+    run = trigger(stack.api, request_id=new_id("cancelled"))
+    until(lambda: stack.calls_of(action) > before, "the call")
+    page.goto(stack.page_of_run(run, "Details"))
+    expect(main.get_by_text("Running", exact=True).first).to_be_visible()
+    main.locator("button[aria-haspopup=menu]").click()
+    page.get_by_role("menuitem", name="Cancel").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Cancel").last.click()
+    expect(main.get_by_text("Cancelling", exact=True).first).to_be_visible()
+    shoot("run-that-is-being-cancelled")
+    state = final_state(stack.api, run)
+    assert state["message"] == "cancelled: verdict: passed, Success [emulator]"
+    page.reload()
+    expect(main.get_by_text("Cancelled", exact=True).first).to_be_visible()
+    expect(main.get_by_text("verdict:passed", exact=True).first).to_be_visible()
+    shoot("run-that-was-cancelled")
+    assert stack.calls_of(action) == before + 1
+
+
 def test_the_runs_of_a_request_are_found_by_its_tag(page: Page, stack: Stack, shoot: Shoot):
     request_id = new_id("searched")
     for name in (request_id, new_id("other")):

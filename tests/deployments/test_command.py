@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.commands.deliver import exit_code
@@ -296,4 +296,18 @@ def test_an_error_of_the_server_in_mid_run_is_told_as_one_of_ours():
             await client.read_flow_runs(limit=100_000)  # more than the server allows
 
     with pytest.raises(StorageError, match=r"a call to the Prefect server failed \(422"):
+        local_run(run)
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_server_that_has_gone_since_is_told_as_one_of_ours():
+    @flow
+    async def nothing() -> None:
+        pass
+
+    async def run() -> None:
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
+            await nothing()
+
+    with pytest.raises(StorageError, match=r"the Prefect server failed \(no answer, or an"):
         local_run(run)
