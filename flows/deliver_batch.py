@@ -103,42 +103,47 @@ async def deliver_batch(
     batch: Batch | None = None
     with TemporaryDirectory(prefix="faceid-batch-") as spool:
         try:
-            settings = await settings_of_this_run(credentials)
-            begun = await begin(manifest, settings)
-            snapshot = await anyio.to_thread.run_sync(
-                take_snapshot, begun.manifest, settings, Path(spool)
-            )
-            if snapshot.count == 0:
-                message = "completed: nothing to do, no manifest matches"
-                await emit_batch_event("completed", settings.service, message, None, None)
-                return Completed(message=message)
-            options = DeliveryOptions(
-                settings.roots().resolve_folder("save_files_to", save_files_to)
-                if save_files_to
-                else None,
-                max_windows,
-                on_unknown_outcome,
-                in_batch=True,
-            )
-            async with opened(
-                snapshot,
-                settings,
-                credentials,
-                options,
-                results_location(results, settings, str(flow_run.id)),
-                concurrency=concurrency,
-                max_failed_percent=max_failed_percent,
-                max_unknown=max_unknown,
-                chain_began=begun.chain_began,
-            ) as batch:
-                await deliver_all(batch)
+            with server_errors(only=True):
+                settings = await settings_of_this_run(credentials)
+                begun = await begin(manifest, settings)
+                snapshot = await anyio.to_thread.run_sync(
+                    take_snapshot, begun.manifest, settings, Path(spool)
+                )
+                if snapshot.count == 0:
+                    message = "completed: nothing to do, no manifest matches"
+                    await emit_batch_event("completed", settings.service, message, None, None)
+                    return Completed(message=message)
+                options = DeliveryOptions(
+                    settings.roots().resolve_folder("save_files_to", save_files_to)
+                    if save_files_to
+                    else None,
+                    max_windows,
+                    on_unknown_outcome,
+                    in_batch=True,
+                )
+                async with opened(
+                    snapshot,
+                    settings,
+                    credentials,
+                    options,
+                    results_location(results, settings, str(flow_run.id)),
+                    concurrency=concurrency,
+                    max_failed_percent=max_failed_percent,
+                    max_unknown=max_unknown,
+                    chain_began=begun.chain_began,
+                ) as batch:
+                    await deliver_all(batch)
         except FaceIdError as error:
             return await finish_batch(batch, error, settings)
     if batch.shutdown.heard:
         return await end_batch_early(batch, settings)
     stopped, next_run = batch.stopped, None
     if batch.goes_on and batch.stats.status["waiting"]:
-        next_run = await schedule_remainder(settings, batch.goes_on_at)
+        try:
+            with server_errors(only=True):
+                next_run = await schedule_remainder(settings, batch.goes_on_at)
+        except StorageError as error:
+            stopped = stopped or error
     if batch.failed_too_often:
         share = f"{batch.stats.failed_percent:.0f} % of {batch.stats.done} have failed"
         stopped = InvalidInput("TooManyFailed", f"{share}, more than {max_failed_percent:g} %")

@@ -12,6 +12,7 @@ from flows.batch.picture import draw
 from flows.batch.runner import BatchStats
 from flows.delivery.outcome import add_tags
 from flows.server.events import emit_event
+from flows.server.runs import best_effort
 
 BatchOutcome = Outcome | Literal["completed", "partial", "cancelled"]
 """Outcome of a batch's run. ``partial`` means that some requests have no verdict."""
@@ -26,17 +27,18 @@ async def summarize(stats: BatchStats, speed: Speed | None) -> None:
     called.
     """
     title = f"{stats.done:,} of {stats.total:,} requests"
-    await acreate_markdown_artifact(
-        "\n".join(_lines(title, stats)),
-        key=f"summary-{flow_run.id}",
-        description="Outcomes and failures",
-    )
-    picture = draw(title, _counts(stats), speed).encode()
-    await acreate_image_artifact(
-        f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}",
-        key=f"picture-{flow_run.id}",
-        description="Outcomes and calls per second",
-    )
+    with best_effort("the run has no summary"):
+        await acreate_markdown_artifact(
+            "\n".join(_lines(title, stats)),
+            key=f"summary-{flow_run.id}",
+            description="Outcomes and failures",
+        )
+        picture = draw(title, _counts(stats), speed).encode()
+        await acreate_image_artifact(
+            f"data:image/svg+xml;base64,{base64.b64encode(picture).decode()}",
+            key=f"picture-{flow_run.id}",
+            description="Outcomes and calls per second",
+        )
 
 
 async def emit_batch_event(
@@ -52,7 +54,9 @@ async def emit_batch_event(
     ``batch.failed`` if an error stopped the batch. ``message`` is the message of the run's final
     state, and ``next_run`` the ID of the flow run that continues, if there is one.
     """
-    tags = await add_tags(f"outcome:{outcome}")
+    tags: list[str] = []
+    with best_effort("the run is not tagged with its outcome"):
+        tags = await add_tags(f"outcome:{outcome}")
     name = next((tag[6:] for tag in tags if tag.startswith("batch:")), flow_run.name or "")
     word = outcome if outcome in _FINISHED else "failed"
     if word == "partial" and stats and stats.status["waiting"]:

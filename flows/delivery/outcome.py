@@ -18,6 +18,7 @@ from faceid.errors import ErrorKind, FaceIdError, InvalidInput
 from faceid.models import DeliveryFailed, DeliveryResult, Outcome, ResultError, Service
 from flows.delivery.follow_ups import DeliveryDeferred
 from flows.server.events import emit_event
+from flows.server.runs import best_effort
 from tasks.state.records import Record
 
 _OUTCOME_OF_ERROR: dict[ErrorKind, Outcome] = {
@@ -178,16 +179,18 @@ async def finish_delivery(result: DeliveryResult, ending: DeliveryOutcome) -> St
     tags = [f"request:{result.request_id}", f"outcome:{outcome}", f"verdict:{word}"]
     if deferred and deferred.follow_up and deferred.follow_up.flow_run_id:
         tags.append(f"next:{deferred.follow_up.flow_run_id}")
-    await add_tags(*tags)
+    with best_effort("the run is not tagged with its outcome"):
+        await add_tags(*tags)
     state = _state_of(result, ending)
     # The description repeats the message, because the dashboard's table does not show what is in
     # the verdict.
-    await Artifact(
-        type="table",
-        key=f"result-{flow_run.id}",
-        description=f"{state.message}, request {result.request_id}",
-        data=[result.model_dump(mode="json")],
-    ).acreate()
+    with best_effort("the run has no artifact"):
+        await Artifact(
+            type="table",
+            key=f"result-{flow_run.id}",
+            description=f"{state.message}, request {result.request_id}",
+            data=[result.model_dump(mode="json")],
+        ).acreate()
     emit_delivery_event(result, ending)
     return state
 

@@ -1,8 +1,9 @@
-"""Lists flow runs on the Prefect server, and returns the settings of the current flow run."""
+"""Flow runs on the Prefect server: lists, the current run's settings, and errors of the server."""
 
 import contextlib
 from collections.abc import Generator
 
+from prefect import get_run_logger
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
@@ -79,6 +80,19 @@ def server_errors(*, only: bool = False) -> Generator[None]:
             why = type(error).__name__
         message = f"a call to the Prefect server failed ({why})"
         raise StorageError("PrefectUnavailable", message, advice=CHECK_PREFECT) from None
+
+
+@contextlib.contextmanager
+def best_effort(what: str) -> Generator[None]:
+    """Log errors of calls to the Prefect server as a warning, because the run can do without them.
+
+    ``what`` says what does not happen then, such as "the run is not tagged".
+    """
+    try:
+        with server_errors(only=True):
+            yield
+    except StorageError as error:
+        get_run_logger().warning("%s: %s", what, error)
 
 
 def _is_of_server(error: Exception) -> bool:

@@ -224,6 +224,7 @@ class Load:
         log = self.servers.logs / f"{work.name}.log"
         pipe: IO[str] | None = None
         with log.open("a") as errors, out.open("w") as lines:
+            before = errors.tell()
             stdout: Any = lines
             if work.way == "batch | head -1" and attempt == 0:
                 reader, stdout = os.pipe()
@@ -242,7 +243,7 @@ class Load:
                 with pipe:
                     pipe.readline()
             code = process.wait()
-        _, *traced = log.read_text().split("Traceback (most recent call last):")
+        _, *traced = log.read_text()[before:].split("Traceback (most recent call last):")
         for text in traced:
             last = next((line for line in text.splitlines()[1:] if not line.startswith(" ")), "")
             self.tracebacks.append(f"{work.name} ({last[:200]})")
