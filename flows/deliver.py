@@ -117,21 +117,21 @@ async def deliver(
                     ending = await to_its_end(delivery, store, request_id, shutdown.drain)
         except FaceIdError as error:
             ending = DeliveryOutcome(failure=error)
-    if ending.was_cut_off:
-        unknown = ending.record is not None and ending.record.intent is not None
-        what = "a call has no answer yet" if unknown else "no call is in flight"
-        return await end_early(
-            shutdown, f"{what}; the same request goes on from here [{settings.service}]"
+        if ending.was_cut_off:
+            unknown = ending.record is not None and ending.record.intent is not None
+            what = "a call has no answer yet" if unknown else "no call is in flight"
+            return await end_early(
+                shutdown, f"{what}; the same request goes on from here [{settings.service}]"
+            )
+        result = result_of(
+            ending,
+            request_id=request_id,
+            target_action=target_action,
+            service=settings.service,
+            started_at=started_at,
         )
-    result = result_of(
-        ending,
-        request_id=request_id,
-        target_action=target_action,
-        service=settings.service,
-        started_at=started_at,
-    )
-    state = await finish_delivery(result, ending)
-    if shutdown.heard and await is_being_cancelled():
-        # Prefect accepts no other final state for a run that is being cancelled.
-        return Cancelled(message=f"cancelled: {state.message}")
-    return state
+        state = await finish_delivery(result, ending)
+        if shutdown.heard and await is_being_cancelled():
+            # Prefect accepts no other final state for a run that is being cancelled.
+            return Cancelled(message=f"cancelled: {state.message}")
+        return state

@@ -135,24 +135,8 @@ async def deliver_batch(
                     await deliver_all(batch)
         except FaceIdError as error:
             return await finish_batch(batch, error, settings)
-    if batch.shutdown.heard:
-        return await end_batch_early(batch, settings)
-    stopped, next_run = batch.stopped, None
-    if batch.goes_on and batch.stats.status["waiting"]:
-        try:
-            with server_errors(only=True):
-                next_run = await schedule_remainder(settings, batch.goes_on_at)
-        except StorageError as error:
-            stopped = stopped or error
-    if batch.failed_too_often:
-        share = f"{batch.stats.failed_percent:.0f} % of {batch.stats.done} have failed"
-        stopped = InvalidInput("TooManyFailed", f"{share}, more than {max_failed_percent:g} %")
-    if batch.unknown_too_often:
-        said = f"{batch.unknown} calls were not answered, and max_unknown is {max_unknown}"
-        stopped = OutcomeUnknown(
-            "TooManyUnknown", said, advice="The same manifest goes on from here."
-        )
-    return await finish_batch(batch, stopped, settings, next_run)
+    with batch.shutdown:
+        return await end_batch(batch, settings, max_failed_percent, max_unknown)
 
 
 @flow(name="deliver-shard", flow_run_name="requests {first} to {last}", persist_result=False)
@@ -242,6 +226,33 @@ async def opened(
             # The lines are sorted however the batch ends. This blocks on purpose, because a
             # cancellation could otherwise interrupt it.
             results.finish(snapshot.count)
+
+
+async def end_batch(
+    batch: Batch, settings: DeliverySettings, max_failed_percent: float, max_unknown: int
+) -> State[Any]:
+    """Schedule a run for the requests that wait, if there are any, and end the batch.
+
+    ``max_failed_percent`` and ``max_unknown`` are those of ``Batch``.
+    """
+    if batch.shutdown.heard:
+        return await end_batch_early(batch, settings)
+    stopped, next_run = batch.stopped, None
+    if batch.goes_on and batch.stats.status["waiting"]:
+        try:
+            with server_errors(only=True):
+                next_run = await schedule_remainder(settings, batch.goes_on_at)
+        except StorageError as error:
+            stopped = stopped or error
+    if batch.failed_too_often:
+        share = f"{batch.stats.failed_percent:.0f} % of {batch.stats.done} have failed"
+        stopped = InvalidInput("TooManyFailed", f"{share}, more than {max_failed_percent:g} %")
+    if batch.unknown_too_often:
+        said = f"{batch.unknown} calls were not answered, and max_unknown is {max_unknown}"
+        stopped = OutcomeUnknown(
+            "TooManyUnknown", said, advice="The same manifest goes on from here."
+        )
+    return await finish_batch(batch, stopped, settings, next_run)
 
 
 async def end_batch_early(batch: Batch, settings: DeliverySettings) -> State[Any]:

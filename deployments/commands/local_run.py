@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from prefect import get_client
+from prefect.exceptions import TerminationSignal
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
@@ -37,7 +38,8 @@ def local_run(
     If ``PREFECT_API_URL`` is not set, a temporary Prefect server is started for the time of the
     run. If a step fails and is tried again, stderr says so, once for each error code. Raises
     ``StorageError`` if the server cannot be reached, rejects our credentials or answers a call with
-    an error, and ``StackError`` if the temporary server does not start.
+    an error, ``KeyboardInterrupt`` if the process is told to end while the flow begins, and
+    ``StackError`` if the temporary server does not start.
     """
     with ExitStack() as stack:
         if not PREFECT_API_URL.value():
@@ -67,6 +69,9 @@ def local_run(
             # answers 500, as in a restart of its database.
             with server_errors(only=True):
                 return asyncio.run(_telling_retries(run))
+        except TerminationSignal:
+            # SIGTERM came before the flow handles signals itself, or after that.
+            raise KeyboardInterrupt from None
         finally:
             APILogHandler().flush()  # before the server is stopped
 

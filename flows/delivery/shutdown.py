@@ -81,8 +81,13 @@ class GracefulShutdown:
         if self._timer:
             self._timer.cancel()
         _TASK_RUNS.removeFilter(_is_no_crash)
+        self.stop_listening()
+
+    def stop_listening(self) -> None:
+        """Install the handlers again that were there before."""
         loop = asyncio.get_running_loop()
-        for number, handler in self._before.items():
+        while self._before:
+            number, handler = self._before.popitem()
             loop.remove_signal_handler(number)
             signal.signal(number, handler or signal.SIG_DFL)
 
@@ -122,6 +127,7 @@ async def end_early(shutdown: GracefulShutdown, message: str) -> State[Any]:
     previous handler of the signal then ends the process, and a sweep schedules the next run.
     """
     if is_of_worker() and shutdown.heard and not await is_being_cancelled():
+        shutdown.stop_listening()
         signal.raise_signal(shutdown.heard)
         raise StorageError("Stopped", "the process was told to end")
     return Cancelled(message=f"cancelled: {message}")

@@ -21,6 +21,8 @@ from typing import Any
 from tests.chaos.schedule import CUTS, Fault, Step
 
 ACTION = "VideoLivenessCompare"
+NOT_COUNTED = ("RequestLimitExceeded", "AuthFailure.SignatureExpire")
+"""Codes with which a call is refused before the action is reached, and then sent again."""
 RESET = struct.pack("ii", 1, 0)
 """Socket option SO_LINGER with a time of 0: closing the socket resets the connection."""
 
@@ -49,7 +51,7 @@ class Call:
     @property
     def counts(self) -> bool:
         """Whether the service counts this call, as far as anybody can tell."""
-        return self.arrived and self.code != "RequestLimitExceeded"
+        return self.arrived and self.code not in NOT_COUNTED
 
     @property
     def answered(self) -> bool:

@@ -1,9 +1,12 @@
 """The ``faceid`` command: for bad input it prints one line, exits with 2 and sends nothing."""
 
+import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments.commands.deliver import exit_code
 from deployments.commands.local_run import local_run
 from deployments.stack import free_port
-from faceid.command import one_line
+from faceid.command import _interrupt, one_line  # pyright: ignore[reportPrivateUsage]
 from faceid.emulator import Emulator
 from faceid.errors import InvalidInput, StorageError
 from faceid.models import DeliveryResult, ResultError, Verdict
@@ -311,3 +314,22 @@ def test_a_server_that_has_gone_since_is_told_as_one_of_ours():
 
     with pytest.raises(StorageError, match=r"the Prefect server failed \(no answer, or an"):
         local_run(run)
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Handle SIGTERM as the command does."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("prefect_api", "interrupts")
+def test_sigterm_while_a_flow_begins_is_like_ctrl_c():
+    @flow
+    async def beginning() -> None:
+        # From a thread, while the event loop waits and no task is at work.
+        await asyncio.to_thread(os.kill, os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        local_run(beginning)

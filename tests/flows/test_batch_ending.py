@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 from prefect import get_client
+from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Cancelling, Crashed
 
 from faceid.emulator import Emulator
 from flows import deliver_batch
 from flows.batch import chain as batch_chain
+from flows.batch import summary
 from flows.server.runs import tag_of
 from tests.flows.batches import Ended, RunBatch, entry, write
+from tests.flows.deliveries import Deliver
 from tests.flows.deployed import swept
 from tests.flows.deployed_batch import Deployed
 from tests.flows.helpers import ACTION, REFUSES_THE_FILE, called, calls_of, record_of
@@ -88,6 +91,26 @@ async def test_what_is_told_twice_is_cut_off_and_goes_on_later(
     state, _, lines, _ = await run_batch(manifest)
     assert state.message == "completed: 10 verdicts of 10 requests [emulator]"
     assert [line.calls for line in lines] == [2] * 3 + [1] * 7
+
+
+async def told(*_: object, **__: object) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    await asyncio.sleep(0)
+
+
+async def test_a_signal_while_a_run_ends_does_not_take_its_end_away(
+    run_batch: RunBatch,
+    run_deliver: Deliver,
+    samples: Path,
+    fast: None,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(summary, "acreate_markdown_artifact", told)
+    state, *_ = await run_batch(write(samples / "people.jsonl", [entry("p-1")]))
+    assert state.message == "completed: 1 verdicts of 1 requests [emulator]"
+    monkeypatch.setattr(Artifact, "acreate", told)
+    delivered = await run_deliver()
+    assert delivered.state.message == "verdict: passed, Success [emulator]"
 
 
 async def test_what_takes_too_long_is_cut_off(
