@@ -227,7 +227,8 @@ class Exchange:
         """Cut the connection at once with a TCP reset."""
         connection: socket.socket | None = self._transport.get_extra_info("socket")
         if connection is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
+            with suppress(OSError):  # the client may have gone already
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
         self._transport.abort()
         await self._closed()
 
@@ -242,6 +243,8 @@ class Exchange:
             return
         waiting = bytearray(4)
         for _ in range(_DELIVERY_TRIES):
+            if connection.fileno() == -1:  # the client has gone
+                return
             fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, waiting)
             if not any(waiting):
                 return

@@ -1,9 +1,11 @@
 """Control calls under ``/_emulator/``: clock, key, log, counts, reset, and invalid calls."""
 
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -243,6 +245,23 @@ def test_a_reset_cuts_off_what_a_fault_delays(emulator: Emulator, caller: Caller
         assert isinstance(delayed.exception(), requests.ConnectionError)
     assert emulator.requests() == []
     assert list((emulator.folder / "objects").iterdir()) == []
+
+
+def test_a_reset_does_not_mind_a_client_that_has_gone(
+    emulator: Emulator, caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    emulator.add_fault("PutObject", "delay:3600")
+    url = urlsplit(caller.ticket()["UploadUrl"])
+    head = f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\n"
+    head += f"Content-Length: {len(JPEG)}\r\n\r\n"
+    assert url.hostname
+    with socket.create_connection((url.hostname, url.port or 80)) as client:
+        client.sendall(head.encode() + JPEG)
+        until(lambda: emulator.faults()[0]["fired"], "the delay")
+    emulator.reset()
+    until(lambda: emulator.requests() == [], "the reset")
+    assert emulator.health()["status"] == "ok"
+    assert "Traceback" not in caplog.text
 
 
 def test_an_emulator_that_is_not_there() -> None:
