@@ -108,7 +108,7 @@ class _Sweep:
     async def run(self) -> Counter[str]:
         """Carry out the sweep, and return how often each thing was done."""
         await delete_late_runs(self.client, "sweep", but=UUID(flow_run.id))
-        self.done["marked Crashed"] += await mark_dead_runs(self.client, self._is_at_work)
+        self.done.update(await mark_dead_runs(self.client, self._is_at_work))
         await self._take_up_spilled()
         for service in await services_in_use(self.client):
             self.waiting = {}

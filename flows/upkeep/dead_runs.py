@@ -1,11 +1,14 @@
 """Detects flow runs whose process has died.
 
 The open-source Prefect server does not notice if the process of a run is killed: the run stays
-Running forever, or Pending if its flow had not begun. A run that is alive sends a heartbeat every
-``PREFECT_FLOWS_HEARTBEAT_FREQUENCY`` seconds. A run that has missed three heartbeats is taken for
-dead and marked as Crashed, so that the dashboard, automations and ``flows.sweep`` see that it died.
+Running forever, or Pending if its flow had not begun, or Cancelling. A run that is alive sends a
+heartbeat every ``PREFECT_FLOWS_HEARTBEAT_FREQUENCY`` seconds. A run that has missed three
+heartbeats is taken for dead and marked as Crashed, so that the dashboard, automations and
+``flows.sweep`` see that it died. If somebody has cancelled it, it is marked as Cancelled, and no
+other run continues it.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -28,7 +31,7 @@ from prefect.events.filters import (
     EventResourceFilter,
 )
 from prefect.settings import get_current_settings
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 
 from flows.server.runs import list_runs
 
@@ -41,6 +44,8 @@ DEFAULT_HEARTBEAT = 180
 """Seconds between two heartbeats that are assumed if heartbeats are disabled. They then only
 determine how long a run may be Pending."""
 
+DIED = "The sweep found that the run's process has died."
+
 
 def silence() -> timedelta:
     """Return for how long a run must have sent no heartbeat to be taken for dead."""
@@ -50,27 +55,33 @@ def silence() -> timedelta:
 
 async def mark_dead_runs(
     client: PrefectClient, is_at_work: Callable[[FlowRun], Awaitable[bool]]
-) -> int:
-    """Mark silent runs as Crashed, and return how many were marked.
+) -> Counter[str]:
+    """Mark silent runs as Crashed, or as Cancelled, and return how often each was done.
 
     A silent run is not marked if ``is_at_work`` returns ``True`` for it: a run that holds its
     request's lock is alive, even if its heartbeats are lost.
     """
     at_work = FlowRunFilterState(
-        type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
+        type=FlowRunFilterStateType(
+            any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+        )
     )
-    marked = 0
+    marked: Counter[str] = Counter()
     for run in await list_runs(client, OUR_FLOWS, FlowRunFilter(state=at_work)):
         if await _is_silent(client, run) and not await is_at_work(run):
-            await mark_crashed(client, run.id)
-            marked += 1
+            if run.state and run.state.is_cancelling():
+                state = Cancelled(message=f"cancelled: {DIED}")
+                await client.set_flow_run_state(run.id, state, force=True)
+                marked["marked Cancelled"] += 1
+            else:
+                await mark_crashed(client, run.id)
+                marked["marked Crashed"] += 1
     return marked
 
 
 async def mark_crashed(client: PrefectClient, flow_run_id: UUID) -> None:
     """Set the state of a flow run to Crashed."""
-    message = "The sweep found that the run's process has died."
-    await client.set_flow_run_state(flow_run_id, Crashed(message=message), force=True)
+    await client.set_flow_run_state(flow_run_id, Crashed(message=DIED), force=True)
 
 
 async def crashed_runs(client: PrefectClient, flow: str, since: datetime) -> list[FlowRun]:

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from prefect import get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelling
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -25,7 +26,7 @@ from tests.flows.helpers import (
     records,
     told_of,
 )
-from tests.flows.sweeping import PASSED, REDIS, Gone, state_of
+from tests.flows.sweeping import PASSED, REDIS, Gone, set_state, state_of
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_crashed_before")
@@ -53,6 +54,18 @@ async def test_a_request_whose_run_died_gets_another_once(
     assert await swept() == "nothing is open"
     record = await record_of(worker.request_id)
     assert [run.outcome for run in record.runs] == ["crashed", "verdict"]
+
+
+async def test_a_run_that_died_after_somebody_cancelled_it_is_not_continued(
+    worker: Worker, die: Callable[..., Awaitable[UUID]], silence: None
+):
+    dead = await die()
+    await set_state(dead, Cancelling())
+    said = (await swept()).split(", ")
+    assert {"1 cancelled", "1 marked Cancelled"} <= set(said)
+    assert await state_of(dead) == "Cancelled"
+    assert "scheduled" not in await swept()
+    assert len(worker.chain()) == 1
 
 
 @asynccontextmanager
