@@ -4,10 +4,13 @@ This library puts none of these into its own errors and log messages. Redaction 
 of defence: other libraries log URLs, and a message of the service may quote a URL.
 """
 
+import base64
+import json
 import logging
 import re
 import traceback
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 HIDDEN = "[redacted]"
 """The text that replaces a secret."""
@@ -23,33 +26,72 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # User info in a URL.
     (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/@\"'<>]+@"), rf"\1{HIDDEN}@"),
     (re.compile(r"(?i)\b(TC3-HMAC-SHA256)\s+Credential=.*?(?=$|[\r\n\"'])"), rf"\1 {HIDDEN}"),
-    (re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?!TC3)[^\s\"',}\]]+"), rf"\1{HIDDEN}"),
     (
         re.compile(
-            r"(?i)\b(q-(?:signature|ak|sign-time|key-time)|x-tc-token|x-cos-security-token|signature|"
-            r"secret_?key|security_?token)([\"']?\s*[=:]\s*[\"']?)[^\s&\"',;}\]]+"
+            r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?(?:basic\s+|bearer\s+)?)(?!TC3)"
+            r"[^\s\"',}\]]{8,}"
+        ),
+        rf"\1{HIDDEN}",
+    ),
+    # Parameters of a presigned URL whose beginning has been cut off.
+    (
+        re.compile(r"(?i)\b(q-(?:signature|ak|sign-time|key-time)=)[^\s&\"',}\]]+"),
+        rf"\1{HIDDEN}",
+    ),
+    # Only what looks like a key: a word of prose after a colon is shorter.
+    (
+        re.compile(
+            r"(?i)\b(x-tc-token|x-cos-security-token|signature|secret_?key|security_?token)"
+            r"([\"']?\s*[=:]\s*[\"']?)[^\s&\"',;}\]]{16,}"
         ),
         rf"\1\2{HIDDEN}",
     ),
     (re.compile(r"\bAKID[A-Za-z0-9_-]{12,}"), f"AKID{HIDDEN}"),
 )
 
-_secrets: set[str] = set()
+# The longest first, because a form may contain another one. The tuple is replaced and never
+# changed, because another thread may be reading it.
+_forms: tuple[str, ...] = ()
 
 
 def protect(secret: str) -> None:
     """Register a secret, such as a key or a token, which ``redact`` removes from every text.
 
-    Secrets of fewer than 8 characters are ignored, because they could occur in ordinary words.
+    It is removed in the forms that ``forms_of`` returns. Secrets of fewer than 8 characters are
+    ignored, because they could occur in ordinary words.
     """
+    global _forms  # noqa: PLW0603
     if len(secret) >= 8:
-        _secrets.add(secret)
+        _forms = tuple(sorted({*_forms, *forms_of(secret)}, key=lambda form: (-len(form), form)))
+
+
+def forms_of(text: str) -> set[str]:
+    """Return a text as it is, and as it stands in a ``repr``, in JSON, in a URL and in base64."""
+    encoded = text.encode(errors="surrogateescape")
+    forms = {
+        text,
+        repr(text)[1:-1],
+        ascii(text)[1:-1],
+        repr(encoded)[2:-1],
+        json.dumps(text)[1:-1],
+        json.dumps(text, ensure_ascii=False)[1:-1],
+        quote(encoded),
+        quote(encoded, safe=""),
+        quote_plus(encoded),
+    }
+    # Base64 encodes three bytes at a time, so the form depends on how many bytes come before. Of
+    # the first and the last four characters, some belong to what comes before and after.
+    for before in range(3):
+        for encode in (base64.standard_b64encode, base64.urlsafe_b64encode):
+            whole = encode(bytes(before) + encoded).decode().rstrip("=")
+            forms.add(whole[4 if before else 0 : len(whole) // 4 * 4])
+    return {form for form in forms if len(form) >= 8}
 
 
 def redact(text: str) -> str:
     """Return the text with presigned URLs, keys, tokens and signatures replaced by ``HIDDEN``."""
-    for secret in _secrets:
-        text = text.replace(secret, HIDDEN)
+    for form in _forms:
+        text = text.replace(form, HIDDEN)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text

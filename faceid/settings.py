@@ -123,7 +123,9 @@ class FaceIdSettings(BaseSettings):
     @classmethod
     def _split_roots(cls, value: Any) -> Any:
         # The separator is a comma and not, as in PATH, a colon, because URLs contain colons.
-        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return tuple(root for item in value.split(",") if (root := item.strip()))
 
     @field_validator("rates")
     @classmethod

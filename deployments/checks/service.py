@@ -1,5 +1,6 @@
 """Checks of the settings, the storage, the locks and the Face ID service."""
 
+import os
 import time
 from functools import partial
 from uuid import uuid4
@@ -135,7 +136,13 @@ async def check_daily_limits(settings: DeliverySettings) -> list[CheckResult]:
 
 
 async def check_roots(settings: DeliverySettings) -> list[CheckResult]:
-    """Check that ``FACEID_RESOURCE_ROOTS`` is set."""
+    """Check that ``FACEID_RESOURCE_ROOTS`` is set, and that its folders are there."""
+    folders = [root for root in settings.resource_roots if "://" not in root]
+    there = await anyio.to_thread.run_sync(lambda: [*map(os.path.isdir, folders)])
+    missing = [root for root, is_there in zip(folders, there, strict=True) if not is_there]
+    if missing:
+        said = f"not a folder: {', '.join(missing)}"
+        return [CheckResult("resource roots", "warning", said, "check FACEID_RESOURCE_ROOTS")]
     if settings.resource_roots:
         return [CheckResult("resource roots", "ok", ", ".join(settings.resource_roots))]
     return [

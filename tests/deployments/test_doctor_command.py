@@ -275,6 +275,7 @@ def test_a_block_that_cannot_be_read_hides_nothing(
         ("FACEID_DATA_KEY", "no key", "storage", "FACEID_DATA_KEY"),
         ("FACEID_RATES", '{"NoSuchAction": 5}', "limits", "NoSuchAction"),
         ("FACEID_RESOURCE_ROOTS", "", "resource roots", "FACEID_RESOURCE_ROOTS"),
+        ("FACEID_RESOURCE_ROOTS", "., /no/folder", "resource roots", "not a folder: /no/folder"),
         ("FACEID_ENDPOINT", "http://127.0.0.1:1", "clock", "cannot connect"),
     ],
 )

@@ -1,8 +1,13 @@
 """Secrets are hidden in texts and in logs, whichever logger writes them."""
 
+import base64
 import io
+import json
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -52,6 +57,79 @@ def test_a_protected_secret_is_hidden_wherever_it_stands():
     assert redact("got v3rySecretWord!") == "got [redacted]!"
     redaction.protect("of")
     assert redact("of course") == "of course"
+
+
+def as_bytes(text: str) -> str:
+    return repr(text.encode())
+
+
+def as_base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def in_base64(text: str) -> str:
+    return as_base64(f"user:{text}, and more")
+
+
+def in_url_safe_base64(text: str) -> str:
+    return base64.urlsafe_b64encode(f"ab{text}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        str,
+        repr,
+        ascii,
+        json.dumps,
+        quote,
+        quote_plus,
+        as_bytes,
+        as_base64,
+        in_base64,
+        in_url_safe_base64,
+    ],
+)
+@pytest.mark.parametrize(
+    "secret", ["wörd-of+the/day", "quoted \"and\\slashed'", "t\u0085oken-\x1b[31m"]
+)
+def test_a_protected_secret_is_hidden_in_every_form(write: Callable[[str], str], secret: str):
+    redaction.protect(secret)
+    assert "[redacted]" in redact(f"it says {write(secret)} there")
+
+
+def test_secrets_are_protected_while_others_redact():
+    done = threading.Event()
+
+    def protect() -> None:
+        for number in range(300):
+            redaction.protect(f"secret-number-{number}")
+        done.set()
+
+    with ThreadPoolExecutor() as pool:
+        protecting = pool.submit(protect)
+        while not done.is_set():
+            redact("a line")
+        protecting.result()
+    assert redact("secret-number-299") == "[redacted]"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "secret_key: does not fit",
+        "security_token = missing",
+        "Authorization: needed",
+        "signature: wrong; secretkey=absent",
+    ],
+)
+def test_prose_stays_readable(line: str):
+    assert redact(line) == line
+
+
+def test_the_words_after_basic_and_bearer_are_hidden():
+    assert redact("authorization: Basic dXNlcjpwYXNz") == "authorization: Basic [redacted]"
+    assert redact("Authorization: Bearer abcdefghij") == "Authorization: Bearer [redacted]"
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_everything_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch
         "FACEID_ACCOUNT": "kiosk",
         "FACEID_RATES": '{"VideoLivenessCompare": 40}',
         "FACEID_EXPIRY_MARGIN": "5",
-        "FACEID_RESOURCE_ROOTS": "/a,s3://bucket/in",
+        "FACEID_RESOURCE_ROOTS": "/a, s3://bucket/in ,,",
         "TENCENTCLOUD_SECRET_ID": "AKID1",
         "TENCENTCLOUD_SECRET_KEY": "key1",
         "TENCENTCLOUD_TOKEN": "token1",
