@@ -4,6 +4,7 @@ An entry of the books is a count. Some must be 0, whatever has happened; for oth
 may explain them are looked up, and what is left over must be 0.
 """
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ something holds it up."""
 STORAGE_FAULTS = ("storage-away", "disk-full", "redis-flush", "redis-restart")
 SERVER_FAULTS = ("kill-server", "postgres-restart")
 LEASE_FAULTS = ("redis-flush", "redis-restart")
+EVENTS_SECONDS = 60.0
+"""Seconds within which the server has written all events."""
 LEASE = 30.0
 """Seconds after a fault for which a run may still hold a lease that is worth nothing."""
 
@@ -233,6 +236,16 @@ class Bookkeeper:
 
     def _events(self, books: Books, api: httpx.Client) -> None:
         """Every verdict was told by an event, unless a process was killed at that moment."""
+        # The server writes events in the background, and goes on with that after a restart.
+        deadline = time.monotonic() + EVENTS_SECONDS
+        missing, explained = self._missing_events(api)
+        while missing and time.monotonic() < deadline:
+            time.sleep(1)
+            missing, explained = self._missing_events(api)
+        books.require_none("events missing", missing, explained)
+
+    def _missing_events(self, api: httpx.Client) -> tuple[list[str], int]:
+        """Return the requests whose verdict no event told, and how many others a fault explains."""
         told = {
             event["resource"]["prefect.resource.name"]
             for event in _all_events(api, ["faceid.delivery.verdict"])
@@ -247,7 +260,7 @@ class Bookkeeper:
                 explained += 1
             else:
                 missing.append(request_id)
-        books.require_none("events missing", missing, explained)
+        return missing, explained
 
     def _event_was_cut_off(self, call: Call) -> bool:
         is_killed = call.pid in self.faults.killed
