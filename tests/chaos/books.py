@@ -26,7 +26,7 @@ something holds it up."""
 STORAGE_FAULTS = ("storage-away", "disk-full", "redis-flush", "redis-restart")
 SERVER_FAULTS = ("kill-server", "postgres-restart")
 LEASE_FAULTS = ("redis-flush", "redis-restart")
-EVENTS_SECONDS = 60.0
+EVENTS_SECONDS = 180.0
 """Seconds within which the server has written all events."""
 LEASE = 30.0
 """Seconds after a fault for which a run may still hold a lease that is worth nothing."""
