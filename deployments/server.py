@@ -80,7 +80,7 @@ def adapt_to_sqlite() -> bool:
 
     AioSqliteConfiguration.begin_transaction = begin_transaction
     event.listen(Pool, "checkout", set_to_autocommit)
-    event_storage._write_sqlite_events = write_events  # pyright: ignore[reportPrivateUsage]
+    event_storage._write_sqlite_events = write_events  # pyright: ignore[reportPrivateUsage]  # see above
     # The result can be cached, because Prefect's services parse the same bytes one after the other
     # and do not modify the result.
     parse = lru_cache(EVENTS_AT_ONCE)(ReceivedEvent.model_validate_json)

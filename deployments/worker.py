@@ -44,7 +44,7 @@ class _Process(TaskStatus[int]):
 
     def started(self, value: int | None = None) -> None:
         self._pid = value
-        self._task_status.started(value)  # pyright: ignore[reportArgumentType]
+        self._task_status.started(value)  # pyright: ignore[reportArgumentType]  # as Prefect calls it
         self._tell()
 
     async def end_when_cancelled(self) -> None:

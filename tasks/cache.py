@@ -73,10 +73,10 @@ class PerRequest(CachePolicy):
     # Prefect passes all of these arguments.
     def compute_key(
         self,
-        task_ctx: TaskRunContext,  # noqa: ARG002
+        task_ctx: TaskRunContext,  # noqa: ARG002 - Prefect passes it
         inputs: dict[str, Any],
-        flow_parameters: dict[str, Any],  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
+        flow_parameters: dict[str, Any],  # noqa: ARG002 - likewise
+        **kwargs: Any,  # noqa: ARG002 - likewise
     ) -> str:
         """Return the cache key for the step's arguments ``delivery`` and ``file``."""
         delivery = cast("Delivery", inputs["delivery"])
@@ -134,7 +134,7 @@ class StepSerializer(Serializer):
     """
 
     # Prefect declares `type` as a str, and selects the serializer by this literal.
-    type: Literal["faceid-step"] = "faceid-step"  # pyright: ignore[reportIncompatibleVariableOverride]
+    type: Literal["faceid-step"] = "faceid-step"  # pyright: ignore[reportIncompatibleVariableOverride]  # see above
 
     def dumps(self, obj: Any) -> bytes:
         """Return a ticket or an upload as JSON, or ``NOTHING`` for an error."""

@@ -24,7 +24,7 @@ from tasks.state.private_files import make_private_folder
     **UNCACHED,
     **RETRIES,
 )
-async def save_files(delivery: Delivery, verdict: Verdict, folder: Path) -> int:  # noqa: ARG001
+async def save_files(delivery: Delivery, verdict: Verdict, folder: Path) -> int:  # noqa: ARG001 - see below
     """Save each file of the answer in ``folder``, and return how many files the answer links to.
 
     A file is named ``<request ID>.<field><suffix>``, such as ``r-1.BestFrame.jpg``, and has mode

@@ -50,4 +50,4 @@ def _answers(client: Redis) -> bool:
 def lock_of_request(client: Redis) -> bytes | None:
     """Return the key of a request's lock that a run holds on the server, if there is one."""
     # The return values of redis-py are only partly typed.
-    return next(client.scan_iter("faceid:lock:records*"), None)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType]
+    return next(client.scan_iter("faceid:lock:records*"), None)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

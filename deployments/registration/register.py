@@ -63,7 +63,7 @@ async def register(*, pool: bool, write: bool = True) -> Registration:
 
 async def _block_type(client: PrefectClient, write: bool) -> list[str]:
     slug = TencentCredentials.get_block_type_slug()
-    checksum = TencentCredentials._calculate_schema_checksum()  # pyright: ignore[reportPrivateUsage]
+    checksum = TencentCredentials._calculate_schema_checksum()  # pyright: ignore[reportPrivateUsage]  # Prefect has no public one
     try:
         await client.read_block_schema_by_checksum(checksum)
     except ObjectNotFound:

@@ -20,8 +20,8 @@ PREFIX = "FACEID_EMULATOR_"
 
 # These are not secret, because they only give access to an emulator. Other keys are refused, with
 # the service's code, so that a client's handling of wrong keys can be tested.
-DEFAULT_SECRET_ID = "AKIDEXAMPLEfaceidEmulatorEXAMPLE0001"  # noqa: S105
-DEFAULT_SECRET_KEY = "EXAMPLEfaceidEmulatorSecretKey01"  # noqa: S105
+DEFAULT_SECRET_ID = "AKIDEXAMPLEfaceidEmulatorEXAMPLE0001"  # noqa: S105 - the emulator's, and public
+DEFAULT_SECRET_KEY = "EXAMPLEfaceidEmulatorSecretKey01"  # noqa: S105 - likewise
 
 
 class BadOption(ValueError):

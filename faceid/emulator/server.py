@@ -127,7 +127,7 @@ class _Listening:
             port: int = self.socket.getsockname()[1]
             # A server that listens on all addresses is reached at the loopback address. (S104 is
             # about binding to all interfaces, which does not happen here.)
-            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # noqa: S104
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # noqa: S104 - to connect to, not to listen on
             self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             try:
                 self.emulation = Emulation(options, folder, (host, port))

@@ -22,7 +22,7 @@ from faceid.errors import InvalidInput
 # The names are split from one string, because the formatter would spread a list over more than
 # twenty lines.
 WRAPPERS = frozenset(
-    "async_wrapper asynclocal asyncwrapper blockcache cached dask data dir dvc filecache generic "  # noqa: SIM905
+    "async_wrapper asynclocal asyncwrapper blockcache cached dask data dir dvc filecache generic "  # noqa: SIM905 - see above
     "git jlab jupyter libarchive pyscript reference simplecache tar zip".split()
 )
 """URL schemes of file systems that read other files, including local ones, and would therefore

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from prefect.settings import Settings
-from prefect.settings.legacy import _get_settings_fields  # pyright: ignore[reportPrivateUsage]
+from prefect.settings.legacy import _get_settings_fields  # pyright: ignore[reportPrivateUsage]  # Prefect has no public list
 
 from deployments.exec_with_secrets import VARIABLE
 from deployments.grace import run_seconds

@@ -267,7 +267,7 @@ def _smallest(action: TargetAction) -> dict[str, Any]:
 
 def _flow_takes(request: dict[str, Any]) -> bool:
     try:
-        validate_request(read_request(**request), DeliverySettings())  # pyright: ignore[reportCallIssue]
+        validate_request(read_request(**request), DeliverySettings())  # pyright: ignore[reportCallIssue]  # all have defaults, by alias
     except InvalidInput:
         return False
     return True

@@ -127,7 +127,7 @@ def test_a_run_that_was_stopped_between_its_intent_and_its_call_does_not_call(
             paced = f"{{faceid:pace:emulator/default/{ACTION}}}:starts"
             until(lambda: own_redis.exists(paced), "the pacer's leave to call")
             # It now waits to store its intent, and will then ask Redis for its lock.
-            keeper = int(own_redis.info("server")["process_id"])  # pyright: ignore[reportUnknownMemberType]
+            keeper = int(own_redis.info("server")["process_id"])
             os.kill(keeper, signal.SIGSTOP)
             address = ("127.0.0.1", urlsplit(os.environ["FACEID_LOCKS"]).port or 0)
             lost = socket.create_connection(address)

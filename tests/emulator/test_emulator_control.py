@@ -251,7 +251,7 @@ def test_a_reset_does_not_mind_a_client_that_has_gone(
     emulator: Emulator, caller: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
     emulator.add_fault("PutObject", "delay:3600")
-    url = urlsplit(caller.ticket()["UploadUrl"])
+    url = urlsplit(str(caller.ticket()["UploadUrl"]))
     head = f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\n"
     head += f"Content-Length: {len(JPEG)}\r\n\r\n"
     assert url.hostname

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from faceid.outputs import BrokenOutput, _Stderr, opened, print_result  # pyright: ignore[reportPrivateUsage]
+from faceid.outputs import BrokenOutput, _Stderr, opened, print_result  # pyright: ignore[reportPrivateUsage]  # each test needs a new one
 
 
 def test_results_go_to_stdout_or_to_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path):

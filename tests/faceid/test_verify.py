@@ -118,7 +118,7 @@ async def test_wrong_input_is_refused_before_anything_is_sent(
 ):
     given = {"action": ACTION, "region": REGION, "files": files, "parameters": SILENT} | change
     with pytest.raises(InvalidInput, match=message):
-        await client.verify(**given)  # pyright: ignore[reportArgumentType]
+        await client.verify(**given)  # pyright: ignore[reportArgumentType]  # wrong on purpose
     assert ops(faceid_emulator) == []
 
 

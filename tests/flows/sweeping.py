@@ -24,4 +24,4 @@ async def state_of(flow_run_id: UUID | str) -> str | None:
 
 async def set_state(flow_run_id: UUID | str, state: object) -> None:
     async with get_client() as client:
-        await client.set_flow_run_state(UUID(str(flow_run_id)), state, force=True)  # pyright: ignore[reportArgumentType]
+        await client.set_flow_run_state(UUID(str(flow_run_id)), state, force=True)  # pyright: ignore[reportArgumentType]  # any state

@@ -213,8 +213,8 @@ async def test_a_caller_is_called_back_with_the_result_object(
 
     async with get_client() as client:
         block = await Webhook.aload("faceid-callback")
-        assert block._block_document_id is not None  # pyright: ignore[reportPrivateUsage]
-        await client.delete_block_document(block._block_document_id)  # pyright: ignore[reportPrivateUsage]
+        assert block._block_document_id is not None  # pyright: ignore[reportPrivateUsage]  # Prefect has no public one
+        await client.delete_block_document(block._block_document_id)  # pyright: ignore[reportPrivateUsage]  # likewise
     assert await register_automations() == [CALL_BACK]
 
 

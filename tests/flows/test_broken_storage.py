@@ -97,7 +97,7 @@ def _as_in_a_new_process() -> None:
     from tasks.state import storage
 
     # This process caches the open storage; a new process would open it again.
-    storage._open_storage.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    storage._open_storage.cache_clear()  # pyright: ignore[reportPrivateUsage]  # see above
 
 
 async def test_a_record_in_the_place_of_anothers_stops_the_delivery(

@@ -146,7 +146,7 @@ async def test_what_the_dashboard_let_through_is_told_by_its_field(
     async with get_client() as client:
         document = await client.read_block_document_by_name(name, "tencent-credentials")
         data = document.data | {"endpoint": "https://me:topsecret@host"}
-        await client._client.patch(  # pyright: ignore[reportPrivateUsage]
+        await client._client.patch(  # pyright: ignore[reportPrivateUsage]  # to write what the block refuses
             f"/block_documents/{document.id}", json={"data": data, "merge_existing_data": False}
         )
     state, _, _ = await run_deliver(credentials=name)

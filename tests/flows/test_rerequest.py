@@ -55,7 +55,7 @@ async def test_a_window_that_is_over_is_left_to_a_run_that_is_due_at_once(
         "sort": "EXPECTED_START_TIME_DESC",
         "limit": 1,
     }
-    (newest,) = httpx.post(f"{worker.api_url}/flow_runs/filter", json=query, timeout=30).json()  # noqa: ASYNC210
+    (newest,) = httpx.post(f"{worker.api_url}/flow_runs/filter", json=query, timeout=30).json()  # noqa: ASYNC210 - nothing else runs meanwhile
     assert (newest["id"], tag(newest, "outcome")) == (follow_up, "verdict")
     assert tag(newest, "previous") == first["id"]
     record = await record_of(worker.request_id)

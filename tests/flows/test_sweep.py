@@ -217,7 +217,7 @@ async def test_a_run_that_dies_while_it_schedules_has_its_follow_up_scheduled_on
 
     async def cut_off(*args: object, **more: object) -> None:
         if lost == "before its ID was stored":
-            await create_run(*args, **more)  # pyright: ignore[reportArgumentType]
+            await create_run(*args, **more)  # pyright: ignore[reportArgumentType]  # passed through
         raise Gone
 
     emulator.add_fault(ACTION, "expire-now")

@@ -116,7 +116,7 @@ def test_a_refusal_is_never_taken_for_nothing(
 ):
     storage.write(NAME, {"a": 1})
     change_key(monkeypatch)
-    wrong = Storage(f"s3://{bucket}/storage", storage._keys)  # pyright: ignore[reportPrivateUsage]
+    wrong = Storage(f"s3://{bucket}/storage", storage._keys)  # pyright: ignore[reportPrivateUsage]  # the same keys
     for missing in (NAME, NAME.replace("ab", "cd")):
         for ask in (wrong.read, wrong.remove):
             with pytest.raises(StorageError, match=r"cannot (read|remove) .* \(PermissionError\)"):
@@ -131,7 +131,7 @@ def test_a_refusal_is_never_taken_for_nothing(
 
 
 def test_a_bucket_that_is_not_there_is_no_empty_one(storage: Storage):
-    gone = Storage("s3://no-such-bucket/storage", storage._keys)  # pyright: ignore[reportPrivateUsage]
+    gone = Storage("s3://no-such-bucket/storage", storage._keys)  # pyright: ignore[reportPrivateUsage]  # the same keys
     with pytest.raises(StorageError, match=r"cannot read .* \(no such bucket\)"):
         gone.read(NAME)
     with pytest.raises(StorageError, match="cannot write"):
@@ -181,7 +181,7 @@ async def test_an_answer_that_the_store_refuses_is_spilled_and_taken_up(
     store = RecordStore(storage, "emulator", "default")
     record = await answered(store)
     change_key(monkeypatch)
-    wrong = Storage(f"s3://{bucket}/storage/", storage._keys)  # pyright: ignore[reportPrivateUsage]
+    wrong = Storage(f"s3://{bucket}/storage/", storage._keys)  # pyright: ignore[reportPrivateUsage]  # the same keys
     away, its_spill = RecordStore(wrong, "emulator", "default"), Spill(spill.folder, wrong)
     with pytest.raises(StorageError, match="AnswerSpilled"):
         await keep_answer(away, its_spill, record, 0)

@@ -164,8 +164,8 @@ async def test_a_server_whose_clock_was_set_back_keeps_nobody_waiting(name: str)
         # What it had kept an hour from now, before its clock was set back.
         state = f"{{{name}}}:state"
         for field in ("due", "slowed_at", "seen"):
-            await redis.hset(state, field, str(now + 3600))  # pyright: ignore[reportGeneralTypeIssues]
-        await redis.lpush(f"{{{name}}}:starts", str(now + 3600))  # pyright: ignore[reportGeneralTypeIssues]
+            await redis.hset(state, field, str(now + 3600))
+        await redis.lpush(f"{{{name}}}:starts", str(now + 3600))
     async with asyncio.timeout(5):
         starts = [await pacer.acquire() for _ in range(3)]
     assert starts == sorted(starts)
