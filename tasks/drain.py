@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from faceid.errors import OutcomeUnknown
+from tasks.state.cancellation import uninterrupted
 
 T = TypeVar("T")
 
@@ -25,13 +26,13 @@ class Drain:
         self._deliveries: dict[asyncio.Task[Any], str] = {}
         self._callers: dict[asyncio.Task[Any], asyncio.Task[Any]] = {}
         """The tasks of the calls, and the deliveries that they belong to."""
-        self._calls: dict[asyncio.Task[Any], asyncio.Task[Any]] = {}
-        """Those of them that are in flight."""
+        self._in_flight: set[asyncio.Task[Any]] = set()
+        """The tasks of the calls that are in flight."""
 
     @property
     def in_flight(self) -> list[str]:
         """IDs of the requests whose call is in flight."""
-        return sorted(self._deliveries.get(task, "") for task in self._calls.values())
+        return sorted(self._deliveries[self._callers[call]] for call in self._in_flight)
 
     def add(self, delivery: "asyncio.Task[Any]", request_id: str) -> None:
         """Add the task that delivers a request. It is removed when it is done.
@@ -50,8 +51,7 @@ class Drain:
         """
         if self.told_to_end:
             raise asyncio.CancelledError
-        call = _current_task()
-        self._calls[call] = self._callers[call]
+        self._in_flight.add(_current_task())
 
     async def bring_home(self, call: Coroutine[Any, Any, T]) -> T:
         """Await a call that uses ``begin_call``, and return its result.
@@ -62,28 +62,28 @@ class Drain:
         be recorded.
         """
         caller, task = _current_task(), asyncio.create_task(call)
+
+        def cancelled() -> None:
+            if self._is_cut_off or task not in self._in_flight:
+                task.cancel()
+
         self._callers[task] = caller
-        cancellation: asyncio.CancelledError | None = None
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError as error:
-                cancellation = error
-                if self._is_cut_off or task not in self._calls:
-                    task.cancel()
-        del self._callers[task]
-        self._calls.pop(task, None)
-        failure = None if task.cancelled() else task.exception()
-        if cancellation is not None:
-            raise cancellation
-        if self.told_to_end and failure and not isinstance(failure, OutcomeUnknown):
-            caller.cancel()
-        return task.result()
+        try:
+            return await uninterrupted(task, cancelled)
+        except OutcomeUnknown:
+            raise
+        except Exception:
+            if self.told_to_end:
+                caller.cancel()
+            raise
+        finally:
+            del self._callers[task]
+            self._in_flight.discard(task)
 
     def tell_to_end(self) -> None:
         """Cancel all deliveries whose call is not in flight, and let no other call leave."""
         self.told_to_end = True
-        for task in self._deliveries.keys() - set(self._calls.values()):
+        for task in self._deliveries.keys() - {self._callers[call] for call in self._in_flight}:
             task.cancel()
 
     def cut_off(self) -> None:

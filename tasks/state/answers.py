@@ -15,6 +15,7 @@ from contextlib import suppress
 import anyio.to_thread
 
 from faceid.errors import StorageError
+from tasks.state.cancellation import uninterrupted
 from tasks.state.record_store import Overtaken, RecordStore
 from tasks.state.records import Record
 from tasks.state.spill import Spill
@@ -35,17 +36,7 @@ async def keep_answer(store: RecordStore, spill: Spill, record: Record, seconds:
     """
     cancelled = asyncio.Event()
     task = asyncio.create_task(_keep(store, spill, record, seconds, cancelled))
-    cancellation: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancellation = error
-            cancelled.set()
-    if cancellation is not None:
-        task.exception()  # was logged
-        raise cancellation
-    return task.result()
+    return await uninterrupted(task, cancelled.set)
 
 
 async def _keep(
