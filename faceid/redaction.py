@@ -8,6 +8,7 @@ import base64
 import json
 import logging
 import re
+import threading
 import traceback
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -52,6 +53,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 # The longest first, because a form may contain another one. The tuple is replaced and never
 # changed, because another thread may be reading it.
 _forms: tuple[str, ...] = ()
+_lock = threading.Lock()
 
 
 def protect(secret: str) -> None:
@@ -60,14 +62,16 @@ def protect(secret: str) -> None:
     It is removed in the forms that ``forms_of`` returns. Secrets of fewer than 8 characters are
     ignored, because they could occur in ordinary words.
     """
-    global _forms  # noqa: PLW0603
-    if len(secret) >= 8:
+    global _forms  # noqa: PLW0603 - see above
+    if len(secret) < 8 or secret in _forms:
+        return
+    with _lock:
         _forms = tuple(sorted({*_forms, *forms_of(secret)}, key=lambda form: (-len(form), form)))
 
 
 def forms_of(text: str) -> set[str]:
     """Return a text as it is, and as it stands in a ``repr``, in JSON, in a URL and in base64."""
-    encoded = text.encode(errors="surrogateescape")
+    encoded = text.encode(errors="surrogatepass")
     forms = {
         text,
         repr(text)[1:-1],

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import logging
-import threading
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, quote_plus
@@ -21,6 +21,12 @@ URL = (
     f"?q-sign-algorithm=sha1&q-ak={KEY_ID}&q-sign-time=1%3B2&q-key-time=1%3B2"
     f"&q-header-list=host&q-url-param-list=&q-signature={SIGNATURE}"
 )
+
+
+@pytest.fixture(autouse=True)
+def unprotected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin without protected secrets, and forget those of the test."""
+    monkeypatch.setattr(redaction, "_forms", ())
 
 
 @pytest.mark.parametrize(
@@ -98,20 +104,27 @@ def test_a_protected_secret_is_hidden_in_every_form(write: Callable[[str], str],
     assert "[redacted]" in redact(f"it says {write(secret)} there")
 
 
-def test_secrets_are_protected_while_others_redact():
-    done = threading.Event()
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Let threads take turns as often as possible."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
-    def protect() -> None:
-        for number in range(300):
-            redaction.protect(f"secret-number-{number}")
-        done.set()
 
-    with ThreadPoolExecutor() as pool:
-        protecting = pool.submit(protect)
-        while not done.is_set():
-            redact("a line")
-        protecting.result()
-    assert redact("secret-number-299") == "[redacted]"
+def test_secrets_are_protected_by_several_threads_while_others_redact(switching: None):
+    secrets = [f"secret-number-{number}" for number in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        redacted = [pool.submit(redact, "a line") for _ in range(200)]
+        list(pool.map(redaction.protect, secrets))
+    assert {redaction_of.result() for redaction_of in redacted} == {"a line"}
+    assert {redact(secret) for secret in secrets} == {"[redacted]"}
+
+
+def test_a_secret_with_a_lone_surrogate_can_be_protected():
+    redaction.protect("a-\ud800-secret")
+    assert redact("it is a-\ud800-secret") == "it is [redacted]"
 
 
 @pytest.mark.parametrize(
