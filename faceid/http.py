@@ -19,7 +19,7 @@ from faceid.errors import InvalidInput, NoAnswer, ServiceUnavailable
 from faceid.server_clock import ServerClock
 
 HTTPError = httpx.HTTPError
-"""The base class of the errors of HTTP exchanges, which Prefect's client raises, too."""
+"""The base class of what httpx raises if an exchange fails."""
 
 CHUNK = 256 * 1024
 """Size in bytes of the chunks in which files are uploaded and downloaded."""

@@ -38,7 +38,7 @@ from flows.parameters import (
     Resources,
     TargetActionName,
 )
-from flows.server.runs import server_errors, settings_of_this_run
+from flows.server.runs import server_unavailable, settings_of_this_run
 from tasks.credentials import open_client
 from tasks.delivery import OnUnknownOutcome
 from tasks.settings import DeliverySettings
@@ -52,8 +52,8 @@ async def deliver(
     request_id: RequestIdText = "",
     target_action: TargetActionName = "",
     region: Region = "",
-    resources: Resources = {},  # noqa: B006
-    action_parameters: ActionParameters = {},  # noqa: B006 - Prefect's form shows the default
+    resources: Resources = {},  # noqa: B006 - Prefect's form shows the default
+    action_parameters: ActionParameters = {},  # noqa: B006 - likewise
     credentials: BlockName = "",
     save_files_to: FolderText = "",
     max_windows: MaxWindows = 12,
@@ -88,33 +88,33 @@ async def deliver(
     ending = DeliveryOutcome()
     with GracefulShutdown(settings.drain_seconds) as shutdown:
         try:
-            with server_errors(only=True):
+            with server_unavailable():
                 settings = await settings_of_this_run(credentials)
                 run = await current_run(flow_run.id, settings.service)
                 await add_tags(f"request:{request_id}", f"service:{settings.service}")
-                request = read_request(
-                    request_id=request_id,
-                    target_action=target_action,
-                    region=region,
-                    resources=resources,
-                    action_parameters=action_parameters,
+            request = read_request(
+                request_id=request_id,
+                target_action=target_action,
+                region=region,
+                resources=resources,
+                action_parameters=action_parameters,
+            )
+            validated = validate_request(request, settings)
+            folder = save_files_to and settings.roots().resolve_folder(
+                "save_files_to", save_files_to
+            )
+            if validated.action.notice:
+                get_run_logger().warning("%s: %s", target_action, validated.action.notice)
+            storage = await open_for_runs(settings)
+            store = RecordStore(storage, settings.service, settings.account)
+            pacers = open_pacers(settings, storage, settings.account, priority=True)
+            options = DeliveryOptions(folder or None, max_windows, on_unknown_outcome)
+            async with open_client(settings, credentials, pacers) as client:
+                patience = Patience(settings.source_seconds)
+                delivery = deliver_request(
+                    validated, client, settings, store, run, options, patience, shutdown.drain
                 )
-                validated = validate_request(request, settings)
-                folder = save_files_to and settings.roots().resolve_folder(
-                    "save_files_to", save_files_to
-                )
-                if validated.action.notice:
-                    get_run_logger().warning("%s: %s", target_action, validated.action.notice)
-                storage = await open_for_runs(settings)
-                store = RecordStore(storage, settings.service, settings.account)
-                pacers = open_pacers(settings, storage, settings.account, priority=True)
-                options = DeliveryOptions(folder or None, max_windows, on_unknown_outcome)
-                async with open_client(settings, credentials, pacers) as client:
-                    patience = Patience(settings.source_seconds)
-                    delivery = deliver_request(
-                        validated, client, settings, store, run, options, patience, shutdown.drain
-                    )
-                    ending = await to_its_end(delivery, store, request_id, shutdown.drain)
+                ending = await to_its_end(delivery, store, request_id, shutdown.drain)
         except FaceIdError as error:
             ending = DeliveryOutcome(failure=error)
         if ending.was_cut_off:

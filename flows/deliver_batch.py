@@ -18,7 +18,7 @@ the requests that have no verdict yet.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from faceid import redaction
-from faceid.errors import FaceIdError, InvalidInput, OutcomeUnknown, StorageError
+from faceid.errors import FaceIdError, InvalidInput, OutcomeUnknown, ServiceUnavailable
 from faceid.manifests.snapshot import ManifestSnapshot, take_snapshot
 from flows.batch.chain import begin, run_name, schedule_remainder, tag_shard
 from flows.batch.meter import Meter
@@ -45,7 +45,7 @@ from flows.delivery.outcome import error_of, misconfigured, outcome_of
 from flows.delivery.run import DeliveryOptions
 from flows.delivery.shutdown import end_early
 from flows.parameters import BlockName, FolderText, ManifestText, MaxWindows
-from flows.server.runs import server_errors, settings_of_this_run
+from flows.server.runs import server_unavailable, settings_of_this_run
 from tasks.credentials import open_client
 from tasks.delivery import OnUnknownOutcome
 from tasks.settings import DeliverySettings
@@ -103,40 +103,41 @@ async def deliver_batch(
     batch: Batch | None = None
     with TemporaryDirectory(prefix="faceid-batch-") as spool:
         try:
-            with server_errors(only=True):
+            with server_unavailable():
                 settings = await settings_of_this_run(credentials)
                 begun = await begin(manifest, settings)
-                snapshot = await anyio.to_thread.run_sync(
-                    take_snapshot, begun.manifest, settings, Path(spool)
-                )
-                if snapshot.count == 0:
-                    message = "completed: nothing to do, no manifest matches"
-                    await emit_batch_event("completed", settings.service, message, None, None)
-                    return Completed(message=message)
-                options = DeliveryOptions(
-                    settings.roots().resolve_folder("save_files_to", save_files_to)
-                    if save_files_to
-                    else None,
-                    max_windows,
-                    on_unknown_outcome,
-                    in_batch=True,
-                )
-                async with opened(
-                    snapshot,
-                    settings,
-                    credentials,
-                    options,
-                    results_location(results, settings, str(flow_run.id)),
-                    concurrency=concurrency,
-                    max_failed_percent=max_failed_percent,
-                    max_unknown=max_unknown,
-                    chain_began=begun.chain_began,
-                ) as batch:
-                    await deliver_all(batch)
+            snapshot = await anyio.to_thread.run_sync(
+                take_snapshot, begun.manifest, settings, Path(spool)
+            )
+            if snapshot.count == 0:
+                message = "completed: nothing to do, no manifest matches"
+                await emit_batch_event("completed", settings.service, message, None, None)
+                return Completed(message=message)
+            options = DeliveryOptions(
+                settings.roots().resolve_folder("save_files_to", save_files_to)
+                if save_files_to
+                else None,
+                max_windows,
+                on_unknown_outcome,
+                in_batch=True,
+            )
+            async with opened(
+                snapshot,
+                settings,
+                credentials,
+                options,
+                results_location(results, settings, str(flow_run.id)),
+                concurrency=concurrency,
+                max_failed_percent=max_failed_percent,
+                max_unknown=max_unknown,
+                chain_began=begun.chain_began,
+            ) as batch:
+                await deliver_all(batch)
         except FaceIdError as error:
-            return await finish_batch(batch, error, settings)
+            with batch.shutdown if batch else nullcontext():
+                return await finish_batch(batch, error, settings)
     with batch.shutdown:
-        return await end_batch(batch, settings, max_failed_percent, max_unknown)
+        return await end_batch(batch)
 
 
 @flow(name="deliver-shard", flow_run_name="requests {first} to {last}", persist_result=False)
@@ -173,9 +174,9 @@ async def deliver_all(batch: Batch) -> None:
 async def run_shard(batch: Batch, first: int, last: int) -> None:
     """Run a shard. If the Prefect server refuses something, the batch begins no more requests."""
     try:
-        with server_errors(only=True):
+        with server_unavailable():
             await cast("Any", deliver_shard)(first=first, last=last)
-    except StorageError as error:
+    except ServiceUnavailable as error:
         batch.stopped = batch.stopped or error
 
 
@@ -228,40 +229,41 @@ async def opened(
             results.finish(snapshot.count)
 
 
-async def end_batch(
-    batch: Batch, settings: DeliverySettings, max_failed_percent: float, max_unknown: int
-) -> State[Any]:
-    """Schedule a run for the requests that wait, if there are any, and end the batch.
-
-    ``max_failed_percent`` and ``max_unknown`` are those of ``Batch``.
-    """
+async def end_batch(batch: Batch) -> State[Any]:
+    """Schedule a run for the requests that wait, if there are any, and end the batch."""
+    settings = batch.settings
     if batch.shutdown.heard:
-        return await end_batch_early(batch, settings)
+        return await end_batch_early(batch)
+    if isinstance(batch.stopped, ServiceUnavailable) and batch.stats.done == batch.stats.total:
+        batch.stopped = None  # only the end of a shard could not be told to the Prefect server
     stopped, next_run = batch.stopped, None
     if batch.goes_on and batch.stats.status["waiting"]:
         try:
-            with server_errors(only=True):
+            with server_unavailable():
                 next_run = await schedule_remainder(settings, batch.goes_on_at)
-        except StorageError as error:
-            stopped = stopped or error
+        except ServiceUnavailable as error:
+            stopped = error
     if batch.failed_too_often:
         share = f"{batch.stats.failed_percent:.0f} % of {batch.stats.done} have failed"
-        stopped = InvalidInput("TooManyFailed", f"{share}, more than {max_failed_percent:g} %")
+        stopped = InvalidInput(
+            "TooManyFailed", f"{share}, more than {batch.max_failed_percent:g} %"
+        )
     if batch.unknown_too_often:
-        said = f"{batch.unknown} calls were not answered, and max_unknown is {max_unknown}"
+        said = f"{batch.unknown} calls were not answered, and max_unknown is {batch.max_unknown}"
         stopped = OutcomeUnknown(
             "TooManyUnknown", said, advice="The same manifest goes on from here."
         )
     return await finish_batch(batch, stopped, settings, next_run)
 
 
-async def end_batch_early(batch: Batch, settings: DeliverySettings) -> State[Any]:
+async def end_batch_early(batch: Batch) -> State[Any]:
     """End a batch that received a signal: as cancelled, or with its worker."""
+    service = batch.settings.service
     await summarize(batch.stats, batch.meter.fastest())
-    counts = f"{describe_counts(batch.stats)} [{settings.service}]"
+    counts = f"{describe_counts(batch.stats)} [{service}]"
     message = f"{counts}; the same manifest goes on from here"
     state = await end_early(batch.shutdown, message)
-    await emit_batch_event("cancelled", settings.service, str(state.message), batch.stats, None)
+    await emit_batch_event("cancelled", service, str(state.message), batch.stats, None)
     return state
 
 

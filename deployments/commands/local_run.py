@@ -22,7 +22,7 @@ from faceid.errors import FaceIdError
 from faceid.outputs import stderr
 from flows.delivery.shutdown import SAY
 from flows.server.events import NOBODY_LISTENS
-from flows.server.runs import server_errors
+from flows.server.runs import is_of_server, server_errors
 from tasks.retries import WATCH_RETRIES
 
 T = TypeVar("T")
@@ -63,22 +63,40 @@ def local_run(
 
         SAY.set(say)
         for name in ("prefect.flow_runs", "prefect.task_runs"):
-            logging.getLogger(name).addFilter(_is_no_end)
+            logging.getLogger(name).addFilter(_is_news)
         try:
-            # Prefect's client gives up on a server that is down for long, and at once on one that
-            # answers 500, as in a restart of its database.
-            with server_errors(only=True):
-                return asyncio.run(_telling_retries(run))
+            return asyncio.run(_telling_retries(run))
         except TerminationSignal:
             # SIGTERM came before the flow handles signals itself, or after that.
             raise KeyboardInterrupt from None
+        except Exception as error:
+            # Prefect's client gives up on a server that is down for long, and at once on one that
+            # answers 500, as in a restart of its database.
+            if not is_of_server(error):
+                raise
+            with server_errors():
+                raise
         finally:
             APILogHandler().flush()  # before the server is stopped
 
 
-def _is_no_end(record: logging.LogRecord) -> bool:
-    """Return whether a log record is not Prefect's about an end, of which the command tells."""
-    return not record.getMessage().startswith("Finished in state ")
+_TOLD_ANYWAY = (
+    "Finished in state ",
+    *(
+        f"Encountered exception during execution: {error}"
+        for error in (
+            "PrefectHTTPStatusError(",
+            "ConnectError(",
+            "RuntimeError('Failed to reach API",
+        )
+    ),
+)
+"""How records begin in which Prefect logs the end of a run, or that its server has failed it."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether a record of Prefect's says what the command does not say itself."""
+    return not record.getMessage().startswith(_TOLD_ANYWAY)
 
 
 async def _come_in() -> None:

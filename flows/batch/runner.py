@@ -122,6 +122,10 @@ class Batch:
         """The result lines."""
         self.meter = meter
         """Counts of the calls over time."""
+        self.max_failed_percent = max_failed_percent
+        """Percentage of failed requests above which no more begin."""
+        self.max_unknown = max_unknown
+        """Number of unanswered calls from which no more requests begin."""
         self.shutdown = GracefulShutdown(settings.drain_seconds)
         """Handles the signals that stop the batch."""
         self.stopped: FaceIdError | None = None
@@ -143,8 +147,6 @@ class Batch:
         self._places = Places(concurrency, settings.source_seconds)
         self._turn = asyncio.Lock()
         """Held by the shard that is beginning its requests."""
-        self._max_failed_percent = max_failed_percent
-        self._max_unknown = max_unknown
         self._has_turn: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
 
     @property
@@ -156,7 +158,7 @@ class Batch:
     @property
     def unknown_too_often(self) -> bool:
         """Whether ``max_unknown`` calls or more were not answered."""
-        return self.unknown >= self._max_unknown
+        return self.unknown >= self.max_unknown
 
     @property
     def goes_on_at(self) -> datetime | None:
@@ -241,7 +243,7 @@ class Batch:
             self.tell(result)
         if isinstance(ending.failure, AccountError):
             self.stopped = self.stopped or ending.failure
-        too_often = self.stats.failed_percent > self._max_failed_percent
+        too_often = self.stats.failed_percent > self.max_failed_percent
         self.failed_too_often |= too_often and self.stats.done >= COUNTED_FROM
 
     async def _to_its_end(

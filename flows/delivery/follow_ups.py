@@ -24,10 +24,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Scheduled
 
-from faceid.errors import FaceIdError, InvalidInput
+from faceid.errors import FaceIdError, InvalidInput, ServiceUnavailable
 from faceid.models import Service
 from flows.server.events import NOBODY_LISTENS, emit_limit_event
-from flows.server.runs import tag_of
+from flows.server.runs import server_unavailable, tag_of
 from tasks.delivery import Delivery
 from tasks.retries import is_passing
 from tasks.settings import DeliverySettings
@@ -172,13 +172,23 @@ async def _leave(delivery: Delivery, due: datetime) -> FollowUp | None:
         record.defer()
         await delivery.save()
         return None
-    async with get_client() as client:
-        # A follow-up that an earlier run scheduled may not have started yet.
-        if await is_to_come(client, record.follow_up):
-            record.defer()
+    try:
+        with server_unavailable():
+            async with get_client() as client:
+                # A follow-up that an earlier run scheduled may not have started yet.
+                if await is_to_come(client, record.follow_up):
+                    record.defer()
+                    await delivery.save()
+                else:
+                    await schedule(client, delivery.store, record, due)
+    except ServiceUnavailable:
+        # The next sweep schedules what is planned, unless it finds what was scheduled earlier.
+        if record.outcome is None:
+            if record.follow_up:
+                record.defer()
+            else:
+                record.plan_follow_up(due)
             await delivery.save()
-        else:
-            await schedule(client, delivery.store, record, due)
     return record.follow_up
 
 

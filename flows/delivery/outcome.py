@@ -217,7 +217,7 @@ def _what_next(deferred: DeliveryDeferred) -> str:
     if follow_up is None:
         what = "no run is scheduled; deliver the same request again"
     elif follow_up.flow_run_id is None:
-        what = "the next run could not be scheduled yet: its deployment is gone"
+        what = "the next run could not be scheduled yet; the sweep tries again"
     else:
         due = follow_up.due.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         what = f"next run {follow_up.flow_run_id} at {due}"

@@ -34,7 +34,7 @@ from flows.delivery.follow_ups import (
     defer_until_available,
 )
 from flows.delivery.outcome import CUT_OFF, DeliveryOutcome, error_of, outcome_of
-from flows.server.runs import server_errors
+from flows.server.runs import server_unavailable
 from tasks.call_target_action import call_target_action
 from tasks.check_expiry import check_expiry
 from tasks.delivery import Delivery, OnUnknownOutcome
@@ -84,24 +84,23 @@ async def deliver_request(
     delivery: Delivery | None = None
     unsaved: FaceIdError | None = None
     try:
-        with server_errors(only=True):
-            async with claim_request(validated, store, settings, run, patience) as taken:
-                delivery = Delivery(
-                    validated.action,
-                    client,
-                    settings,
-                    store,
-                    taken,
-                    patience,
-                    drain,
-                    options.on_unknown_outcome,
-                    wants_files=options.folder is not None,
-                    in_batch=options.in_batch,
-                    on_no_answer=options.on_no_answer,
-                )
-                verdict = await to_verdict(delivery, options.max_windows)
-                if options.folder:
-                    unsaved = await to_files(delivery, verdict, options.folder)
+        async with claim_request(validated, store, settings, run, patience) as taken:
+            delivery = Delivery(
+                validated.action,
+                client,
+                settings,
+                store,
+                taken,
+                patience,
+                drain,
+                options.on_unknown_outcome,
+                wants_files=options.folder is not None,
+                in_batch=options.in_batch,
+                on_no_answer=options.on_no_answer,
+            )
+            verdict = await to_verdict(delivery, options.max_windows)
+            if options.folder:
+                unsaved = await to_files(delivery, verdict, options.folder)
     except DeliveryDeferred as deferred:
         return DeliveryOutcome(_record(delivery), deferred=deferred)
     except FaceIdError as error:
@@ -181,7 +180,7 @@ async def _to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
                 return record.verdict
             if not delivery.may_call:
                 return await call_target_action(delivery, None)
-            with server_errors(only=True):  # the engine of the steps calls the server
+            with server_unavailable():  # which the engine of the steps calls
                 return await in_one_window(delivery)
         except (WindowOver, UrlRefused) as error:
             # The store may refuse a signed URL once by accident. If it refuses URLs in two
@@ -198,6 +197,9 @@ async def _to_verdict(delivery: Delivery, max_windows: int) -> Verdict:
         except LimitReached as error:
             raise await defer_to_next_day(delivery, error) from None
         except FaceIdError as error:
+            stored = delivery.record.verdict
+            if isinstance(error, ServiceUnavailable) and stored is not None:
+                return stored  # only the Prefect server has not heard of it
             deferred = await defer_until_available(delivery, error)
             if deferred is None:
                 await end_without_verdict(delivery, error)
@@ -215,7 +217,8 @@ async def to_files(delivery: Delivery, verdict: Verdict, folder: Path) -> FaceId
     try:
         if delivery.drain.told_to_end:
             raise ServiceUnavailable(CUT_OFF, "the run was told to end")
-        await save_files(delivery, verdict, folder)
+        with server_unavailable():
+            await save_files(delivery, verdict, folder)
     except FaceIdError as error:
         unsaved = error
     delivery.record.finish()

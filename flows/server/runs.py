@@ -11,7 +11,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectHTTPStatusError
 
-from faceid.errors import FaceIdError, StorageError
+from faceid.errors import FaceIdError, ServiceUnavailable, StorageError
 from faceid.http import HTTPError
 from tasks.credentials import CHECK_PREFECT, load_settings
 from tasks.settings import DeliverySettings
@@ -60,26 +60,29 @@ async def settings_of_this_run(block: str) -> DeliverySettings:
 
 
 @contextlib.contextmanager
-def server_errors(*, only: bool = False) -> Generator[None]:
-    """Turn any error of a call to the Prefect server into ``StorageError``, within the context.
-
-    With ``only``, the context does other things as well, and their errors are left as they are.
-    """
+def server_errors() -> Generator[None]:
+    """Turn any error of a call to the Prefect server into ``StorageError``, within the context."""
     try:
         yield
     except FaceIdError:
         raise
     except Exception as error:
-        if only and not _is_of_server(error):
+        raise StorageError("PrefectUnavailable", _said(error), advice=CHECK_PREFECT) from None
+
+
+@contextlib.contextmanager
+def server_unavailable() -> Generator[None]:
+    """Turn errors of calls to the Prefect server into ``ServiceUnavailable``, within the context.
+
+    Unlike in that of ``server_errors``, other things may be done in the context. Their errors are
+    left as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_of_server(error):
             raise
-        if isinstance(error, PrefectHTTPStatusError):
-            why = f"{error.response.status_code} {error.response.reason_phrase}"
-        elif isinstance(error, RuntimeError):
-            why = "no answer, or an incompatible version"
-        else:
-            why = type(error).__name__
-        message = f"a call to the Prefect server failed ({why})"
-        raise StorageError("PrefectUnavailable", message, advice=CHECK_PREFECT) from None
+        raise ServiceUnavailable("PrefectUnavailable", _said(error), advice=CHECK_PREFECT) from None
 
 
 @contextlib.contextmanager
@@ -89,12 +92,24 @@ def best_effort(what: str) -> Generator[None]:
     ``what`` says what does not happen then, such as "the run is not tagged".
     """
     try:
-        with server_errors(only=True):
+        with server_unavailable():
             yield
-    except StorageError as error:
+    except ServiceUnavailable as error:
         get_run_logger().warning("%s: %s", what, error)
 
 
-def _is_of_server(error: Exception) -> bool:
-    # Prefect's client raises RuntimeError if it does not reach the server when it is entered.
-    return isinstance(error, HTTPError) or str(error).startswith("Failed to reach API")
+def is_of_server(error: Exception) -> bool:
+    """Return whether an error is one that Prefect's client raises for its server."""
+    # RuntimeError is raised if the client does not reach the server when it is entered.
+    is_unreached = isinstance(error, RuntimeError) and str(error).startswith("Failed to reach API")
+    return is_unreached or isinstance(error, HTTPError)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, PrefectHTTPStatusError):
+        why = f"{error.response.status_code} {error.response.reason_phrase}"
+    elif isinstance(error, RuntimeError):
+        why = "no answer, or an incompatible version"
+    else:
+        why = type(error).__name__
+    return f"a call to the Prefect server failed ({why})"

@@ -45,6 +45,7 @@ DEFAULT_HEARTBEAT = 180
 determine how long a run may be Pending."""
 
 DIED = "The sweep found that the run's process has died."
+"""Message of the state of a run that is marked."""
 
 
 def silence() -> timedelta:

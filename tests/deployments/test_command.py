@@ -293,6 +293,18 @@ def test_the_emulator_runs_as_a_command(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("prefect_api")
+def test_an_error_of_the_server_in_a_flow_is_no_traceback(caplog: pytest.LogCaptureFixture):
+    @flow
+    async def asking() -> None:
+        async with get_client() as client:
+            await client.read_flow_runs(limit=100_000)  # more than the server allows
+
+    with pytest.raises(StorageError, match=r"the Prefect server failed \(422"):
+        local_run(asking)
+    assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("prefect_api")
 def test_an_error_of_the_server_in_mid_run_is_told_as_one_of_ours():
     async def run() -> None:
         async with get_client() as client:
